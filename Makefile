@@ -1,0 +1,64 @@
+# `make demo` and `make test` set up everything they need; see README.md.
+#
+# Variables (make test PYTHON=python3.12 VENV=/tmp/env):
+#   PYTHON       interpreter that creates the environment
+#   VENV         folder of the environment, created or reused
+#   TORCH        requirements of PyTorch; TORCH="torch torchvision" takes the newest
+#   FAISS        faiss-cpu or faiss-gpu
+#   CONSTRAINTS  pip constraints file with tested versions; empty for none
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+FAISS ?= faiss-cpu
+CONSTRAINTS ?= .ci/constraints.txt
+FASTREID := fastreid==1.4.0
+DEMO_DATA := datasets/demo
+
+RUN := $(abspath $(VENV))/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help:
+	@echo "make demo    draw the demo data, train BN and MetaBIN, print the table of results"
+	@echo "make test    lint, type check and all tests"
+	@echo "make install the environment alone; make lint | format | clean"
+
+install: $(INSTALLED)
+
+# fastreid pins a torch that current Python has no build of, hence --no-deps.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install $(addprefix --constraint ,$(CONSTRAINTS)) \
+		$(TORCH) --editable ".[$(FAISS),demo,dev]"
+	$(RUN) -m pip install --no-deps "$(FASTREID)"
+	touch $@
+
+# glibc otherwise returns every large tensor's memory to the system and faults it in again.
+demo: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+demo: export MALLOC_TRIM_THRESHOLD_ := 17179869184
+demo: export MALLOC_TOP_PAD_ := 268435456
+demo: export FASTREID_DATASETS := $(DEMO_DATA)
+demo: $(INSTALLED)
+	$(RUN) tools/make_demo_data.py --output $(DEMO_DATA)
+	$(RUN) tools/demo.py
+
+test: lint
+	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(INSTALLED)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+# Leaves logs/ (trained networks) and an environment named by VENV alone.
+clean:
+	rm -rf .venv build dist *.egg-info $(DEMO_DATA)
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
