@@ -1,0 +1,23 @@
+"""The project's error types: everything that a user can cause and mend is one of these."""
+
+from __future__ import annotations
+
+
+class MetaBINError(Exception):
+    """Base class; its text is one sentence naming the key or path, the fault and the remedy."""
+
+
+class ConfigError(MetaBINError):
+    """A config key holds a value that cannot work."""
+
+
+class DatasetError(MetaBINError):
+    """A dataset folder, manifest or image is missing or unusable."""
+
+
+class NormError(MetaBINError):
+    """A network has nothing that the asked-for normalization could replace."""
+
+
+class WeightsError(MetaBINError):
+    """A weight file is missing, unreadable or does not fit the network."""

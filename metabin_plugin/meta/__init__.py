@@ -1,0 +1,15 @@
+"""Meta-learning of the gates (paper, Section 3.3), independent of any toolbox."""
+
+from metabin_plugin.meta.held_call import held_call
+from metabin_plugin.meta.schedule import triangular
+from metabin_plugin.meta.split import split_domains
+from metabin_plugin.meta.step import MetaStep, inner_update, meta_step
+
+__all__ = [
+    "MetaStep",
+    "held_call",
+    "inner_update",
+    "meta_step",
+    "split_domains",
+    "triangular",
+]

@@ -1,0 +1,96 @@
+"""Replacing the batch normalization layers of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from metabin_plugin.errors import NormError
+from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
+
+NormFactory = Callable[..., nn.Module]
+
+
+def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
+    """Replace every `nn.BatchNorm2d` of a network by another normalization layer, in place.
+
+    Subclasses of `nn.BatchNorm2d` are replaced too, except layers that already are of the new
+    type. A new layer takes over what it has in common with the old one by name: parameters and
+    whether they are trained, buffers, eps, momentum, `track_running_stats`, training flag, dtype
+    and device. The instance affine of `BatchInstanceNorm2d` starts as a copy of the BN affine,
+    trained or frozen as that is; the paper does not say where it starts. With all gates at 1 the
+    converted network computes what it computed before.
+
+    Args:
+        module: network, or a single `nn.BatchNorm2d`.
+        norm: "BIN", or a class or function called with `(num_features, eps=, momentum=)`.
+
+    Returns:
+        `module`, or the new layer where `module` itself is a `nn.BatchNorm2d`.
+
+    Raises:
+        NormError: `norm` is an unknown name, or the network has no layer to convert.
+    """
+    factory = _factory(norm)
+    replacements: dict[nn.Module, nn.Module] = {
+        layer: _replacement(layer, factory)
+        for layer in module.modules()
+        if isinstance(layer, nn.BatchNorm2d)
+    }
+    if not replacements:
+        raise NormError(
+            f"{type(module).__name__} has no BatchNorm2d layer that could be converted to "
+            f"{norm!r}: choose a backbone with batch normalization, or leave its norm as it is"
+        )
+    for parent in list(module.modules()):
+        # Not named_children(), which lists a layer used twice under its first name only.
+        for name, child in list(parent._modules.items()):
+            if child in replacements:
+                setattr(parent, name, replacements[child])
+    return replacements.get(module, module)
+
+
+def _factory(norm: str | NormFactory) -> NormFactory:
+    if norm == "BIN":
+        return BatchInstanceNorm2d
+    if isinstance(norm, str):
+        raise NormError(f"{norm!r} is not a normalization that convert_norm knows: use 'BIN'")
+    return norm
+
+
+def _replacement(layer: nn.BatchNorm2d, factory: NormFactory) -> nn.Module:
+    new = factory(layer.num_features, eps=layer.eps, momentum=layer.momentum)
+    if isinstance(layer, type(new)):
+        return layer
+    reference = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
+    if reference is not None:
+        new.to(device=reference.device, dtype=reference.dtype)
+    if isinstance(new, nn.BatchNorm2d):
+        new.track_running_stats = layer.track_running_stats
+    _copy_parameters(layer, new)
+    _copy_buffers(layer, new)
+    if isinstance(new, BatchInstanceNorm2d):
+        new.copy_batch_affine_()
+    return new.train(layer.training)
+
+
+def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    own = dict(target.named_parameters(recurse=False))
+    for name, parameter in source.named_parameters(recurse=False):
+        if name in own and own[name].shape == parameter.shape:
+            setattr(target, name, _clone(parameter))
+
+
+def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    own = dict(target.named_buffers(recurse=False))
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        if name in own:
+            value: Tensor | None = getattr(source, name)
+            setattr(target, name, None if value is None else value.detach().clone())
+
+
+def _clone(parameter: Tensor) -> nn.Parameter:
+    with torch.no_grad():
+        return nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad)

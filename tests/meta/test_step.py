@@ -1,0 +1,130 @@
+"""The meta step against double backward through an explicit formula, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metabin_plugin.meta import held_call, inner_update, meta_step
+from metabin_plugin.norm import BatchInstanceNorm2d, gate_parameters
+
+INNER_LR = 0.05
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1),
+        BatchInstanceNorm2d(3),
+        nn.Softplus(),
+        nn.Conv2d(3, 4, 1),
+        BatchInstanceNorm2d(4),
+        nn.Tanh(),
+    ).double()
+    for gate in gate_parameters(layers).values():
+        nn.init.uniform_(gate, 0.3, 0.7)
+    return layers
+
+
+@pytest.fixture
+def images() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(n, 2, 5, 4, dtype=torch.float64, generator=generator) for n in (4, 3))
+
+
+def explicit_forward(network: nn.Module, gates: list[Tensor], x: Tensor) -> Tensor:
+    """The network written out with Eq. 1 from torch's own two normalizations."""
+    remaining = iter(gates)
+    for layer in network:
+        if isinstance(layer, BatchInstanceNorm2d):
+            rho = next(remaining)[None, :, None, None]
+            batch = F.batch_norm(x, None, None, layer.weight, layer.bias, training=True)
+            instance = F.instance_norm(x, weight=layer.instance_weight, bias=layer.instance_bias)
+            x = rho * batch + (1 - rho) * instance
+        else:
+            x = layer(x)
+    return x
+
+
+def train_loss(features: Tensor) -> Tensor:
+    return features.pow(3).mean() + features.exp().mean()
+
+
+def test_loss(features: Tensor) -> Tensor:
+    return (features.mean((2, 3)) - 0.3).pow(2).sum()
+
+
+test_loss.__test__ = False  # type: ignore[attr-defined]
+
+
+def run(network: nn.Module, images: tuple[Tensor, Tensor], second_order: bool, scale: float = 1.0):
+    return meta_step(
+        dict(gate_parameters(network)),
+        lambda gates: {"a": train_loss(held_call(network, images[0], gates=gates))},
+        lambda gates: {"b": test_loss(held_call(network, images[1], gates=gates))},
+        INNER_LR,
+        second_order=second_order,
+        loss_scale=scale,
+    )
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_outer_gradient_equals_double_backward(
+    network: nn.Module, images: tuple[Tensor, Tensor], second_order: bool, scale: float
+) -> None:
+    step = run(network, images, second_order, scale)
+
+    rho = [g.detach().clone().requires_grad_() for g in gate_parameters(network).values()]
+    inner = train_loss(explicit_forward(network, rho, images[0]))
+    gradients = torch.autograd.grad(inner, rho, create_graph=second_order)
+    moved = [r - INNER_LR * g for r, g in zip(rho, gradients, strict=True)]
+    outer = test_loss(explicit_forward(network, moved, images[1]))
+    expected = torch.autograd.grad(outer, rho)
+
+    for actual, value in zip(step.outer_gradients.values(), expected, strict=True):
+        torch.testing.assert_close(actual / scale, value, rtol=1e-10, atol=1e-14)
+    for actual, value in zip(step.inner_gradients.values(), gradients, strict=True):
+        torch.testing.assert_close(actual, value.detach(), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(step.meta_test_losses["b"], outer.detach(), rtol=1e-12, atol=0)
+
+
+def test_orders_differ(network: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    first, second = (run(network, images, order).outer_gradients for order in (False, True))
+    assert any((first[name] - second[name]).abs().max() > 1e-5 for name in first)
+
+
+def test_the_clip_passes_gradients_through(
+    network: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    for gate in gate_parameters(network).values():
+        nn.init.ones_(gate)
+    step = run(network, images, second_order=True)
+    clipped = {name: step.inner_gates[name] == 1 for name in step.inner_gates}
+    assert any(mask.any() for mask in clipped.values())
+    assert all(step.outer_gradients[name][mask].abs().min() > 0 for name, mask in clipped.items())
+
+
+def test_nothing_is_written(network: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    run(network, images, second_order=True)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_only_gates_get_gradients(network: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    gates = {n: g.detach().requires_grad_() for n, g in gate_parameters(network).items()}
+    weight = network[0].weight
+    loss = held_call(network, images[0], gates=gates).sum()
+    assert torch.autograd.grad(loss, weight, allow_unused=True, retain_graph=True) == (None,)
+    assert all(g is not None for g in torch.autograd.grad(loss, list(gates.values())))
+
+
+def test_inner_update_clips() -> None:
+    gates = {"g": torch.tensor([0.0, 0.5, 1.0])}
+    moved = inner_update(gates, {"g": torch.tensor([1.0, 1.0, -1.0])}, 0.1)
+    torch.testing.assert_close(moved["g"], torch.tensor([0.0, 0.4, 1.0]))

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metabin_plugin.norm import batch_instance_norm
+from tests.norm.oracle import bin_by_loops, random_arguments
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+MODES = ("train", "eval", "hold")
+SHAPES = ((2, 3, 3, 2), (1, 2, 2, 3), (3, 2, 1, 4), (3, 2, 4, 1))
+
+
+def statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = torch.linspace(-1, 1, channels, dtype=torch.float64)
+    return mean, torch.linspace(0.5, 2, channels, dtype=torch.float64)
+
+
+def run(mode: str, *inputs: torch.Tensor) -> torch.Tensor:
+    running = (None, None) if mode == "hold" else statistics(inputs[1].shape[0])
+    return batch_instance_norm(*inputs, *running, training=mode != "eval")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_definition(shape: tuple[int, int, int, int], mode: str) -> None:
+    inputs = random_arguments(shape)
+    running = statistics(shape[1]) if mode == "eval" else None
+    expected = bin_by_loops(*inputs, running=running)
+    actual = run(mode, *inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    incoming = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for one, other in zip(
+        torch.autograd.grad(actual, inputs, incoming),
+        torch.autograd.grad(expected, inputs, incoming),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_is_twice_differentiable_in_every_argument(check, mode, memory_format) -> None:
+    x, *parameters = random_arguments((2, 2, 3, 2))
+    x = x.detach().to(memory_format=memory_format).requires_grad_()
+    assert check(lambda *inputs: run(mode, *inputs), (x, *parameters))
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_one_pixel_is_twice_differentiable(check) -> None:
+    x, _, weight, bias, *_ = random_arguments((4, 2, 1, 1))
+    rest = [t.detach() for t in random_arguments((4, 2, 1, 1))]
+
+    def one_pixel(x, weight, bias):
+        return batch_instance_norm(x, rest[1], weight, bias, rest[4], rest[5])
+
+    assert check(one_pixel, (x, weight, bias))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("mode", MODES)
+def test_keeps_shape_and_memory_format(mode: str, memory_format: torch.memory_format) -> None:
+    x, *parameters = random_arguments((2, 3, 4, 5))
+    x = x.detach().to(memory_format=memory_format).requires_grad_()
+    y = run(mode, x, *parameters)
+    assert y.shape == x.shape
+    assert y.is_contiguous(memory_format=memory_format)
+    y.sum().backward()
+    assert x.grad.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float32, 1e-6)]
+)
+def test_narrow_types_only_round_input_and_output(dtype, tolerance, mode) -> None:
+    inputs = random_arguments((4, 3, 16, 8))
+    narrow = [t.detach().to(dtype) for t in inputs]
+    # Variances of half-precision features would overflow in half precision.
+    narrow[0] = narrow[0] * 1000
+    exact = run(mode, *(t.double() for t in narrow))
+    actual = run(mode, *narrow)
+    assert actual.dtype == dtype
+    assert ((actual.double() - exact).abs().max() / exact.abs().max()) < tolerance
+
+
+def test_large_means_do_not_cancel() -> None:
+    x, *parameters = random_arguments((8, 2, 16, 8), dtype=torch.float32)
+    x = x.detach() + 1e4
+    actual = batch_instance_norm(x, *parameters)
+    exact = batch_instance_norm(x.double(), *(p.double() for p in parameters))
+    # float32 represents values near 1e4 in steps of 1e-3, in units of a deviation of 2.
+    torch.testing.assert_close(actual.double(), exact, rtol=0, atol=3e-3)
+
+
+def test_running_statistics_move_by_the_unbiased_batch_variance() -> None:
+    inputs = random_arguments((3, 2, 4, 2))
+    mean, var = statistics(2)
+    old_mean, old_var = mean.clone(), var.clone()
+    batch_instance_norm(*inputs, mean, var, momentum=0.25)
+    values = inputs[0].detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean, 0.75 * old_mean + 0.25 * values.mean(1))
+    torch.testing.assert_close(var, 0.75 * old_var + 0.25 * values.var(1, correction=1))
+    batch_instance_norm(*inputs, mean, var, training=False)
+    torch.testing.assert_close(mean, 0.75 * old_mean + 0.25 * values.mean(1))
+
+
+def test_one_pixel_is_batch_normalization() -> None:
+    x, gate, weight, bias, *instance = random_arguments((5, 3, 1, 1))
+    running, plain = statistics(3), statistics(3)
+    actual = batch_instance_norm(x, gate, weight, bias, *instance, *running)
+    expected = F.batch_norm(x, *plain, weight, bias, training=True)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    torch.testing.assert_close(running, plain, rtol=0, atol=0)
+
+
+def test_constant_input_stays_finite() -> None:
+    x, *parameters = random_arguments((2, 2, 3, 3))
+    x = torch.full_like(x, 0.7).requires_grad_()
+    y = batch_instance_norm(x, *parameters)
+    y.square().sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_refuses_what_is_no_feature_map() -> None:
+    x, *parameters = random_arguments((2, 3, 4, 4))
+    with pytest.raises(ValueError, match="4-D"):
+        batch_instance_norm(x[0], *parameters)
+    with pytest.raises(ValueError, match="one gate per channel"):
+        batch_instance_norm(x, parameters[0][:1], *parameters[1:])
+    with pytest.raises(ValueError, match="running statistics"):
+        batch_instance_norm(x, *parameters, training=False)
