@@ -1,0 +1,53 @@
+"""What is broken in fastreid on current Python, PyTorch, NumPy and on CPU: one module per cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metabin_plugin.compat.checkpoint_loading import repair_checkpoint_loading
+from metabin_plugin.compat.data_loader import repair_data_loader
+from metabin_plugin.compat.distances import repair_euclidean_distance, repair_jaccard_distance
+from metabin_plugin.compat.distributed_model import repair_distributed_model
+from metabin_plugin.compat.evaluation_tools import repair_evaluation_tools
+from metabin_plugin.compat.importing import import_fastreid
+from metabin_plugin.compat.launching import repair_launch
+from metabin_plugin.compat.metrics import repair_metrics
+from metabin_plugin.compat.mixed_precision import repair_mixed_precision
+from metabin_plugin.compat.numpy_bool import repair_numpy_bool
+from metabin_plugin.compat.preprocessing import repair_preprocessing
+from metabin_plugin.compat.profiler import repair_profiler
+from metabin_plugin.compat.progress import repair_progress
+from metabin_plugin.compat.random_affine import repair_random_affine
+from metabin_plugin.compat.rank import repair_rank
+from metabin_plugin.compat.typed_storage import repair_typed_storage
+from metabin_plugin.compat.zero_grad import repair_zero_grad
+
+REPAIRS: tuple[Callable[[], None], ...] = (
+    import_fastreid,
+    repair_data_loader,
+    repair_metrics,
+    repair_evaluation_tools,
+    repair_rank,
+    repair_numpy_bool,
+    repair_launch,
+    repair_distributed_model,
+    repair_mixed_precision,
+    repair_jaccard_distance,
+    repair_euclidean_distance,
+    repair_preprocessing,
+    repair_zero_grad,
+    repair_random_affine,
+    repair_typed_storage,
+    repair_checkpoint_loading,
+    repair_profiler,
+    repair_progress,
+)
+
+
+def apply() -> None:
+    """Mend fastreid, in this process, for the Python and PyTorch at hand.
+
+    Idempotent, and what is not broken is left alone. Each repair names its fault in its docstring.
+    """
+    for repair in REPAIRS:
+        repair()

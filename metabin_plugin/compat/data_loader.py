@@ -1,0 +1,161 @@
+"""``DataLoaderX`` needs CUDA, and a loader that fails leaves its training waiting for ever."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from metabin_plugin.compat.rebinding import rebind, repair
+
+_POLL_SECONDS = 0.5
+
+
+def available_cpus() -> int:
+    """Number of CPUs this process may run on (at least 1)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _resolve(device: torch.device | None, local_rank: int) -> torch.device:
+    wanted = "cuda" if device is None else device.type
+    if wanted == "cuda" and not torch.cuda.is_available():
+        wanted = "cpu"
+    return torch.device(wanted, local_rank) if wanted == "cuda" else torch.device(wanted)
+
+
+class DeviceDataLoader(DataLoader):
+    """PyTorch's loader with batches on the training device; takes the place of ``DataLoaderX``.
+
+    On CPU it is PyTorch's own iteration: a thread would draw from the random generators that the
+    training draws from, and no two runs would be alike. On CUDA a background thread keeps batches
+    in store and each is copied one step ahead, as fastreid does it.
+
+    Args:
+        local_rank: This process's rank on its machine, which is its CUDA device's index.
+        device: Where the batches go; None for CUDA where there is any.
+        **kwargs: As for :class:`torch.utils.data.DataLoader`. ``num_workers`` is capped at the CPUs
+            available to this process, ``pin_memory`` is ignored on CPU.
+    """
+
+    def __init__(self, local_rank: int, device: torch.device | None = None, **kwargs: Any) -> None:
+        kwargs["num_workers"] = min(kwargs.get("num_workers", 0), available_cpus())
+        super().__init__(**kwargs)
+        self.local_rank = local_rank
+        self.use_device(device)
+
+    def use_device(self, device: torch.device | None) -> None:
+        """Choose where the next iteration's batches go; None for CUDA where there is any."""
+        self.device = _resolve(device, self.local_rank)
+        self.pin_memory = self.pin_memory and self.device.type == "cuda"
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = super().__iter__()
+        return batches if self.device.type == "cpu" else DevicePrefetcher(batches, self.device)
+
+
+class DevicePrefetcher:
+    """Iterates over batches that a thread loads and a side stream copies one step ahead.
+
+    An exception of the loader is raised by ``next``, in the thread that trains.
+
+    Args:
+        batches: Yields dictionaries; their tensors are copied, other values are passed through.
+        device: CUDA device.
+        depth: Number of batches kept in store.
+    """
+
+    def __init__(self, batches: Iterator[Any], device: torch.device, depth: int = 10) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._store: queue.Queue[Any] = queue.Queue(depth)
+        stop = threading.Event()
+        threading.Thread(
+            target=_fill, args=(batches, device, self._store, stop), daemon=True
+        ).start()
+        # The thread holds no reference to this object, so that dropping it ends the thread.
+        weakref.finalize(self, stop.set)
+        self._ahead = self._load()
+
+    def __iter__(self) -> DevicePrefetcher:
+        return self
+
+    def __next__(self) -> Any:
+        batch = self._ahead
+        if isinstance(batch, Exception):
+            raise batch
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        for value in batch.values():
+            if isinstance(value, torch.Tensor):
+                # Else the memory could be reused by the next copy while this stream still reads.
+                value.record_stream(current)
+        self._ahead = self._load()
+        return batch
+
+    def _load(self) -> Any:
+        batch = self._store.get()
+        if isinstance(batch, Exception):
+            return batch
+        with torch.cuda.stream(self._stream):
+            return {
+                key: value.to(self._device, non_blocking=True)
+                if isinstance(value, torch.Tensor)
+                else value
+                for key, value in batch.items()
+            }
+
+
+def _fill(
+    batches: Iterator[Any], device: torch.device, store: queue.Queue[Any], stop: threading.Event
+) -> None:
+    end: Exception = StopIteration()
+    try:
+        torch.cuda.set_device(device)
+        for batch in batches:
+            if not _put(store, batch, stop):
+                return
+    except Exception as error:
+        end = error
+    _put(store, end, stop)
+
+
+def _put(store: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            store.put(item, timeout=_POLL_SECONDS)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _on_model_device(build: Any) -> Any:
+    def build_loader(*args: Any, **kwargs: Any) -> Any:
+        built = build(*args, **kwargs)
+        cfg: Any = args[0] if args else kwargs.get("cfg")
+        if hasattr(cfg, "MODEL"):
+            loader = built[0] if isinstance(built, tuple) else built
+            loader.use_device(torch.device(cfg.MODEL.DEVICE))
+        return built
+
+    return build_loader
+
+
+def repair_data_loader() -> None:
+    """``DataLoaderX`` opens a CUDA stream whatever the device, and its thread swallows errors.
+
+    The loaders that fastreid builds from a config put their batches on ``MODEL.DEVICE``.
+    """
+    from fastreid.data import build, data_utils
+
+    rebind(data_utils.DataLoaderX, DeviceDataLoader)
+    repair(build, "build_reid_train_loader", _on_model_device)
+    repair(build, "build_reid_test_loader", _on_model_device)

@@ -1,0 +1,92 @@
+"""Opening the places where fastreid looks names up in code rather than in a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from metabin_plugin.compat.rebinding import rebind, repair
+
+Route = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def add(registry: Any, name: str, entry: object) -> None:
+    """Put an entry into a fastreid registry under a name, unless that name is taken.
+
+    Args:
+        registry: a ``fastreid.utils.registry.Registry``.
+        name: the name that configs use.
+        entry: the class or function.
+    """
+    if name not in registry._obj_map:
+        registry._do_register(name, entry)
+
+
+def extend_backbones(route_norms: Route, route_mobilenetv2: Route) -> None:
+    """Let ``MODEL.BACKBONE.NORM`` and MobileNetV2's ``DEPTH`` take the plugin's values.
+
+    Args:
+        route_norms: makes the new ``build_backbone`` from fastreid's.
+        route_mobilenetv2: makes the new MobileNetV2 builder from fastreid's.
+    """
+    from fastreid.modeling.backbones import BACKBONE_REGISTRY, build, mobilenet
+
+    repair(build, "build_backbone", route_norms)
+    repair(mobilenet, "build_mobilenetv2_backbone", route_mobilenetv2)
+    BACKBONE_REGISTRY._obj_map["build_mobilenetv2_backbone"] = mobilenet.build_mobilenetv2_backbone
+
+
+def extend_norms(route_norm_layers: Route) -> None:
+    """Let ``get_norm``, and with it heads and single blocks, take registered norms.
+
+    Args:
+        route_norm_layers: makes the new ``get_norm`` from fastreid's.
+    """
+    from fastreid.layers import batch_norm
+
+    repair(batch_norm, "get_norm", route_norm_layers)
+
+
+def extend_loaders(route_train_loader: Route, route_test_loader: Route) -> None:
+    """Let loaders take manifests, registered samplers and clear errors.
+
+    Args:
+        route_train_loader: makes the new ``build_reid_train_loader`` from fastreid's.
+        route_test_loader: makes the new ``build_reid_test_loader`` from fastreid's.
+    """
+    from fastreid.data import build
+
+    repair(build, "build_reid_train_loader", route_train_loader)
+    repair(build, "build_reid_test_loader", route_test_loader)
+
+
+def extend_optimizer() -> None:
+    """Treat ``instance_bias`` as the bias it is: fastreid knows biases by the name ``bias``."""
+    from fastreid.solver import build
+
+    repair(build, "get_default_optimizer_params", _with_instance_bias)
+
+
+def replace_trainer(trainer: type) -> None:
+    """Let scripts that use ``fastreid.engine.DefaultTrainer`` get the plugin's trainer.
+
+    Args:
+        trainer: a subclass of ``DefaultTrainer``.
+    """
+    from fastreid.engine import defaults
+
+    rebind(defaults.DefaultTrainer, trainer)
+
+
+def _with_instance_bias(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_default_optimizer_params(model: Any, *args: Any, **kwargs: Any) -> Any:
+        override = {}
+        factor = kwargs.get("bias_lr_factor")
+        if factor is not None and factor != 1.0:
+            override["lr"] = kwargs["base_lr"] * factor
+        if kwargs.get("weight_decay_bias") is not None:
+            override["weight_decay"] = kwargs["weight_decay_bias"]
+        overrides = {**(kwargs.pop("overrides", None) or {}), "instance_bias": override}
+        return original(model, *args, overrides=overrides, **kwargs)
+
+    return get_default_optimizer_params

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from metabin_plugin.cli import run_cli, sentence, user_error
+from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
+
+
+def test_an_error_of_the_user_is_one_sentence_and_status_1(capsys):
+    with pytest.raises(SystemExit) as end, run_cli():
+        raise ConfigError("METABIN.X is 3; give 2.")
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "error: METABIN.X is 3; give 2.\n"
+
+
+def test_other_errors_and_success_pass():
+    with pytest.raises(ZeroDivisionError), run_cli():
+        _ = 1 / 0
+    with run_cli():
+        pass
+
+
+class Broken(Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        raise DatasetError("images/3.png: cannot be read; restore it.")
+
+
+def test_an_error_from_a_loaders_worker_is_its_sentence(capsys):
+    with pytest.raises(SystemExit), run_cli():
+        next(iter(DataLoader(Broken(), num_workers=1)))
+    assert capsys.readouterr().err == "error: images/3.png: cannot be read; restore it.\n"
+
+
+def test_a_sentence_of_its_own_is_left_alone():
+    assert sentence(MetaBINError("one: two")) == "one: two"
+
+
+@pytest.mark.parametrize("text", ["", "ValueError: x", "metabin_plugin.errors.NoSuch: x"])
+def test_other_tracebacks_hold_no_user_error(text):
+    assert user_error(f"Traceback (most recent call last):\n{text}") is None
+
+
+def test_a_traceback_gives_back_the_error_it_ends_with():
+    text = "-- Process 0 terminated:\nTraceback ...\nmetabin_plugin.errors.DatasetError: a: b\n"
+    error = user_error(text)
+    assert type(error) is DatasetError
+    assert str(error) == "a: b"
+
+
+@pytest.mark.parametrize(("error", "has_traceback"), [(ConfigError("k"), False), (OSError(), True)])
+def test_the_trainers_log_has_no_traceback_of_a_users_error(error, has_traceback):
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logger = logging.getLogger("fastreid.engine.train_loop")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises((SystemExit, OSError)), run_cli():
+            try:
+                raise error
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+    finally:
+        logger.removeHandler(handler)
+    assert ("Traceback" in log.getvalue()) == has_traceback
+    assert f"Exception during training: {error}" in log.getvalue() or has_traceback

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+
+import pytest
+import torch
+from fastreid.config import get_cfg
+from fastreid.data import build, build_reid_test_loader, data_utils
+from torch.utils.data import DataLoader, Dataset
+
+from metabin_plugin.compat.data_loader import DeviceDataLoader, DevicePrefetcher
+
+
+class Counting(Dataset):
+    """Ten numbers; remembers which were asked for, and can fail at one."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.asked: list[int] = []
+        self.fails_at = fails_at
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        self.asked.append(index)
+        if index == self.fails_at:
+            raise OSError("the image is gone")
+        return {"images": torch.tensor([float(index)]), "img_paths": str(index)}
+
+
+def loader_of(dataset: Dataset, **kwargs) -> DeviceDataLoader:
+    return DeviceDataLoader(0, dataset=dataset, batch_size=2, **kwargs)
+
+
+def values(batches) -> list[list[float]]:
+    return [batch["images"].flatten().tolist() for batch in batches]
+
+
+ALL = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0], [8.0, 9.0]]
+
+
+def test_it_takes_the_place_of_data_loader_x():
+    assert data_utils.DataLoaderX is DeviceDataLoader
+    assert build.DataLoaderX is DeviceDataLoader
+
+
+def test_cpu_iteration_is_synchronous(no_cuda):
+    dataset = Counting()
+    threads = threading.active_count()
+    loader = loader_of(dataset)
+    batches = iter(loader)
+    assert dataset.asked == []
+    next(batches)
+    assert dataset.asked == [0, 1]
+    assert threading.active_count() == threads
+
+
+def test_it_keeps_length_and_dataset_and_can_be_iterated_again(no_cuda):
+    dataset = Counting()
+    loader = loader_of(dataset)
+    assert len(loader) == 5
+    assert loader.dataset is dataset
+    assert values(loader) == values(loader) == ALL
+
+
+def test_memory_is_pinned_for_cuda_only(no_cuda, monkeypatch):
+    assert not loader_of(Counting(), pin_memory=True).pin_memory
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    loader = loader_of(Counting(), pin_memory=True)
+    assert loader.pin_memory
+    assert loader.device == torch.device("cuda", 0)
+    loader.use_device(torch.device("cpu"))
+    assert not loader.pin_memory
+    assert values(loader) == ALL
+
+
+def test_workers_are_capped_at_the_cpus_of_this_process(no_cuda, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert loader_of(Counting(), num_workers=8).num_workers == 2
+    assert loader_of(Counting(), num_workers=1).num_workers == 1
+    assert loader_of(Counting()).num_workers == 0
+
+
+def test_a_loader_from_a_config_serves_its_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    loader, _ = build_reid_test_loader(cfg, test_set=Counting(), num_query=1)
+    assert loader.device == torch.device("cpu")
+
+
+@pytest.fixture
+def no_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """CUDA streams that do nothing, so that the CUDA path runs on any machine."""
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def wait_stream(self, other: Stream) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+
+
+def prefetch(dataset: Dataset, depth: int = 10) -> DevicePrefetcher:
+    return DevicePrefetcher(iter(DataLoader(dataset, batch_size=2)), torch.device("cpu"), depth)
+
+
+def test_prefetching_keeps_batches_and_their_order(fake_cuda):
+    batches = prefetch(Counting())
+    first = next(batches)
+    assert first["img_paths"] == ["0", "1"]
+    assert [first["images"].flatten().tolist(), *values(batches)] == ALL
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+@pytest.mark.parametrize("fails_at", [0, 5])
+def test_a_failing_loader_raises_where_the_training_waits(fake_cuda, fails_at):
+    batches = prefetch(Counting(fails_at))
+    with pytest.raises(OSError, match="the image is gone"):
+        values(batches)
+    with pytest.raises(OSError, match="the image is gone"):
+        next(batches)
+
+
+def test_dropping_the_prefetcher_ends_its_thread(fake_cuda):
+    threads = threading.active_count()
+    batches = prefetch(Counting(), depth=1)
+    next(batches)
+    assert threading.active_count() == threads + 1
+    del batches
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() == threads

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import collections
+import collections.abc
+import sys
+import warnings
+
+import pytest
+
+from metabin_plugin import compat
+from metabin_plugin.compat.collections_mapping import collections_mapping
+from metabin_plugin.compat.cython_warnings import no_cython_warnings
+from metabin_plugin.compat.torch_six import torch_six
+from tests.compat.processes import run_python
+
+IMPORT_BARE = """
+import sys
+try:
+    import fastreid.data.build
+except ImportError as error:
+    print("bare:", error)
+"""
+
+IMPORT_MENDED = """
+import collections, sys, warnings
+warnings.simplefilter("error", UserWarning)
+had_mapping = hasattr(collections, "Mapping")
+from metabin_plugin import compat
+assert "fastreid" not in sys.modules, "importing compat must not import fastreid"
+compat.apply()
+import fastreid.data.build, fastreid.evaluation.rank, fastreid.engine
+assert hasattr(collections, "Mapping") == had_mapping
+assert "torch._six" not in sys.modules
+print("mended")
+"""
+
+
+def test_mapping_is_there_for_the_import_only():
+    with collections_mapping():
+        assert collections.Mapping is collections.abc.Mapping
+    assert not hasattr(collections, "Mapping")
+
+
+def test_string_classes_are_there_for_the_import_only():
+    with torch_six():
+        from torch._six import string_classes
+    assert isinstance("text", string_classes)
+    with pytest.raises(ImportError):
+        from torch._six import string_classes
+
+
+def test_only_the_cython_warnings_are_silenced():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with no_cython_warnings():
+            warnings.warn("Cython roc evaluation (very fast) is unavailable", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+    assert [str(warning.message) for warning in seen] == ["something else"]
+
+
+@pytest.mark.slow
+def test_fastreid_imports_with_the_repairs_and_not_without():
+    assert run_python("-c", IMPORT_BARE).stdout.startswith("bare: ")
+    mended = run_python("-c", IMPORT_MENDED)
+    assert mended.stdout.strip() == "mended", mended.stderr
+
+
+def namespaces() -> dict[tuple[str, str], int]:
+    """Identity of everything that fastreid's modules and their classes hold."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] != "fastreid":
+            continue
+        for attribute, value in list(vars(module).items()):
+            found[name, attribute] = id(value)
+            if isinstance(value, type) and value.__module__.startswith("fastreid"):
+                for member, content in vars(value).items():
+                    found[f"{name}.{attribute}", member] = id(content)
+    return found
+
+
+def test_applying_again_changes_nothing():
+    before = namespaces()
+    compat.apply()
+    assert namespaces() == before
+    assert len(before) > 1000
+
+
+@pytest.mark.parametrize("repair", compat.REPAIRS, ids=lambda repair: repair.__name__)
+def test_every_repair_names_its_fault(repair):
+    assert repair.__doc__

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from fastreid.engine import defaults, launch
+from fastreid.utils import comm
+
+from metabin_plugin.compat import launching
+from metabin_plugin.compat.launching import Place, process_group
+from metabin_plugin.errors import ConfigError
+
+
+@pytest.fixture
+def no_cuda(monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_one_process_is_this_one():
+    assert launch(lambda a, b: (a, b, dist.is_initialized()), 1, args=(1, 2)) == (1, 2, False)
+
+
+def test_torchrun_processes_join_on_their_own(no_cuda, monkeypatch):
+    url = launching._meeting_point("auto", 1)
+    variables = {
+        "TORCHELASTIC_RUN_ID": "test",
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 1,
+        "GROUP_RANK": 0,
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": url.rsplit(":", 1)[1],
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    assert launch(lambda: (dist.get_backend(), comm.get_local_rank()), 1) == ("gloo", 0)
+    assert not dist.is_initialized()
+
+
+def test_ranks_count_through_the_machines():
+    places = [Place(rank, 2, machine, 3, "tcp://h:1") for machine in range(3) for rank in range(2)]
+    assert [place.rank for place in places] == [0, 1, 2, 3, 4, 5]
+    assert {place.world_size for place in places} == {6}
+
+
+@pytest.mark.parametrize("url", [None, "auto"])
+def test_several_machines_need_an_address(url):
+    with pytest.raises(ConfigError, match="--dist-url"):
+        launch(print, 1, num_machines=2, dist_url=url)
+
+
+def test_a_given_address_is_kept():
+    assert launching._meeting_point("tcp://machine:99", 2) == "tcp://machine:99"
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="2 processes, but this machine has 1 GPUs"):
+        launching._prepare_device(Place(1, 2, 0, 1, "tcp://h:1"))
+
+
+def test_each_process_takes_its_gpu_before_it_talks(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert launching._prepare_device(Place(1, 2, 0, 1, "tcp://h:1")) == "nccl"
+    assert chosen == [1]
+
+
+def test_a_model_on_cpu_is_wrapped_without_a_gpu(no_cuda, tmp_path):
+    with process_group(Place(0, 1, 0, 1, f"file://{tmp_path / 'meeting'}")):
+        model = defaults.DistributedDataParallel(torch.nn.Linear(2, 1), device_ids=[0])
+        model(torch.ones(1, 2)).sum().backward()
+    assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
+    assert model.module.weight.grad.tolist() == [[1.0, 1.0]]
