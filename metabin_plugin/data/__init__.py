@@ -1,0 +1,29 @@
+"""Domain labels, the domain-balanced sampler, manifests and the data loaders."""
+
+from metabin_plugin.data.build import (
+    build_reid_test_loader,
+    build_reid_train_loader,
+    route_test_loader,
+    route_train_loader,
+)
+from metabin_plugin.data.domains import DomainDataset, label_domains
+from metabin_plugin.data.lookup import build_dataset, datasets_root
+from metabin_plugin.data.manifest import ManifestDataset
+from metabin_plugin.data.readable import ReadableDataset
+from metabin_plugin.data.sampler import DomainBalancedSampler
+from metabin_plugin.data.train_set import build_train_set
+
+__all__ = [
+    "DomainBalancedSampler",
+    "DomainDataset",
+    "ManifestDataset",
+    "ReadableDataset",
+    "build_dataset",
+    "build_reid_test_loader",
+    "build_reid_train_loader",
+    "build_train_set",
+    "datasets_root",
+    "label_domains",
+    "route_test_loader",
+    "route_train_loader",
+]

@@ -1,0 +1,35 @@
+"""VIPeR: one image of each person in each of two cameras."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from metabin_plugin.data.datasets.base import CrossCameraTarget, Shot
+from metabin_plugin.data.datasets.scan import Release, scan_folder
+
+
+class DG_VIPeR(CrossCameraTarget):
+    """VIPeR (632 identities): 316 queries of camera a against 316 gallery images of camera b.
+
+    Reference: Gray et al., Evaluating Appearance Models for Recognition, Reacquisition, and
+    Tracking, PETS 2007.
+    """
+
+    release = Release(
+        title="VIPeR",
+        layout="VIPeR/cam_a/000_45.bmp and VIPeR/cam_b/000_90.bmp (person_angle)",
+        home_page="VIPeR: Viewpoint Invariant Pedestrian Recognition, UCSC Vision Lab",
+    )
+    dataset_name = "viper"
+
+    def read(self, root: Path) -> list[Shot]:
+        """Return the images of both cameras."""
+        pattern = re.compile(r"(\d+)_\d+\.")
+        shots = []
+        for camera, name in enumerate(("cam_a", "cam_b")):
+            folder = root / "VIPeR" / name
+            for path, match in scan_folder(self.release, folder, ".bmp", pattern):
+                identity = int(match[1])
+                shots.append(Shot(path, identity, camera, str(identity), name))
+        return shots

@@ -1,0 +1,112 @@
+"""Which domain every training image belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from metabin_plugin.data.readable import ReadableDataset
+from metabin_plugin.errors import ConfigError, DatasetError
+
+
+class DomainDataset(ReadableDataset):
+    """Training images with identity, camera and domain.
+
+    Args:
+        img_items: one ``(path, identity, camera)`` for each image.
+        domains: domain of each image, an index in [0, K).
+        domain_names: names of the K domains.
+        transform: what turns a PIL image into a tensor.
+        relabel: whether identities and cameras are numbered from 0.
+
+    Raises:
+        DatasetError: images and domains differ in number, or a domain has no name or no image.
+    """
+
+    def __init__(
+        self,
+        img_items: Sequence[Sequence[Any]],
+        domains: Sequence[int],
+        domain_names: Sequence[str],
+        transform: Callable[[Any], Any] | None = None,
+        relabel: bool = True,
+    ) -> None:
+        super().__init__(img_items, transform, relabel)
+        if len(img_items) != len(domains):
+            raise DatasetError(
+                f"There are {len(img_items)} images but {len(domains)} domain labels; give one "
+                "for each image."
+            )
+        if set(domains) != set(range(len(domain_names))):
+            raise DatasetError(
+                f"The domain labels are {sorted(set(domains))} but there are {len(domain_names)} "
+                "domain names; number the domains from 0 and give each a name and images."
+            )
+        self.domains = list(domains)
+        self.domain_names = list(domain_names)
+
+    @property
+    def num_domains(self) -> int:
+        """K, the number of domains."""
+        return len(self.domain_names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return fastreid's item of an image, and its domain as ``"domains"``."""
+        return {**super().__getitem__(index), "domains": self.domains[index]}
+
+
+class DomainLabels(NamedTuple):
+    """The training images of several datasets, with their domains.
+
+    Attributes:
+        img_items: one ``(path, identity, camera)`` for each image.
+        domains: domain of each image, an index in [0, K).
+        domain_names: names of the K domains.
+    """
+
+    img_items: list[Sequence[Any]]
+    domains: list[int]
+    domain_names: list[str]
+
+
+def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> DomainLabels:
+    """Join the training images of the source datasets and number their domains.
+
+    Domains of different datasets are always different ones. Those of one dataset are numbered in
+    the order of their names.
+
+    Args:
+        sources: name and fastreid dataset of every entry of ``DATASETS.NAMES``. A dataset with an
+            attribute ``train_domains``, the name of the domain of each training image, brings its
+            own domains.
+        kind: ``"dataset"`` or ``"camera"``, the value of ``METABIN.DOMAIN``.
+
+    Returns:
+        The images in the order of the sources, and their domains.
+
+    Raises:
+        ConfigError: ``kind`` is none of the two.
+    """
+    if kind not in ("dataset", "camera"):
+        raise ConfigError(f'METABIN.DOMAIN is "{kind}"; set it to "dataset" or "camera".')
+    items: list[Sequence[Any]] = []
+    keys: list[tuple[int, str]] = []
+    for position, (name, dataset) in enumerate(sources):
+        items += dataset.train
+        if kind == "camera":
+            labels = [str(item[2]) for item in dataset.train]
+        else:
+            labels = getattr(dataset, "train_domains", [name] * len(dataset.train))
+        keys += [(position, label) for label in labels]
+    order = sorted(set(keys))
+    number = {key: index for index, key in enumerate(order)}
+    return DomainLabels(items, [number[key] for key in keys], _names(order, sources))
+
+
+def _names(order: Sequence[tuple[int, str]], sources: Sequence[tuple[str, Any]]) -> list[str]:
+    uses = Counter(label for _, label in order)
+    return [
+        label if uses[label] == 1 else f"{sources[position][0]}:{label}"
+        for position, label in order
+    ]

@@ -1,0 +1,166 @@
+"""Manifests: what their rows become, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metabin_plugin.data import ManifestDataset, build_dataset
+from metabin_plugin.errors import DatasetError
+
+FULL = """path,pid,camid,domain,subset,photographer
+img/0.jpg,anna,left,day,train,x
+img/1.jpg,anna,right,day,train,x
+img/2.jpg,anna,left,night,train,x
+img/3.jpg,carl,north,day,query,x
+img/4.jpg,bert,south,day,query,x
+img/5.jpg,bert,north,day,gallery,x
+img/3.jpg,carl,north,day,gallery,x
+img/0.jpg,0007,south,day,gallery,x
+"""
+
+
+@pytest.fixture
+def write_manifest(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., str]:
+    """Function that writes a manifest beside six images and returns its path."""
+    for number in range(6):
+        write_image(tmp_path / f"img/{number}.jpg", number)
+
+    def write(text: str | bytes, name: str = "own.csv") -> str:
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return str(path)
+
+    return write
+
+
+WriteManifest = Callable[..., str]
+
+
+def test_training_labels_are_unique_to_manifest_and_domain(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    first = ManifestDataset(write_manifest(FULL))
+    second = ManifestDataset(write_manifest(FULL, "other.csv"))
+    paths, identities, cameras = zip(*first.train, strict=True)
+    assert list(paths) == [str(tmp_path / f"img/{number}.jpg") for number in range(3)]
+    assert identities[0] == identities[1] != identities[2]
+    assert len(set(cameras)) == 3
+    assert first.train_domains == ["day", "day", "night"]
+    assert not set(identities) & {item[1] for item in second.train}
+    assert not set(cameras) & {item[2] for item in second.train}
+
+
+def test_query_and_gallery_are_numbered_alike(write_manifest: WriteManifest) -> None:
+    dataset = ManifestDataset(write_manifest(FULL))
+    carl, bert = (item[1] for item in dataset.query)
+    north, south = (item[2] for item in dataset.query)
+    assert len({carl, bert}) == len({north, south}) == 2
+    assert [item[1] for item in dataset.gallery[:2]] == [bert, carl]
+    assert [item[2] for item in dataset.gallery] == [north, north, south]
+    assert dataset.gallery[2][1] not in (carl, bert)
+    for item in dataset.query + dataset.gallery:
+        assert type(item[1]) is type(item[2]) is int
+
+
+def test_only_path_identity_and_camera_are_needed(write_manifest: WriteManifest) -> None:
+    # With the byte order mark and the line ends that spreadsheets write.
+    text = "camid,path,pid,subset\r\n1,img/0.jpg,å, \r\n2, img/1.jpg ,å\r\n"
+    dataset = ManifestDataset(write_manifest(text.encode("utf-8-sig"), "market.v2.csv"))
+    assert len({item[1] for item in dataset.train}) == 1
+    assert len({item[2] for item in dataset.train}) == 2
+    assert dataset.train_domains == ["market.v2"] * 2
+    assert dataset.query == dataset.gallery == []
+
+
+def test_equal_test_identities_of_two_domains_are_two_people(
+    write_manifest: WriteManifest,
+) -> None:
+    text = (
+        "path,pid,camid,subset,domain\nimg/0.jpg,1,1,query,day\nimg/1.jpg,1,2,gallery,day\n"
+        "img/2.jpg,1,1,query,night\nimg/3.jpg,1,2,gallery,night\n"
+    )
+    dataset = ManifestDataset(write_manifest(text))
+    (_, day, _), (_, night, _) = dataset.query
+    assert day != night
+    assert [item[1] for item in dataset.gallery] == [day, night]
+
+
+def test_combineall_trains_on_every_image_once(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    dataset = ManifestDataset(write_manifest(FULL), combineall=True)
+    assert sorted(item[0] for item in dataset.train) == [
+        str(tmp_path / f"img/{number}.jpg") for number in range(6)
+    ]
+    assert len(dataset.train_domains) == 6
+    # Image 0 keeps the label of its first row; bert's two images stay one person.
+    people = {Path(path).name: identity for path, identity, _ in dataset.train}
+    assert people["0.jpg"] == people["1.jpg"]
+    assert people["4.jpg"] == people["5.jpg"]
+    assert len(set(people.values())) == 4
+
+
+def test_file_is_found_from_working_directory_and_datasets_root(
+    write_manifest: WriteManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(FULL)
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    assert len(build_dataset("own.csv").train) == 3
+    monkeypatch.setenv("FASTREID_DATASETS", "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    dataset = build_dataset("own.csv")
+    assert dataset.train[0][0] == "img/0.jpg"
+
+
+HEADER = "path,pid,camid,subset\n"
+BAD: dict[str, tuple[str | bytes, list[str]]] = {
+    "no column": ("path,pid\nimg/0.jpg,1\n", ['no column "camid"', '"path,pid"']),
+    "other delimiter": ("path;pid;camid\nimg/0.jpg;1;1\n", ['no column "path"']),
+    "empty file": ("", ['no column "path"']),
+    "no rows": (HEADER, ["has no rows"]),
+    "empty value": (HEADER + "img/0.jpg,1,1,\nimg/1.jpg, ,1,\n", ["line 3,", 'no "pid"']),
+    "short line": (HEADER + "img/0.jpg,1\n", ["line 2,", 'no "camid"']),
+    "empty domain": ("path,pid,camid,domain\nimg/0.jpg,1,1,\n", ["line 2,", 'no "domain"']),
+    "subset": (HEADER + "img/0.jpg,1,1,test\n", ["line 2,", '"test"', "train, query, gallery"]),
+    "image": (HEADER + "img/9.jpg,1,1,\n", ["line 2,", "img/9.jpg", "does not exist", "folder"]),
+    "folder": (HEADER + "img,1,1,\n", ["line 2,", "img", "does not exist"]),
+    "twice": (
+        HEADER + "img/0.jpg,1,1,train\nimg/1.jpg,1,1,train\n./img/0.jpg,2,1,train\n",
+        ["line 4,", "img/0.jpg", "line 2", "train"],
+    ),
+    "encoding": ("path,pid,camid\nimg/0.jpg,å,1\n".encode("latin-1"), ["is not UTF-8"]),
+    "binary": (b"path,pid,camid\nimg/0.jpg,1,1\n\0\0\0\n", ["line 3"]),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_fault_is_named_with_its_line(write_manifest: WriteManifest, fault: str) -> None:
+    text, words = BAD[fault]
+    path = write_manifest(text)
+    with pytest.raises(DatasetError) as caught:
+        ManifestDataset(path)
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_empty_image_file_is_named(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    (tmp_path / "img/5.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"line 2, names the image .*5\.jpg, which is empty"):
+        ManifestDataset(write_manifest(HEADER + "img/5.jpg,1,1,train\n"))
+
+
+def test_missing_file_is_named_with_both_places(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"Manifest own\.csv .*working directory.*root /data;"):
+        ManifestDataset("own.csv", root="/data")
+    with pytest.raises(DatasetError, match=rf"^Manifest {tmp_path}/own\.csv does not exist;"):
+        ManifestDataset(str(tmp_path / "own.csv"), root="/data")
+
+
+def test_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read"):
+        ManifestDataset(str(tmp_path))
