@@ -1,0 +1,76 @@
+"""The METABIN config node: every key, with the paper's symbol for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastreid.config import CfgNode
+
+
+def add_metabin_config(cfg: CfgNode) -> None:
+    """Add the ``METABIN`` node with the paper's values; a node that is already there is kept.
+
+    ``metabin_plugin.register()`` calls this on fastreid's defaults, so ``get_cfg()`` has the node.
+
+    Args:
+        cfg: a fastreid config, not frozen.
+    """
+    if "METABIN" in cfg:
+        return
+    node = type(cfg)()
+
+    # Seed of every random stream: initial weights, augmentation, samplers, domain split.
+    # -1 draws a new one for each run, as fastreid does.
+    node.SEED = -1
+
+    # What a domain D_k is: "dataset" (an entry of DATASETS.NAMES, or a value of a manifest's
+    # domain column) or "camera" (single-source training, Section 4.4).
+    node.DOMAIN = "dataset"
+
+    # Iterations in an epoch; 0 is fastreid's rule, images // SOLVER.IMS_PER_BATCH.
+    # The paper's 1,849 is not its 121,765 images // 80.
+    node.ITERS_PER_EPOCH = 0
+
+    # fastreid counts SOLVER.STEPS from the end of the warm-up. True counts them from the start of
+    # training, as the paper does ("0.1x at 40 and 70 epochs").
+    node.STEPS_COUNT_WARMUP = False
+
+    # Base updates (Eq. 5) in the very first iteration; the authors' code does 10.
+    node.FIRST_BASE_UPDATES = 1
+
+    # Names in HOOK_REGISTRY to run in every iteration. ("MetaLearningHook",) is the
+    # meta-learning episode of Algorithm 1, lines 7-15; () trains without it.
+    node.HOOKS = ()
+
+    # Images in the mini-batch that is split into X_S and X_T; 0 is SOLVER.IMS_PER_BATCH.
+    # It holds equally many of each domain.
+    node.IMS_PER_BATCH = 0
+
+    # K_S, the number of meta-train domains D_mtr (3 of 5); the others are meta-test, D_mte.
+    node.NUM_META_TRAIN = 3
+
+    # Terms of L_mtr (Eq. 8) and of the meta-test loss (Eq. 10). Choices: "ScatterLoss" (Eq. 6),
+    # "ShuffleLoss" (Eq. 7), "TripletLoss" (Eq. 3), "CrossEntropyLoss" (Eq. 2).
+    # Margin and label smoothing are those of MODEL.LOSSES.
+    node.META_TRAIN_LOSSES = ("ScatterLoss", "ShuffleLoss", "TripletLoss")
+    node.META_TEST_LOSSES = ("TripletLoss",)
+
+    # How Eq. 6 averages: "sample" over all N_S samples, "domain" per domain and then over domains
+    # (the authors' code). The same when domains have equally many samples.
+    node.SCATTER_AVERAGE = "sample"
+
+    # False drops the second-order term of Eq. 10's gradient (first-order MAML, Section 4.1).
+    node.SECOND_ORDER = False
+
+    # beta of Eq. 9, the inner step size: a triangle from LOW up to HIGH and back. The period is in
+    # epochs (the paper names none; the authors' code has 5). LOW == HIGH is a fixed beta.
+    node.INNER_LR = type(cfg)()
+    node.INNER_LR.LOW = 0.001
+    node.INNER_LR.HIGH = 0.1
+    node.INNER_LR.PERIOD = 5.0
+
+    # gamma of Eq. 10, the outer step size of plain SGD on the gates.
+    node.OUTER_LR = 0.1
+
+    cfg.METABIN = node

@@ -1,0 +1,195 @@
+"""The meta-learning episode (Algorithm 1, lines 7-15) as a fastreid hook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.data import build as loaders
+from fastreid.engine import DefaultTrainer
+from fastreid.engine.train_loop import HookBase
+from fastreid.utils import comm
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from metabin_plugin.compat.mixed_precision import autocast_dtype, build_grad_scaler
+from metabin_plugin.data import DomainBalancedSampler
+from metabin_plugin.errors import ConfigError
+from metabin_plugin.meta import MetaStep, meta_step, split_domains, triangular
+from metabin_plugin.modeling import MetaBIN
+
+
+class MetaLearningHook(HookBase):
+    """Moves the gates after each base step, on a domain-balanced mini-batch of its own.
+
+    Domain split and inner step size are functions of the seed and the iteration; the state of the
+    hook is the seed, the outer optimizer (plain SGD, Section 4.1) and the loss scale.
+
+    Args:
+        cfg: the config with the METABIN node.
+        trainer: a trainer that already has its model and data loader.
+
+    Raises:
+        ConfigError: the model is no MetaBIN, or the domains do not suffice for the split.
+    """
+
+    loss_names: ClassVar[dict[str, str]] = {
+        "ScatterLoss": "scatter",
+        "ShuffleLoss": "shuffle",
+        "TripletLoss": "triplet",
+        "CrossEntropyLoss": "cls",
+    }
+
+    def __init__(self, cfg: CfgNode, trainer: DefaultTrainer) -> None:
+        model = trainer.model
+        self.model: MetaBIN = model.module if isinstance(model, DistributedDataParallel) else model
+        if not isinstance(self.model, MetaBIN):
+            raise ConfigError(
+                "METABIN.HOOKS has MetaLearningHook, which needs MODEL.META_ARCHITECTURE MetaBIN, "
+                f"not {type(self.model).__name__}; change one of the two"
+            )
+        node = cfg.METABIN
+        self.num_domains = trainer.data_loader.dataset.num_domains
+        self.num_meta_train = node.NUM_META_TRAIN
+        _check_split(self.num_meta_train, self.num_domains, node.DOMAIN)
+        self.train_losses, self.test_losses = node.META_TRAIN_LOSSES, node.META_TEST_LOSSES
+        self.second_order = node.SECOND_ORDER
+        self.inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)
+        self.period = max(1, round(node.INNER_LR.PERIOD * trainer.iters_per_epoch))
+        self.seed = node.SEED if node.SEED >= 0 else comm.shared_random_seed()
+        self.outer_optimizer = torch.optim.SGD(self.model.gates.values(), lr=node.OUTER_LR)
+        self.amp = cfg.SOLVER.AMP.ENABLED
+        device = self.model.device
+        self.grad_scaler = (
+            build_grad_scaler(device) if self.amp else torch.amp.GradScaler(enabled=False)
+        )
+        self.batches = _meta_batches(cfg, trainer, self.seed)
+
+    def after_step(self) -> None:
+        """Run one meta-train / meta-test episode and update the gates."""
+        iteration = self.trainer.iter
+        domains = self.split(iteration)
+        batch = self._next_batch()
+        train, test = (self._select(batch, side) for side in domains)
+        step = meta_step(
+            self.model.gates,
+            lambda gates: self._losses(self.train_losses, train, gates),
+            lambda gates: self._losses(self.test_losses, test, gates),
+            self.inner_lr(iteration),
+            second_order=self.second_order,
+            loss_scale=self.grad_scaler.get_scale(),
+        )
+        self.outer_update(step.outer_gradients)
+        self._write(step, iteration)
+
+    def split(self, iteration: int) -> tuple[list[int], list[int]]:
+        """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
+        return split_domains(self.num_domains, self.num_meta_train, self.seed, iteration)
+
+    def inner_lr(self, iteration: int) -> float:
+        """beta of Eq. 9 at an iteration; the first one is a step above the low end."""
+        return triangular(iteration + 1, self.period, *self.inner_lr_range)
+
+    def outer_update(self, gradients: dict[str, Tensor]) -> None:
+        """Eq. 10: rho <- clip(rho - gamma * gradient) to [0, 1].
+
+        Args:
+            gradients: outer gradients by gate name, times the loss scale. Averaged over the
+                processes of a distributed run. With a loss scale, non-finite ones are skipped.
+        """
+        gates = self.model.gates
+        for name, gate in gates.items():
+            gate.grad = _average(gradients[name])
+        self.grad_scaler.step(self.outer_optimizer)
+        self.grad_scaler.update()
+        for gate in gates.values():
+            gate.grad = None
+            gate.data.clamp_(0.0, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside model and base optimizer."""
+        return {
+            "seed": self.seed,
+            "outer_optimizer": self.outer_optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``."""
+        self.seed = state["seed"]
+        self.outer_optimizer.load_state_dict(state["outer_optimizer"])
+        self.grad_scaler.load_state_dict(state["grad_scaler"])
+
+    def _next_batch(self) -> dict[str, Tensor]:
+        batch = next(self.batches)
+        device = self.model.device
+        tensors = {name: batch[name].to(device) for name in ("images", "targets", "domains")}
+        tensors["images"] = self.model.preprocess_image(tensors)
+        return tensors
+
+    @staticmethod
+    def _select(batch: dict[str, Tensor], domains: list[int]) -> dict[str, Tensor]:
+        wanted = torch.tensor(domains, device=batch["domains"].device)
+        rows = torch.isin(batch["domains"], wanted)
+        return {name: values[rows] for name, values in batch.items()}
+
+    def _losses(
+        self, names: tuple[str, ...], batch: dict[str, Tensor], gates: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        device = self.model.device
+        with torch.autocast(device.type, autocast_dtype(device), enabled=self.amp):
+            return self.model.meta_losses(names, batch, gates)
+
+    def _write(self, step: MetaStep, iteration: int) -> None:
+        storage = self.trainer.storage
+        for stage, losses in (
+            ("mtrain", step.meta_train_losses),
+            ("mtest", step.meta_test_losses),
+        ):
+            for name, loss in losses.items():
+                storage.put_scalar(f"{stage}_loss_{self.loss_names[name]}", loss.item())
+        storage.put_scalar("inner_lr", self.inner_lr(iteration), smoothing_hint=False)
+
+
+def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
+    if num_domains < 2:
+        raise ConfigError(
+            f"METABIN.DOMAIN {domain!r}: the training data has {num_domains} domain(s), and "
+            "meta-learning needs at least 2; add a data set to DATASETS.NAMES, or set "
+            'METABIN.DOMAIN "camera" for a single source'
+        )
+    if not 1 <= num_meta_train < num_domains:
+        raise ConfigError(
+            f"METABIN.NUM_META_TRAIN is {num_meta_train} of {num_domains} domains; choose 1 to "
+            f"{num_domains - 1}, so that meta-train and meta-test both have one"
+        )
+
+
+def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Batches for the meta step: the base loader's own stream where that is balanced alike."""
+    size = cfg.METABIN.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
+    balanced = DomainBalancedSampler.__name__ == cfg.DATALOADER.SAMPLER_TRAIN
+    if balanced and size == cfg.SOLVER.IMS_PER_BATCH:
+        return trainer._trainer._data_loader_iter
+    dataset = trainer.data_loader.dataset
+    sampler = DomainBalancedSampler(
+        cfg,
+        dataset,
+        batch_size=size,
+        batch_key="METABIN.IMS_PER_BATCH",
+        # Another stream than that of a balanced base loader.
+        seed=seed + 1,
+    )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.IMS_PER_BATCH = size
+    return iter(loaders.build_reid_train_loader(cfg, train_set=dataset, sampler=sampler))
+
+
+def _average(gradient: Tensor) -> Tensor:
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(gradient)
+        gradient /= comm.get_world_size()
+    return gradient

@@ -1,0 +1,18 @@
+"""The MetaBIN meta-architecture and the backbones that fastreid lacks."""
+
+from metabin_plugin.modeling.backbones import (
+    route_mobilenetv2,
+    route_norm_layers,
+    route_norms,
+)
+from metabin_plugin.modeling.meta_arch import META_LOSSES, MetaBIN
+from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
+
+__all__ = [
+    "META_LOSSES",
+    "MetaBIN",
+    "MobileNetV2",
+    "route_mobilenetv2",
+    "route_norm_layers",
+    "route_norms",
+]

@@ -1,0 +1,52 @@
+"""Making the plugin known to fastreid."""
+
+from __future__ import annotations
+
+from metabin_plugin import compat
+from metabin_plugin.config import add_metabin_config
+
+
+def register() -> None:
+    """Mend fastreid where it is broken and fill its registries; calling it again changes nothing.
+
+    Afterwards ``fastreid.config.get_cfg()`` has the METABIN node,
+    ``fastreid.engine.DefaultTrainer`` is ``MetaBINTrainer``, and scripts written for plain
+    fastreid can use every name of the plugin.
+    Call it before importing from fastreid: fastreid 1.4.0 itself cannot be imported on current
+    Python and PyTorch without it.
+    """
+    compat.apply()
+    # The rooms that plug into fastreid can be imported only now.
+    from fastreid.config.defaults import _C
+    from fastreid.data.datasets import DATASET_REGISTRY
+    from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+
+    from metabin_plugin.compat import extensions
+    from metabin_plugin.data import (
+        DomainBalancedSampler,
+        route_test_loader,
+        route_train_loader,
+    )
+    from metabin_plugin.data.datasets import SOURCES, TARGETS
+    from metabin_plugin.engine import MetaBINTrainer, MetaLearningHook
+    from metabin_plugin.modeling import (
+        MetaBIN,
+        route_mobilenetv2,
+        route_norm_layers,
+        route_norms,
+    )
+    from metabin_plugin.norm import BatchInstanceNorm2d
+    from metabin_plugin.registries import HOOK_REGISTRY, NORM_REGISTRY, SAMPLER_REGISTRY
+
+    add_metabin_config(_C)
+    extensions.add(NORM_REGISTRY, "BIN", BatchInstanceNorm2d)
+    extensions.add(SAMPLER_REGISTRY, "DomainBalancedSampler", DomainBalancedSampler)
+    extensions.add(HOOK_REGISTRY, "MetaLearningHook", MetaLearningHook)
+    extensions.add(META_ARCH_REGISTRY, "MetaBIN", MetaBIN)
+    for dataset in (*SOURCES, *TARGETS):
+        extensions.add(DATASET_REGISTRY, dataset.__name__, dataset)
+    extensions.extend_backbones(route_norms, route_mobilenetv2)
+    extensions.extend_norms(route_norm_layers)
+    extensions.extend_loaders(route_train_loader, route_test_loader)
+    extensions.extend_optimizer()
+    extensions.replace_trainer(MetaBINTrainer)

@@ -1,0 +1,34 @@
+"""Registries for what fastreid looks up by hard-coded names.
+
+A third party adds an entry by decorating its own class with ``@NORM_REGISTRY.register()`` (or the
+sampler's or hook's registry) and naming it in the config; nothing in the plugin changes.
+"""
+
+from __future__ import annotations
+
+from fastreid.utils.registry import Registry
+
+NORM_REGISTRY = Registry("NORM")
+NORM_REGISTRY.__doc__ = """
+Norm layers for ``MODEL.BACKBONE.NORM``, called with ``obj(num_features, eps=..., momentum=...)``.
+
+The backbone is built (and its pretrained weights loaded) with batch normalization first; then every
+``nn.BatchNorm2d`` in it is replaced.
+"""
+
+SAMPLER_REGISTRY = Registry("SAMPLER")
+SAMPLER_REGISTRY.__doc__ = """
+Training samplers for ``DATALOADER.SAMPLER_TRAIN``, called with ``obj(cfg, dataset)``; they yield an
+endless stream of dataset indices, of which this rank takes ``IMS_PER_BATCH / world size`` a batch.
+"""
+
+HOOK_REGISTRY = Registry("HOOK")
+HOOK_REGISTRY.__doc__ = """
+Hooks for ``METABIN.HOOKS``, called with ``obj(cfg, trainer)``; each gives a fastreid ``HookBase``.
+A hook with ``state_dict`` and ``load_state_dict`` is checkpointed under its registered name.
+"""
+
+
+def registered(registry: Registry) -> list[str]:
+    """Names in a fastreid registry, sorted."""
+    return sorted(registry._obj_map)

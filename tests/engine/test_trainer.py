@@ -1,0 +1,286 @@
+"""Training on real image files: who updates what, and what the config refuses."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.engine import DefaultTrainer
+from fastreid.engine.train_loop import HookBase
+from fastreid.utils.events import EventStorage
+
+from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.engine.schedule import steps_from_start
+from metabin_plugin.errors import ConfigError
+from metabin_plugin.registries import HOOK_REGISTRY
+from tests.engine.tiny_data import tiny_config
+
+
+def started(cfg: CfgNode) -> MetaBINTrainer:
+    """A trainer ready for single iterations."""
+    trainer = MetaBINTrainer(cfg)
+    trainer.iter = trainer.start_iter = trainer.epoch = 0
+    trainer.storage = EventStorage(0)
+    return trainer
+
+
+def snapshot(trainer: MetaBINTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def changed(trainer: MetaBINTrainer, before: dict[str, torch.Tensor]) -> set[str]:
+    state = trainer.model.state_dict()
+    return {name for name, value in before.items() if not torch.equal(value, state[name])}
+
+
+def test_fastreids_trainer_is_the_plugins() -> None:
+    assert DefaultTrainer is MetaBINTrainer
+
+
+def test_base_step_leaves_gates_and_meta_step_everything_else(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path))
+    gates = {f"backbone.{name}" for name in trainer.model.gates}
+    hook = trainer._hooks[0]
+    with trainer.storage:
+        hook.after_step()  # Gates away from 1, where the instance half gets no gradient.
+        before = snapshot(trainer)
+        trainer.run_step()
+        moved = changed(trainer, before)
+        assert not moved & gates
+        trained = {n for n, p in trainer.model.named_parameters() if p.requires_grad}
+        assert trained <= moved
+        assert "backbone.bn1.running_mean" in moved
+
+        before = snapshot(trainer)
+        momenta = copy.deepcopy(trainer.optimizer.state_dict()["state"])
+        gradients = [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
+        trainer.iter = 1
+        hook.after_step()
+    moved = changed(trainer, before)
+    assert moved
+    assert moved <= gates
+    after = trainer.optimizer.state_dict()["state"]
+    for key, state in momenta.items():
+        assert torch.equal(state["momentum_buffer"], after[key]["momentum_buffer"])
+    now = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    assert len(now) == len(gradients)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True))
+
+
+def test_gates_stay_in_range_and_the_losses_are_logged(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, "METABIN.OUTER_LR", "1e4"))
+    with trainer.storage:
+        trainer.run_step()
+        trainer._hooks[0].after_step()
+    gates = torch.cat(list(trainer.model.gates.values()))
+    assert gates.min() == 0
+    assert gates.max() == 1
+    names = set(trainer.storage.histories())
+    assert {
+        "mtrain_loss_scatter",
+        "mtrain_loss_shuffle",
+        "mtrain_loss_triplet",
+        "mtest_loss_triplet",
+        "inner_lr",
+    } <= names
+
+
+def test_a_whole_run_evaluates_checkpoints_and_resumes(tmp_path: Path) -> None:
+    cfg = tiny_config(tmp_path)
+    results = MetaBINTrainer(cfg).train()
+    assert 0 <= results["mAP"] <= 100
+    saved = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert saved["MetaLearningHook"]["seed"] == 3
+
+    longer = tiny_config(tmp_path, "SOLVER.MAX_EPOCH", "3")
+    trainer = MetaBINTrainer(longer)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_epoch == 2
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, saved["model"][name]), name
+    trainer.train()
+
+
+def test_iteration_time_includes_the_meta_step(tmp_path: Path) -> None:
+    names = [type(hook).__name__ for hook in MetaBINTrainer(tiny_config(tmp_path))._hooks]
+    assert names.index("MetaLearningHook") < names.index("IterationTimer")
+
+
+def test_a_meta_batch_of_another_size_has_its_own_loader(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, "METABIN.IMS_PER_BATCH", "6"))
+    assert len(next(trainer._hooks[0].batches)["images"]) == 6
+    assert len(next(trainer._trainer._data_loader_iter)["images"]) == 12
+
+
+def test_the_reference_draws_base_batches_over_the_union(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, base="MetaBIN-reference.yml"))
+    meta = next(trainer._hooks[0].batches)["domains"]
+    assert torch.bincount(meta).tolist() == [4, 4, 4]
+    assert trainer.cfg.METABIN.FIRST_BASE_UPDATES == 10
+
+
+def test_first_base_updates(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, "METABIN.FIRST_BASE_UPDATES", "3"))
+    steps: list[int] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(trainer.iter))
+    with trainer.storage:
+        trainer.run_step()
+        trainer.iter = 1
+        trainer.run_step()
+    assert steps == [0, 0, 0, 1]
+
+
+def test_cross_entropy_and_second_order_meta_losses_train(tmp_path: Path) -> None:
+    losses = '("CrossEntropyLoss", "TripletLoss")'
+    options = ["METABIN.META_TRAIN_LOSSES", losses, "METABIN.META_TEST_LOSSES", losses]
+    trainer = started(tiny_config(tmp_path, *options, "METABIN.SECOND_ORDER", "True"))
+    before = snapshot(trainer)
+    with trainer.storage:
+        trainer._hooks[0].after_step()
+    assert changed(trainer, before) <= {f"backbone.{name}" for name in trainer.model.gates}
+    assert trainer.storage.histories()["mtest_loss_cls"].latest() > 0
+
+
+def test_cameras_can_be_domains(tmp_path: Path) -> None:
+    cfg = tiny_config(
+        tmp_path, "METABIN.DOMAIN", "camera", "METABIN.NUM_META_TRAIN", "1", domains=1
+    )
+    trainer = started(cfg)
+    assert trainer.data_loader.dataset.num_domains == 2
+    with trainer.storage:
+        trainer.run_step()
+        trainer._hooks[0].after_step()
+
+
+def test_jointly_trained_gates_are_clipped(tmp_path: Path) -> None:
+    options = ["MODEL.META_ARCHITECTURE", "Baseline", "METABIN.HOOKS", "()"]
+    trainer = started(tiny_config(tmp_path, *options))
+    gate = trainer.model.backbone.bn1.gate
+    assert gate.requires_grad
+    with torch.no_grad():
+        gate.fill_(1.5)
+    trainer._hooks[0].after_step()
+    assert gate.max() == 1
+
+
+def test_mixed_precision_on_cpu_moves_gates(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True"))
+    before = snapshot(trainer)
+    with trainer.storage:
+        trainer.run_step()
+        trainer._hooks[0].after_step()
+    assert "backbone.bn1.gate" in changed(trainer, before)
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    def weights() -> dict[str, torch.Tensor]:
+        trainer = started(tiny_config(tmp_path))
+        with trainer.storage:
+            for trainer.iter in range(2):
+                trainer.run_step()
+                trainer._hooks[0].after_step()
+        return snapshot(trainer)
+
+    first, second = weights(), weights()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class CountingHook(HookBase):
+    """A third party's hook."""
+
+    def __init__(self, cfg: CfgNode, trainer: MetaBINTrainer) -> None:
+        self.steps = 0
+
+    def after_step(self) -> None:
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+
+def test_a_third_partys_hook_runs_and_is_checkpointed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HOOK_REGISTRY._obj_map, "CountingHook", CountingHook)
+    cfg = tiny_config(tmp_path, "METABIN.HOOKS", '("CountingHook",)')
+    MetaBINTrainer(cfg).train()
+    saved = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert saved["CountingHook"] == {"steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["METABIN.NUM_META_TRAIN", "3"], r"METABIN\.NUM_META_TRAIN is 3 of 3 domains"),
+        (["METABIN.NUM_META_TRAIN", "0"], r"METABIN\.NUM_META_TRAIN is 0"),
+        (["SOLVER.IMS_PER_BATCH", "13"], r"SOLVER\.IMS_PER_BATCH"),
+        (["MODEL.BACKBONE.NORM", "XN"], r"MODEL\.BACKBONE\.NORM is 'XN'; choose among BN"),
+        (["MODEL.BACKBONE.NORM", "BN"], r"MODEL\.BACKBONE\.NORM \"BIN\""),
+        (["METABIN.DOMAIN", "city"], r"METABIN\.DOMAIN is 'city'"),
+        (["METABIN.HOOKS", '("Nothing",)'], r"METABIN\.HOOKS is 'Nothing'"),
+        (["METABIN.META_TEST_LOSSES", "()"], r"METABIN\.META_TEST_LOSSES is empty"),
+        (["METABIN.META_TRAIN_LOSSES", '("X",)'], r"METABIN\.META_TRAIN_LOSSES is 'X'"),
+        (["METABIN.INNER_LR.LOW", "0.5"], r"METABIN\.INNER_LR\.HIGH is 0\.1, below LOW"),
+        (["METABIN.OUTER_LR", "-1."], r"METABIN\.OUTER_LR is -1\.0; it must be at least 0"),
+        (["MODEL.META_ARCHITECTURE", "Baseline"], r"needs MODEL\.META_ARCHITECTURE MetaBIN"),
+        (["DATALOADER.SAMPLER_TRAIN", "Sampler"], r"DATALOADER\.SAMPLER_TRAIN is"),
+        (["METABIN.SCATTER_AVERAGE", "x"], r"METABIN\.SCATTER_AVERAGE is 'x'"),
+    ],
+)
+def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        MetaBINTrainer(tiny_config(tmp_path, *options))
+
+
+def test_one_domain_is_refused(tmp_path: Path) -> None:
+    cfg = tiny_config(tmp_path, "SOLVER.IMS_PER_BATCH", "4", domains=1)
+    with pytest.raises(ConfigError, match=r"1 domain\(s\).*METABIN\.DOMAIN \"camera\""):
+        MetaBINTrainer(cfg)
+
+
+def test_a_missing_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE is 'cuda'.*MODEL\.DEVICE cpu"):
+        MetaBINTrainer(tiny_config(tmp_path, "MODEL.DEVICE", "cuda"))
+
+
+def test_an_epoch_without_iterations_is_refused(tmp_path: Path) -> None:
+    options = ["METABIN.ITERS_PER_EPOCH", "0", "DATALOADER.SAMPLER_TRAIN", "TrainingSampler"]
+    with pytest.raises(ConfigError, match=r"SOLVER\.IMS_PER_BATCH is larger"):
+        MetaBINTrainer(
+            tiny_config(tmp_path, *options, "METABIN.HOOKS", "()", "SOLVER.IMS_PER_BATCH", "60")
+        )
+
+
+def test_learning_rate_decays_at_the_papers_epochs(tmp_path: Path) -> None:
+    """Warm-up 10, x0.1 at 40 and 70 epochs (Section 4.1), by fastreid's own hook."""
+    options = ["SOLVER.WARMUP_ITERS", "20", "SOLVER.MAX_EPOCH", "100"]
+    trainer = started(tiny_config(tmp_path, *options))
+    hook = next(h for h in trainer._hooks if type(h).__name__ == "LRScheduler")
+    rates = []
+    with trainer.storage:
+        for trainer.epoch in range(100):
+            for _ in range(2):
+                rates.append(trainer.optimizer.param_groups[0]["lr"])
+                hook.after_step()
+                trainer.iter += 1
+            hook.after_epoch()
+    by_epoch = rates[::2]
+    assert by_epoch[0] == pytest.approx(0.001)
+    assert by_epoch[5] == pytest.approx(0.0055)
+    assert by_epoch[10:40] == pytest.approx([0.01] * 30)
+    assert by_epoch[40:70] == pytest.approx([0.001] * 30)
+    assert by_epoch[70:] == pytest.approx([0.0001] * 30)
+
+
+def test_steps_stay_where_they_are_without_a_warm_up(tmp_path: Path) -> None:
+    cfg = tiny_config(tmp_path, "SOLVER.WARMUP_ITERS", "0")
+    assert list(steps_from_start(cfg, 2).SOLVER.STEPS) == [40, 70]
+    assert list(cfg.SOLVER.STEPS) == [40, 70]

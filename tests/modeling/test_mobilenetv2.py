@@ -1,0 +1,119 @@
+"""The paper's MobileNetV2: counts, shapes, and standard ImageNet weights in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
+from torch import nn
+
+from metabin_plugin.errors import WeightsError
+from metabin_plugin.modeling import MobileNetV2
+from metabin_plugin.modeling.weights import load_imagenet_weights
+from metabin_plugin.norm import convert_norm, count_gates, gate_parameters
+
+COUNTS = json.loads((Path(__file__).parents[1] / "golden" / "counts.json").read_text())
+
+
+@pytest.mark.parametrize(("width", "key"), [(1.4, "mobilenet_14"), (1.0, "mobilenet_10")])
+def test_layers_gates_and_parameters_are_the_papers(width: float, key: str) -> None:
+    network = MobileNetV2(width)
+    plain = sum(parameter.numel() for parameter in network.parameters())
+    convert_norm(network, "BIN")
+    counts = COUNTS[key]
+    assert count_gates(network) == (counts["bin_layers"], counts["gate_params"])
+    sizes = [gate.numel() for gate in gate_parameters(network).values()]
+    assert sizes == counts["gate_sizes"]
+    # The count of the reference has both affine maps and the gate.
+    assert plain + 3 * counts["gate_params"] == counts["params_backbone"]
+    assert network.out_channels == counts["feature_dim"]
+
+
+@pytest.mark.parametrize(("last_stride", "size"), [(1, (4, 2)), (2, (2, 1))])
+def test_last_stride_is_honoured(last_stride: int, size: tuple[int, int]) -> None:
+    network = MobileNetV2(1.0, last_stride).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 64, 32)).shape[2:] == size
+
+
+def random_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias)
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    return network.state_dict()
+
+
+def save(state: object, path: Path) -> str:
+    torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("last_layer", ["conv.", "features.18."])
+def test_standard_weights_give_the_standard_networks_output(
+    last_layer: str, tmp_path: Path
+) -> None:
+    standard = StandardMobileNetV2("BN", 1.0).double().eval()
+    state = {
+        last_layer + name[len("conv.") :] if name.startswith("conv.") else name: value
+        for name, value in random_weights(standard).items()
+    }
+    state["classifier.weight"] = torch.zeros(10, 1280)
+    network = MobileNetV2(1.0, last_stride=2).double()
+    load_imagenet_weights(network, save(state, tmp_path / "weights.pth"))
+    images = torch.randn(2, 3, 64, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(images), standard(images), rtol=1e-6, atol=1e-6)
+
+
+def test_the_paper_variants_own_weights_load(tmp_path: Path) -> None:
+    state = random_weights(MobileNetV2(1.0))
+    network = MobileNetV2(1.0)
+    load_imagenet_weights(network, save(state, tmp_path / "weights.pth"))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_another_width_is_refused_with_the_first_difference(tmp_path: Path) -> None:
+    path = save(MobileNetV2(1.0).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(
+        WeightsError, match=r"features\.0\.0\.weight is \(32, 3, 3, 3\) there, \(44, 3, 3, 3\) here"
+    ):
+        load_imagenet_weights(MobileNetV2(1.4), path)
+
+
+def test_a_missing_and_an_extra_layer_are_refused(tmp_path: Path) -> None:
+    state = MobileNetV2(1.0).state_dict()
+    state.pop("features.18.1.bias")
+    with pytest.raises(WeightsError, match=r"has no features\.18\.1\.bias"):
+        load_imagenet_weights(MobileNetV2(1.0), save(state, tmp_path / "short.pth"))
+    state = {**MobileNetV2(1.0).state_dict(), "features.19.weight": torch.zeros(1)}
+    with pytest.raises(WeightsError, match=r"has features\.19\.weight"):
+        load_imagenet_weights(MobileNetV2(1.0), save(state, tmp_path / "long.pth"))
+
+
+class Payload:
+    def __reduce__(self) -> tuple:
+        return (print, ("executed",))
+
+
+def test_unreadable_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("no weights")
+    files = [
+        str(tmp_path / "absent.pth"),
+        str(tmp_path / "empty.pth"),
+        str(tmp_path / "text.pth"),
+        save([1, 2], tmp_path / "list.pth"),
+        save({"a": Payload()}, tmp_path / "code.pth"),
+    ]
+    for path in files:
+        with pytest.raises(WeightsError, match=r"MODEL\.BACKBONE\.PRETRAIN_PATH"):
+            load_imagenet_weights(MobileNetV2(1.0), path)
+    assert "executed" not in capsys.readouterr().out

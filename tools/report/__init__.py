@@ -1,0 +1,1 @@
+"""Reading fastreid's results and drawing tables and figures of them."""

@@ -1,0 +1,73 @@
+"""Train or evaluate a network, with fastreid's own arguments.
+
+python tools/train_net.py --config-file configs/MetaBIN.yml [--resume] [--eval-only]
+    [--num-gpus N] [KEY VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import metabin_plugin
+
+metabin_plugin.register()
+
+import yaml
+from fastreid.config import CfgNode, get_cfg
+from fastreid.engine import default_argument_parser, default_setup, launch
+from fastreid.utils.checkpoint import Checkpointer
+
+from metabin_plugin.cli import run_cli
+from metabin_plugin.engine import MetaBINTrainer, check_config
+from metabin_plugin.errors import ConfigError
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read, check and log the config.
+
+    Raises:
+        ConfigError: the file or a KEY VALUE pair cannot be read, or a value cannot work.
+    """
+    cfg = get_cfg()
+    try:
+        if args.config_file:
+            cfg.merge_from_file(args.config_file)
+        cfg.merge_from_list(args.opts)
+    except (AssertionError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        raise ConfigError(
+            f"--config-file {args.config_file!r} with {' '.join(args.opts) or 'no further keys'}: "
+            f"{text}; correct the file or the KEY VALUE pairs"
+        ) from error
+    check_config(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> Any:
+    """Train, or with ``--eval-only`` evaluate ``MODEL.WEIGHTS``; the results by target."""
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = MetaBINTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    model = MetaBINTrainer.build_model(cfg)
+    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    return MetaBINTrainer.test(cfg, model)
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    with run_cli():
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
