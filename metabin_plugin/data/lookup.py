@@ -93,6 +93,8 @@ def build_nonempty_dataset(
 def _explain_missing_files(key: str, name: str, root: str) -> Iterator[None]:
     try:
         yield
+    except DatasetError as error:
+        raise DatasetError(f'{key} lists "{name}": {error}') from error
     except (FileNotFoundError, NotADirectoryError) as error:
         path = error.filename
     except RuntimeError as error:

@@ -38,6 +38,7 @@ def config_of_everything(folder) -> CfgNode:
 
 @pytest.mark.slow
 def test_fastreids_own_training_runs_on_cpu_with_everything_on(tmp_path):
+    (tmp_path / "logs").mkdir()
     cfg = config_of_everything(tmp_path)
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume=False)
