@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -75,7 +77,14 @@ def test_each_process_takes_its_gpu_before_it_talks(monkeypatch):
 
 def test_a_model_on_cpu_is_wrapped_without_a_gpu(no_cuda, tmp_path):
     with process_group(Place(0, 1, 0, 1, f"file://{tmp_path / 'meeting'}")):
-        model = defaults.DistributedDataParallel(torch.nn.Linear(2, 1), device_ids=[0])
-        model(torch.ones(1, 2)).sum().backward()
-    assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
-    assert model.module.weight.grad.tolist() == [[1.0, 1.0]]
+        model = torch.nn.Linear(2, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            # As DefaultTrainer calls it.
+            wrapped = defaults.DistributedDataParallel(
+                model, device_ids=[0], broadcast_buffers=False
+            )
+        wrapped(torch.ones(1, 2)).sum().backward()
+    assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
+    assert not wrapped.broadcast_buffers
+    assert model.weight.grad.tolist() == [[1.0, 1.0]]
