@@ -79,7 +79,7 @@ class MetaLearningHook(HookBase):
             lambda gates: self._losses(self.test_losses, test, gates),
             self.inner_lr(iteration),
             second_order=self.second_order,
-            loss_scale=self.grad_scaler.get_scale(),
+            loss_scale=self._loss_scale(),
         )
         self.outer_update(step.outer_gradients)
         self._write(step, iteration)
@@ -121,6 +121,11 @@ class MetaLearningHook(HookBase):
         self.seed = state["seed"]
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         self.grad_scaler.load_state_dict(state["grad_scaler"])
+
+    def _loss_scale(self) -> float:
+        # get_scale() would leave a new scaler uninitialised, which its step() refuses.
+        one = torch.ones((), device=self.model.device)
+        return self.grad_scaler.scale(one).item()
 
     def _next_batch(self) -> dict[str, Tensor]:
         batch = next(self.batches)

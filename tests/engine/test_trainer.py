@@ -176,6 +176,28 @@ def test_mixed_precision_on_cpu_moves_gates(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
 
 
+def gates_after_one_step(folder: Path, scaler: torch.amp.GradScaler | None) -> torch.Tensor:
+    trainer = started(tiny_config(folder))
+    hook = trainer._hooks[0]
+    if scaler is not None:
+        hook.grad_scaler = scaler
+    with trainer.storage:
+        hook.after_step()
+    return torch.cat(list(trainer.model.gates.values())).detach()
+
+
+def test_the_loss_scale_cancels_and_an_overflow_skips_the_outer_step(tmp_path: Path) -> None:
+    plain = gates_after_one_step(tmp_path, None)
+    scaled = gates_after_one_step(tmp_path, torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    torch.testing.assert_close(scaled, plain, rtol=1e-5, atol=1e-6)
+    assert (plain < 1).any()
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    overflown = gates_after_one_step(tmp_path, scaler)
+    assert (overflown == 1).all()
+    assert scaler.get_scale() == 2.0**126
+
+
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     def weights() -> dict[str, torch.Tensor]:
         trainer = started(tiny_config(tmp_path))
