@@ -69,7 +69,7 @@ def problems(draw: st.DrawFn, ties: bool) -> tuple[np.ndarray, Labels]:
     return np.array(values, dtype=dtype) / 4, labels
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems(ties=True), st.integers(1, LONGEST))
 def test_equals_the_loop_with_ties(problem: tuple[np.ndarray, Labels], max_rank: int) -> None:
     distances, labels = problem
@@ -95,7 +95,7 @@ def test_equals_the_loop_with_many_ties_in_a_larger_gallery() -> None:
     np.testing.assert_array_equal(penalties, expected_penalties)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problems(ties=False), st.integers(1, LONGEST))
 def test_equals_fastreid_without_ties(problem: tuple[np.ndarray, Labels], max_rank: int) -> None:
     from fastreid.evaluation.rank import eval_market1501
