@@ -63,12 +63,16 @@ def _read_cells(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            _check_header(manifest, reader.fieldnames or [])
-            for cells in reader:
-                yield reader.line_num, cells
+            try:
+                _check_header(manifest, reader.fieldnames or [])
+                for cells in reader:
+                    yield reader.line_num, cells
+            except csv.Error as error:
+                line = reader.reader.line_num
+                raise _fault(manifest, line, f"cannot be read ({error})", "mend it") from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"Manifest {manifest} is not UTF-8 ({error}); convert it.") from None
-    except (OSError, csv.Error) as error:
+    except OSError as error:
         raise DatasetError(f"Manifest {manifest} cannot be read ({error}); mend it.") from None
 
 

@@ -106,7 +106,7 @@ class MetaLearningHook(HookBase):
         self.grad_scaler.update()
         for gate in gates.values():
             gate.grad = None
-            gate.data.clamp_(0.0, 1.0)
+            gate.clamp_(0.0, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside model and base optimizer."""
