@@ -17,14 +17,14 @@ metabin_plugin.register()
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.evaluation import inference_context
 from fastreid.utils.checkpoint import Checkpointer
 from PIL import Image, ImageOps
 
 from metabin_plugin.cli import run_cli
-from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.errors import ConfigError, DatasetError
+from metabin_plugin.engine import MetaBINTrainer, read_config
+from metabin_plugin.errors import ConfigError
 
 TILE = (64, 128)
 FRAME = 4
@@ -42,15 +42,11 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     args = parser.parse_args()
 
-    cfg = get_cfg()
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = read_config(args.config_file, args.opts)
     cfg.MODEL.BACKBONE.PRETRAIN = False
     if not Path(cfg.MODEL.WEIGHTS).is_file():
         raise ConfigError(f"MODEL.WEIGHTS: there is no checkpoint {cfg.MODEL.WEIGHTS!r}; name one")
     items, num_query, distances = rank(cfg, args.dataset)
-    if not items:
-        raise DatasetError(f"--dataset {args.dataset} has no images; name another")
     chosen = np.linspace(0, num_query - 1, min(args.queries, num_query)).round().astype(int)
     sheet = draw_sheet(items, num_query, distances, chosen.tolist())
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -13,33 +13,18 @@ import metabin_plugin
 
 metabin_plugin.register()
 
-import yaml
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.engine import default_argument_parser, default_setup, launch
 from fastreid.utils.checkpoint import Checkpointer
 
 from metabin_plugin.cli import run_cli
-from metabin_plugin.engine import MetaBINTrainer, check_config
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.engine import MetaBINTrainer, check_config, read_config
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read, check and log the config.
-
-    Raises:
-        ConfigError: the file or a KEY VALUE pair cannot be read, or a value cannot work.
-    """
-    cfg = get_cfg()
-    try:
-        if args.config_file:
-            cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
-    except (AssertionError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
-        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        raise ConfigError(
-            f"--config-file {args.config_file!r} with {' '.join(args.opts) or 'no further keys'}: "
-            f"{text}; correct the file or the KEY VALUE pairs"
-        ) from error
+    """Read, check and log the config."""
+    cfg = read_config(args.config_file, args.opts)
+    # Before the config of an earlier run in OUTPUT_DIR is overwritten by one that cannot work.
     check_config(cfg)
     cfg.freeze()
     default_setup(cfg, args)

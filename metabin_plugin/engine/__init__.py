@@ -1,7 +1,7 @@
 """Training: the meta-learning hook and the trainer that wires it into fastreid's loop."""
 
-from metabin_plugin.engine.config_check import check_config
+from metabin_plugin.engine.config_check import check_config, read_config
 from metabin_plugin.engine.meta_learning import MetaLearningHook
 from metabin_plugin.engine.trainer import MetaBINTrainer
 
-__all__ = ["MetaBINTrainer", "MetaLearningHook", "check_config"]
+__all__ = ["MetaBINTrainer", "MetaLearningHook", "check_config", "read_config"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastreid.engine.train_loop import HookBase
 from torch import nn
 
-from metabin_plugin.norm import BatchInstanceNorm2d
+from metabin_plugin.norm import clip_gates_
 
 
 class ClipGatesHook(HookBase):
@@ -16,9 +16,8 @@ class ClipGatesHook(HookBase):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [m for m in model.modules() if isinstance(m, BatchInstanceNorm2d)]
+        self.model = model
 
     def after_step(self) -> None:
         """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
-        for layer in self.layers:
-            layer.clip_gate_()
+        clip_gates_(self.model)

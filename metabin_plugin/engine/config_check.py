@@ -1,17 +1,42 @@
-"""Finding config values that cannot work before anything is loaded or computed."""
+"""Reading a config, and finding values that cannot work before anything is loaded or computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from fastreid.config import CfgNode
+import yaml
+from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.modeling import META_LOSSES
 from metabin_plugin.registries import HOOK_REGISTRY, NORM_REGISTRY, registered
 
 FASTREID_NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
+
+
+def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
+    """fastreid's defaults, changed by a file and then by KEY VALUE pairs.
+
+    Args:
+        config_file: path of a YAML file, or "" for none.
+        options: keys and values in turn, as on the command line.
+
+    Raises:
+        ConfigError: the file or a pair cannot be read, or a key does not exist.
+    """
+    cfg = get_cfg()
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(options))
+    except (AssertionError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        raise ConfigError(
+            f"--config-file {config_file!r} with {' '.join(options) or 'no further keys'}: "
+            f"{text}; correct the file or the KEY VALUE pairs"
+        ) from error
+    return cfg
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from fastreid.config import CfgNode
@@ -18,7 +18,8 @@ from metabin_plugin.compat.mixed_precision import autocast_dtype, build_grad_sca
 from metabin_plugin.data import DomainBalancedSampler
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.meta import MetaStep, meta_step, split_domains, triangular
-from metabin_plugin.modeling import MetaBIN
+from metabin_plugin.modeling import META_LOSSES, MetaBIN
+from metabin_plugin.norm import clip_gates_
 
 
 class MetaLearningHook(HookBase):
@@ -34,13 +35,6 @@ class MetaLearningHook(HookBase):
     Raises:
         ConfigError: the model is no MetaBIN, or the domains do not suffice for the split.
     """
-
-    loss_names: ClassVar[dict[str, str]] = {
-        "ScatterLoss": "scatter",
-        "ShuffleLoss": "shuffle",
-        "TripletLoss": "triplet",
-        "CrossEntropyLoss": "cls",
-    }
 
     def __init__(self, cfg: CfgNode, trainer: DefaultTrainer) -> None:
         model = trainer.model
@@ -99,14 +93,12 @@ class MetaLearningHook(HookBase):
             gradients: outer gradients by gate name, times the loss scale. Averaged over the
                 processes of a distributed run. With a loss scale, non-finite ones are skipped.
         """
-        gates = self.model.gates
-        for name, gate in gates.items():
+        for name, gate in self.model.gates.items():
             gate.grad = _average(gradients[name])
         self.grad_scaler.step(self.outer_optimizer)
         self.grad_scaler.update()
-        for gate in gates.values():
-            gate.grad = None
-            gate.clamp_(0.0, 1.0)
+        self.outer_optimizer.zero_grad()
+        clip_gates_(self.model.backbone)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside model and base optimizer."""
@@ -154,7 +146,7 @@ class MetaLearningHook(HookBase):
             ("mtest", step.meta_test_losses),
         ):
             for name, loss in losses.items():
-                storage.put_scalar(f"{stage}_loss_{self.loss_names[name]}", loss.item())
+                storage.put_scalar(f"{stage}_loss_{META_LOSSES[name]}", loss.item())
         storage.put_scalar("inner_lr", self.inner_lr(iteration), smoothing_hint=False)
 
 

@@ -14,7 +14,13 @@ from metabin_plugin.losses import cross_entropy_loss, scatter_loss, shuffle_loss
 from metabin_plugin.meta import held_call
 from metabin_plugin.norm import gate_parameters
 
-META_LOSSES = ("ScatterLoss", "ShuffleLoss", "TripletLoss", "CrossEntropyLoss")
+# Losses that METABIN.META_TRAIN_LOSSES and META_TEST_LOSSES can name, to their names in the log.
+META_LOSSES = {
+    "ScatterLoss": "scatter",
+    "ShuffleLoss": "shuffle",
+    "TripletLoss": "triplet",
+    "CrossEntropyLoss": "cls",
+}
 
 
 class MetaBIN(Baseline):

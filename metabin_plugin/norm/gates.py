@@ -23,6 +23,17 @@ def gate_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def clip_gates_(module: nn.Module) -> None:
+    """Clip the gates of all batch-instance normalization layers into [0, 1], in place.
+
+    Args:
+        module: network or layer.
+    """
+    for layer in module.modules():
+        if isinstance(layer, BatchInstanceNorm2d):
+            layer.clip_gate_()
+
+
 def count_gates(module: nn.Module) -> tuple[int, int]:
     """Number of batch-instance normalization layers and of gates (one per channel and layer).
 
