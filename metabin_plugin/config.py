@@ -9,15 +9,17 @@ if TYPE_CHECKING:
 
 
 def add_metabin_config(cfg: CfgNode) -> None:
-    """Add the ``METABIN`` node with the paper's values; a node that is already there is kept.
+    """Add the ``METABIN`` node with the paper's values, and the plugin's keys of ``SOLVER``.
 
-    ``metabin_plugin.register()`` calls this on fastreid's defaults, so ``get_cfg()`` has the node.
+    A node that is already there is kept. ``metabin_plugin.register()`` calls this on fastreid's
+    defaults, so ``get_cfg()`` has the keys.
 
     Args:
         cfg: a fastreid config, not frozen.
     """
     if "METABIN" in cfg:
         return
+    _add_solver_keys(cfg)
     node = type(cfg)()
 
     # Seed of every random stream: initial weights, augmentation, samplers, domain split.
@@ -73,4 +75,31 @@ def add_metabin_config(cfg: CfgNode) -> None:
     # gamma of Eq. 10, the outer step size of plain SGD on the gates.
     node.OUTER_LR = 0.1
 
+    # True takes the batch statistics of BIN and of the BNNeck, and the losses that compare images,
+    # over the batches of all processes, so that several compute what one would. False leaves each
+    # process to its own share, as fastreid does.
+    node.SYNC_STATS = False
+
+    # False stops when MODEL.WEIGHTS does not fit the network exactly. True loads what fits, for
+    # fine-tuning on other identities or from a network with another norm.
+    node.PARTIAL_WEIGHTS = False
+
     cfg.METABIN = node
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    if "SOLVER" not in cfg:
+        cfg.SOLVER = type(cfg)()
+        cfg.SOLVER.AMP = type(cfg)()
+
+    # Iterations between checkpoints inside an epoch, beside those of SOLVER.CHECKPOINT_PERIOD
+    # (in epochs); 0 for none.
+    cfg.SOLVER.CHECKPOINT_ITERS = 0
+
+    # How many of a run's periodic checkpoints to keep, the newest ones; 0 for all.
+    # model_best.pth and model_final.pth are not counted and always kept.
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
+
+    # Half-precision type with SOLVER.AMP.ENABLED: "float16" (CUDA only, with a loss scale),
+    # "bfloat16", or "auto", which is float16 on CUDA and bfloat16 on CPU.
+    cfg.SOLVER.AMP.DTYPE = "auto"

@@ -21,3 +21,15 @@ class NormError(MetaBINError):
 
 class WeightsError(MetaBINError):
     """A weight file is missing, unreadable or does not fit the network."""
+
+
+class LaunchError(MetaBINError):
+    """A process of a distributed run ended without reporting an error."""
+
+
+class CheckpointError(MetaBINError):
+    """A checkpoint cannot be written."""
+
+
+class NonFiniteError(MetaBINError):
+    """A loss, a gradient or a gate is not a finite number any more."""

@@ -1,0 +1,33 @@
+"""Weight files as users have them: damaged in many ways, or made to do harm."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import torch
+
+
+class RunsCode:
+    """When it is unpickled without care, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {shlex.quote(str(self.marker))}",)
+
+
+def save_malicious(path: Path, marker: Path, legacy: bool = False) -> str:
+    """A file that makes ``marker`` when it is unpickled without care."""
+    content = {"model": {"weight": torch.ones(1), "other": RunsCode(marker)}}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return str(path)
+
+
+def flip_bit(path: Path, position: int, bit: int = 3) -> None:
+    """Flip one bit of a file, in place."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
