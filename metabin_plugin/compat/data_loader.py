@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -69,19 +70,18 @@ class DevicePrefetcher:
     Args:
         batches: Yields dictionaries; their tensors are copied, other values are passed through.
         device: CUDA device.
-        depth: Number of batches kept in store.
+        depth: Number of batches the thread keeps in store; with 0 there is no thread, and ``next``
+            loads the batch after the one it returns.
     """
 
     def __init__(self, batches: Iterator[Any], device: torch.device, depth: int = 10) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._store: queue.Queue[Any] = queue.Queue(depth)
-        stop = threading.Event()
-        threading.Thread(
-            target=_fill, args=(batches, device, self._store, stop), daemon=True
-        ).start()
-        # The thread holds no reference to this object, so that dropping it ends the thread.
-        weakref.finalize(self, stop.set)
+        self._take: Callable[[], Any] = (
+            self._start_thread(batches, depth)
+            if depth
+            else functools.partial(_next_or_error, batches)
+        )
         self._ahead = self._load()
 
     def __iter__(self) -> DevicePrefetcher:
@@ -100,8 +100,18 @@ class DevicePrefetcher:
         self._ahead = self._load()
         return batch
 
+    def _start_thread(self, batches: Iterator[Any], depth: int) -> Callable[[], Any]:
+        store: queue.Queue[Any] = queue.Queue(depth)
+        stop = threading.Event()
+        threading.Thread(
+            target=_fill, args=(batches, self._device, store, stop), daemon=True
+        ).start()
+        # The thread holds no reference to this object, so that dropping it ends the thread.
+        weakref.finalize(self, stop.set)
+        return store.get
+
     def _load(self) -> Any:
-        batch = self._store.get()
+        batch = self._take()
         if isinstance(batch, Exception):
             return batch
         with torch.cuda.stream(self._stream):
@@ -111,6 +121,13 @@ class DevicePrefetcher:
                 else value
                 for key, value in batch.items()
             }
+
+
+def _next_or_error(batches: Iterator[Any]) -> Any:
+    try:
+        return next(batches)
+    except Exception as error:
+        return error
 
 
 def _fill(

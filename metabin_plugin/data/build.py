@@ -13,8 +13,10 @@ from fastreid.utils import comm
 from yacs.config import CfgNode
 
 from metabin_plugin.data.lookup import build_nonempty_dataset
-from metabin_plugin.data.readable import ReadableDataset
+from metabin_plugin.data.resumable import ResumableLoader
 from metabin_plugin.data.sampler_choice import build_registered_sampler
+from metabin_plugin.data.seed import stream_seed
+from metabin_plugin.data.target_images import TargetImages
 from metabin_plugin.data.train_set import build_train_set
 
 Loader = Callable[..., Any]
@@ -28,7 +30,8 @@ def build_reid_train_loader(*args: Any, **kwargs: Any) -> Any:
     ``DATALOADER.SAMPLER_TRAIN`` is looked up in ``SAMPLER_REGISTRY`` first.
 
     Returns:
-        A ``DataLoader`` over a ``DomainDataset``, or over the given ``train_set``.
+        A ``ResumableLoader`` over a ``DomainDataset`` or the given ``train_set``; a plain
+        ``DataLoader`` without a config.
 
     Raises:
         DatasetError: a dataset is unknown, missing or without training images.
@@ -98,7 +101,8 @@ def _build_train_loader(
         train_set = build_train_set(cfg, transforms, **kwargs)
     if sampler is None:
         sampler = build_registered_sampler(cfg, train_set)
-    return original(cfg, train_set=train_set, transforms=transforms, sampler=sampler)
+    loader = original(cfg, train_set=train_set, transforms=transforms, sampler=sampler)
+    return ResumableLoader(loader, stream_seed(cfg))
 
 
 def _build_test_loader(
@@ -120,8 +124,8 @@ def _build_test_loader(
         )
         if comm.is_main_process():
             dataset.show_test()
-        test_set = ReadableDataset(dataset.query + dataset.gallery, transforms, relabel=False)
-        num_query = len(dataset.query)
+        test_set = TargetImages(dataset, transforms)
+        num_query = test_set.num_query
     # Given a config, fastreid would start 4 workers whatever it says.
     loader, num_query = original(
         test_set=test_set,
@@ -130,4 +134,6 @@ def _build_test_loader(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     loader.use_device(torch.device(cfg.MODEL.DEVICE))
+    # Else each evaluation would draw from the generator that the training draws from.
+    loader.generator = torch.Generator()
     return loader, num_query

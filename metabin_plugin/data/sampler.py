@@ -11,6 +11,7 @@ from fastreid.utils import comm
 from torch.utils.data import Sampler
 
 from metabin_plugin.data.balance import Balance, group_images
+from metabin_plugin.data.seed import stream_seed
 from metabin_plugin.errors import DatasetError
 
 # Spawn keys that keep the random streams of one seed apart.
@@ -94,13 +95,12 @@ class DomainBalancedSampler(Sampler[int]):
                 f"DATALOADER.SAMPLER_TRAIN is {cls.__name__}, but a {type(dataset).__name__} has "
                 "no domain labels; give the loader a metabin_plugin.data.DomainDataset."
             )
-        seed = cfg.METABIN.SEED if "METABIN" in cfg else -1
         return {
             "identities": [item[1] for item in dataset.img_items],
             "domains": dataset.domains,
             "batch_size": cfg.SOLVER.IMS_PER_BATCH,
             "num_instances": cfg.DATALOADER.NUM_INSTANCE,
-            "seed": seed if seed >= 0 else comm.shared_random_seed(),
+            "seed": stream_seed(cfg),
             "rank": comm.get_rank(),
             "world_size": comm.get_world_size(),
             "domain_names": dataset.domain_names,

@@ -1,0 +1,147 @@
+"""A training loader whose stream of batches can be continued exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from metabin_plugin.compat.data_loader import DeviceDataLoader, DevicePrefetcher
+from metabin_plugin.data.draws import SeededImages, StreamSeeds, draw_batches, sampler_seed
+from metabin_plugin.data.workers import WorkerLease, ignore_stop_signals
+
+
+class ResumableLoader(DeviceDataLoader):
+    """A training loader whose batch number b is a function of the data, its seeds and b alone.
+
+    Neither the number of workers nor an interruption changes it, nor, with
+    ``DomainBalancedSampler``, the number of processes that share a batch. The random generators
+    of the training process are not touched. Each iteration over the loader starts the same stream
+    from its beginning. A transform that remembers earlier images (``INPUT.RPT``, fastreid's random
+    patches) is the exception: its memory is that of a worker, and lost with it.
+
+    Args:
+        loader: fastreid's training loader, which gives data, sampler and settings.
+        seed: seed of the augmentation, not negative and the same on all ranks. Loaders that share
+            it and differ in the sampler's seed augment differently.
+    """
+
+    def __init__(self, loader: DeviceDataLoader, seed: int) -> None:
+        super().__init__(
+            loader.local_rank,
+            loader.device,
+            dataset=loader.dataset,
+            batch_sampler=loader.batch_sampler,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+        )
+        self.seed = seed
+
+    def __iter__(self) -> ResumableBatches:  # type: ignore[override]
+        return ResumableBatches(self)
+
+    def start(self, seeds: StreamSeeds, position: int) -> Iterator[Any]:
+        """Start the workers on a stream.
+
+        Args:
+            seeds: seeds of the stream.
+            position: number of the first batch.
+
+        Returns:
+            PyTorch's iterator; its batches are on the CPU.
+        """
+        return iter(
+            DataLoader(
+                SeededImages(self.dataset, seeds),
+                batch_sampler=draw_batches(self.batch_sampler, seeds, position),
+                num_workers=self.num_workers,
+                collate_fn=self.collate_fn,
+                pin_memory=self.pin_memory,
+                worker_init_fn=ignore_stop_signals,
+                # It would draw a seed for its workers from the generator of the process.
+                generator=torch.Generator(),
+            )
+        )
+
+
+class ResumableBatches(Iterator[Any]):
+    """The batches of a ``ResumableLoader``, on its device, and where one is among them.
+
+    Workers start with the first batch asked for and end with the last, with an exception, with
+    ``close`` or with this object.
+
+    Args:
+        loader: the loader.
+
+    Attributes:
+        position: number of batches delivered since the start of the stream.
+    """
+
+    def __init__(self, loader: ResumableLoader) -> None:
+        self._batches: Iterator[Any] | None = None
+        self._lease: WorkerLease | None = None
+        self._loader = loader
+        self._seeds = StreamSeeds(loader.seed, sampler_seed(loader.batch_sampler))
+        self.position = 0
+
+    @property
+    def seed(self) -> int:
+        """Seed of the augmentation."""
+        return self._seeds.augmentation
+
+    def __next__(self) -> Any:
+        """Return the next batch.
+
+        Raises:
+            StopIteration: the sampler has no more batches.
+            DatasetError: an image cannot be read.
+        """
+        if self._batches is None:
+            self._batches = self._start()
+        try:
+            batch = next(self._batches)
+        except BaseException:
+            self.close()
+            raise
+        self.position += 1
+        return batch
+
+    def close(self) -> None:
+        """End the workers; the next batch asked for starts new ones at ``position``."""
+        self._batches = None
+        if self._lease is not None:
+            self._lease.end()
+            self._lease = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, int | None]:
+        """Return the seeds and the position, all that the rest of the stream depends on."""
+        return {
+            "seed": self._seeds.augmentation,
+            "sampler_seed": self._seeds.sampler,
+            "position": self.position,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the stream of a ``state_dict``, over the same data with the same settings.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        self.close()
+        self._seeds = StreamSeeds(state["seed"], state["sampler_seed"])
+        self.position = state["position"]
+
+    def _start(self) -> Iterator[Any]:
+        batches = self._loader.start(self._seeds, self.position)
+        self._lease = WorkerLease(batches)
+        device = self._loader.device
+        if device.type == "cpu":
+            return batches
+        # A thread would run the sampler beside the training, on the same generators.
+        return DevicePrefetcher(batches, device, depth=0)
