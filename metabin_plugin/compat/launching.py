@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from metabin_plugin.cli import user_error
 from metabin_plugin.compat.data_loader import available_cpus
+from metabin_plugin.compat.ranks import run_ranks
 from metabin_plugin.compat.rebinding import rebind
 from metabin_plugin.errors import ConfigError
 
@@ -51,7 +51,8 @@ def launch(
 ) -> Any:
     """Run ``main_func(*args)`` in this process, or in several: NCCL on CUDA, gloo on CPU.
 
-    Under ``torchrun`` the processes are there already, and the numbers are its own.
+    Under ``torchrun`` the processes are there already, and the numbers are its own. Otherwise this
+    process starts them, passes SIGTERM and Ctrl-C on, and ends all of them when one fails.
 
     Args:
         main_func: What to run; importable, since other processes import it.
@@ -67,7 +68,9 @@ def launch(
 
     Raises:
         ConfigError: Fewer GPUs than processes, or several machines without ``dist_url``.
-        MetaBINError: What ``main_func`` raised in another process.
+        MetaBINError: What ``main_func`` raised in another process, or that such a process died.
+        ProcessRaisedException: ``main_func`` raised anything else in another process.
+        SystemExit: A signal ended the processes; with 128 and its number.
     """
     if dist.is_torchelastic_launched():
         with process_group(_torchrun_place()):
@@ -81,17 +84,12 @@ def launch(
         Place(rank, num_gpus_per_machine, machine_rank, num_machines, url)
         for rank in range(num_gpus_per_machine)
     ]
-    try:
-        mp.spawn(
-            _distributed_worker,
-            nprocs=num_gpus_per_machine,
-            args=(places, call, mp.get_start_method()),
-        )
-    except mp.ProcessRaisedException as failure:
-        known = user_error(str(failure))
-        if known is None:
-            raise
-        raise known from None
+    run_ranks(
+        _distributed_worker,
+        args=(places, call, mp.get_start_method()),
+        count=num_gpus_per_machine,
+        first=places[0].rank,
+    )
     return None
 
 

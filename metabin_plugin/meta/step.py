@@ -56,12 +56,18 @@ def meta_step(
     *,
     second_order: bool = False,
     loss_scale: float = 1.0,
+    average: Callable[[Gates], Gates] | None = None,
 ) -> MetaStep:
     """Gradient of the meta-test loss at rho' with respect to rho (Eq. 8-10).
 
     The clip of Eq. 9 to [0, 1] passes gradients through unchanged, as in the authors' code: a gate
     at a bound would otherwise never leave it. With v the meta-test gradient at rho' and H the
     Hessian of L_mtr at rho, the result is v (first order) or v - beta H v (second order).
+
+    In a distributed run every process has losses of its own; L_mtr and the meta-test loss of the
+    equations are the means over them. Gradients enter them linearly, so that ``average`` is
+    applied to the gradient of Eq. 9, to v and to each process's product H v, and rho' and the
+    result are the same everywhere. A value that is not finite in one process is so in all.
 
     Args:
         gates: rho, per layer, shape (C,). Only their values are used.
@@ -70,23 +76,26 @@ def meta_step(
         inner_lr: beta, the inner step size.
         second_order: keep the term with the Hessian.
         loss_scale: factor on the losses during differentiation (mixed precision), so that small
-            gradients do not vanish in half precision.
+            gradients do not vanish in half precision. ``average`` gets scaled gradients.
+        average: mean over the processes of a gradient by gate name; None with one process.
 
     Returns:
         Gradients, rho' and losses; nothing is updated.
     """
+    average = average or _alone
     leaves = {name: gate.detach().requires_grad_() for name, gate in gates.items()}
     train_losses = meta_train(leaves)
     scaled_inner = _gradients(train_losses, leaves, loss_scale, create_graph=second_order)
-    inner_gradients = {name: g.detach() / loss_scale for name, g in scaled_inner.items()}
+    inner = average({name: g.detach() for name, g in scaled_inner.items()})
+    inner_gradients = {name: g / loss_scale for name, g in inner.items()}
 
     moved = inner_update(leaves, inner_gradients, inner_lr)
     moved_leaves = {name: gate.requires_grad_() for name, gate in moved.items()}
     test_losses = meta_test(moved_leaves)
-    outer = _gradients(test_losses, moved_leaves, loss_scale)
+    outer = average(_gradients(test_losses, moved_leaves, loss_scale))
     if second_order:
         direction = {name: g / loss_scale for name, g in outer.items()}
-        curvature = _hessian_product(scaled_inner, leaves, direction)
+        curvature = average(_hessian_product(scaled_inner, leaves, direction))
         outer = {name: g - inner_lr * curvature[name] for name, g in outer.items()}
 
     return MetaStep(
@@ -96,6 +105,10 @@ def meta_step(
         meta_train_losses={name: loss.detach() for name, loss in train_losses.items()},
         meta_test_losses={name: loss.detach() for name, loss in test_losses.items()},
     )
+
+
+def _alone(gradients: Gates) -> Gates:
+    return gradients
 
 
 def _gradients(losses: Losses, gates: Gates, scale: float, create_graph: bool = False) -> Gates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastreid.config import CfgNode, configurable
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.losses import cross_entropy_loss, scatter_loss, shuffle_loss, triplet_loss
 from metabin_plugin.meta import held_call
-from metabin_plugin.norm import gate_parameters
+from metabin_plugin.norm import gate_parameters, synchronize_norms
+from metabin_plugin.norm.processes import are_several, gather_rows
 
 # Losses that METABIN.META_TRAIN_LOSSES and META_TEST_LOSSES can name, to their names in the log.
 META_LOSSES = {
@@ -31,6 +32,10 @@ class MetaBIN(Baseline):
 
     Args:
         scatter_average: "sample" or "domain", see ``metabin_plugin.losses.scatter_loss``.
+        sync_stats: whether batch statistics and losses are those of the global batch of all
+            processes, so that the mean of their gradients is the gradient that one process with
+            that batch has. Otherwise statistics, and the losses' hardest samples, are those of
+            each process's share.
         **baseline: what ``Baseline`` takes.
 
     Raises:
@@ -38,9 +43,12 @@ class MetaBIN(Baseline):
     """
 
     @configurable
-    def __init__(self, *, scatter_average: str = "sample", **baseline: Any) -> None:
+    def __init__(
+        self, *, scatter_average: str = "sample", sync_stats: bool = False, **baseline: Any
+    ) -> None:
         super().__init__(**baseline)
         self.scatter_average = scatter_average
+        self.sync_stats = sync_stats
         if not self.gates:
             raise ConfigError(
                 "MODEL.META_ARCHITECTURE is MetaBIN, but the backbone has no gates: set "
@@ -48,19 +56,38 @@ class MetaBIN(Baseline):
             )
         for gate in self.gates.values():
             gate.requires_grad_(False)
+        if sync_stats:
+            synchronize_norms(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from a config."""
-        return {**super().from_config(cfg), "scatter_average": cfg.METABIN.SCATTER_AVERAGE}
+        return {
+            **super().from_config(cfg),
+            "scatter_average": cfg.METABIN.SCATTER_AVERAGE,
+            "sync_stats": cfg.METABIN.SYNC_STATS,
+        }
 
     @property
     def gates(self) -> dict[str, nn.Parameter]:
         """rho: name within the backbone to gates of shape (C,)."""
         return gate_parameters(self.backbone)
 
+    def losses(self, outputs: Mapping[str, Tensor], gt_labels: Tensor) -> dict[str, Tensor]:
+        """Losses of the base step (Eq. 4), of the global batch with ``sync_stats``.
+
+        Args:
+            outputs: of the head in training, one row per image each.
+            gt_labels: identities (N,).
+
+        Returns:
+            Scalar loss by name.
+        """
+        rows = self._everyones({**outputs, "gt_labels": gt_labels})
+        return super().losses(rows, rows["gt_labels"])
+
     def meta_losses(
-        self, names: Iterable[str], batch: Mapping[str, Tensor], gates: Mapping[str, Tensor]
+        self, names: Collection[str], batch: Mapping[str, Tensor], gates: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Losses of a batch at given gates; of all parameters only ``gates`` get gradients.
 
@@ -76,13 +103,18 @@ class MetaBIN(Baseline):
             Scalar loss by name.
         """
         feature_map = held_call(self.backbone, batch["images"], gates=gates)
-        features = held_call(self.heads.pool_layer, feature_map)[..., 0, 0]
-        return {name: self._meta_loss(name, batch, feature_map, features) for name in names}
+        rows = {
+            "features": held_call(self.heads.pool_layer, feature_map)[..., 0, 0],
+            "targets": batch["targets"],
+            "domains": batch["domains"],
+        }
+        if "CrossEntropyLoss" in names:
+            rows["logits"] = held_call(self.heads, feature_map, batch["targets"])["cls_outputs"]
+        rows = self._everyones(rows)
+        return {name: self._meta_loss(name, rows) for name in names}
 
-    def _meta_loss(
-        self, name: str, batch: Mapping[str, Tensor], feature_map: Tensor, features: Tensor
-    ) -> Tensor:
-        targets, domains = batch["targets"], batch["domains"]
+    def _meta_loss(self, name: str, rows: Mapping[str, Tensor]) -> Tensor:
+        features, targets, domains = rows["features"], rows["targets"], rows["domains"]
         if name == "ScatterLoss":
             return scatter_loss(features, domains, self.scatter_average)
         if name == "ShuffleLoss":
@@ -90,6 +122,10 @@ class MetaBIN(Baseline):
         if name == "TripletLoss":
             return triplet_loss(features, targets, self.loss_kwargs["tri"]["margin"])
         if name == "CrossEntropyLoss":
-            logits = held_call(self.heads, feature_map, targets)["cls_outputs"]
-            return cross_entropy_loss(logits, targets, self.loss_kwargs["ce"]["eps"])
+            return cross_entropy_loss(rows["logits"], targets, self.loss_kwargs["ce"]["eps"])
         raise ConfigError(f"unknown meta loss {name!r}: choose among {', '.join(META_LOSSES)}")
+
+    def _everyones(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of the global batch, whose images the losses compare."""
+        gathers = self.sync_stats and are_several()
+        return {name: gather_rows(own) if gathers else own for name, own in rows.items()}

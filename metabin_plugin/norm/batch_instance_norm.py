@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.norm.functional import batch_instance_norm
+from metabin_plugin.norm.statistics import count_batch_
 
 
 class BatchInstanceNorm2d(nn.BatchNorm2d):
@@ -24,6 +25,9 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
         num_features: number of channels C.
         eps: added to both variances before the square root.
         momentum: factor of the new value in the running statistics; None is a cumulative average.
+
+    Attributes:
+        synchronize: whether batch statistics are those of all processes of a distributed run.
     """
 
     gate: nn.Parameter
@@ -32,6 +36,7 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
+        self.synchronize = False
         self.gate = nn.Parameter(torch.ones(num_features))
         self.instance_weight = nn.Parameter(torch.ones(num_features))
         self.instance_bias = nn.Parameter(torch.zeros(num_features))
@@ -59,7 +64,7 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
                 channel in training.
         """
         updates = self.training and self.track_running_stats
-        momentum = self._count_batch() if updates else 0.0
+        momentum = count_batch_(self) if updates else 0.0
         holds = self.training and not self.track_running_stats
         return batch_instance_norm(
             x,
@@ -73,6 +78,7 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
             training=self.training or self.running_mean is None,
             momentum=momentum,
             eps=self.eps,
+            synchronize=self.synchronize,
         )
 
     @torch.no_grad()
@@ -88,11 +94,3 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
         """
         self.instance_weight.copy_(self.weight).requires_grad_(self.weight.requires_grad)
         self.instance_bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
-
-    def _count_batch(self) -> float:
-        """Count a training batch; the factor of its statistics in the running ones."""
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                return 1.0 / float(self.num_batches_tracked)
-        return 0.0 if self.momentum is None else self.momentum

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
+from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 NormFactory = Callable[..., nn.Module]
 
@@ -44,12 +45,34 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
             f"{type(module).__name__} has no BatchNorm2d layer that could be converted to "
             f"{norm!r}: choose a backbone with batch normalization, or leave its norm as it is"
         )
+    _substitute(module, replacements)
+    return replacements.get(module, module)
+
+
+def synchronize_norms(module: nn.Module) -> None:
+    """Let the norm layers of a network take batch statistics over all processes, in place.
+
+    `BatchInstanceNorm2d` is switched; every other `nn.BatchNorm2d` is replaced by a
+    `SynchronizedBatchNorm2d` with its parameters and buffers. Weights keep their names.
+
+    Args:
+        module: network.
+    """
+    replacements: dict[nn.Module, nn.Module] = {}
+    for layer in module.modules():
+        if isinstance(layer, BatchInstanceNorm2d):
+            layer.synchronize = True
+        elif isinstance(layer, nn.BatchNorm2d):
+            replacements[layer] = _replacement(layer, SynchronizedBatchNorm2d)
+    _substitute(module, replacements)
+
+
+def _substitute(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     for parent in list(module.modules()):
         # Not named_children(), which lists a layer used twice under its first name only.
         for name, child in list(parent._modules.items()):
-            if child in replacements:
+            if child is not None and child in replacements:
                 setattr(parent, name, replacements[child])
-    return replacements.get(module, module)
 
 
 def _factory(norm: str | NormFactory) -> NormFactory:

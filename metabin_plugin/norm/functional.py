@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabin_plugin.norm.processes import are_several
 from metabin_plugin.norm.statistics import (
     batch_statistics,
+    global_statistics,
     instance_statistics,
     update_running_statistics_,
 )
@@ -26,6 +28,7 @@ def batch_instance_norm(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    synchronize: bool = False,
 ) -> Tensor:
     """Mix batch and instance normalization channel by channel (Eq. 1).
 
@@ -50,6 +53,7 @@ def batch_instance_norm(
             always uses those of the instance.
         momentum: factor of the new value in the running statistics, in [0, 1].
         eps: added to both variances before the square root.
+        synchronize: whether the batch is that of all processes of a distributed run.
 
     Returns:
         Tensor of the shape, dtype and memory format of `x`.
@@ -60,13 +64,17 @@ def batch_instance_norm(
     """
     _check_shapes(x, gate)
     if x.shape[2] == 1 and x.shape[3] == 1:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        batch_norm = synchronized_batch_norm if synchronize else F.batch_norm
+        return batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     values = x.to(torch.promote_types(x.dtype, torch.float32))
     mean, var = instance_statistics(values)
     if training:
         batch_mean, batch_var = batch_statistics(mean, var)
+        own_count = x.numel() // x.shape[1]
+        count: int | Tensor = own_count
+        if synchronize and are_several():
+            batch_mean, batch_var, count = global_statistics(batch_mean, batch_var, own_count)
         if running_mean is not None and running_var is not None:
-            count = x.numel() // x.shape[1]
             update_running_statistics_(
                 running_mean, running_var, batch_mean, batch_var, count, momentum
             )
@@ -88,6 +96,52 @@ def batch_instance_norm(
         eps,
     )
     y = torch.addcmul(shift[:, :, None, None], values, scale[:, :, None, None])
+    return y.to(x.dtype)
+
+
+def synchronized_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` with the batch statistics of all processes.
+
+    With one process, or with `training` False, it is that function; CPU tensors will do. The batch
+    statistics are computed in float32 at least. Twice differentiable in every argument.
+
+    Args:
+        x: values (N, C, ...), with every N at least 1.
+        running_mean: running mean (C,), updated in place when `training`.
+        running_var: running variance (C,), updated in place with the unbiased batch variance.
+        weight: affine weight (C,); None for 1.
+        bias: affine bias (C,); None for 0.
+        training: whether the statistics are those of the batch.
+        momentum: factor of the new value in the running statistics, in [0, 1].
+        eps: added to the variance before the square root.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+    if not (training and are_several()):
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    values = x.to(torch.promote_types(x.dtype, torch.float32))
+    axes = [0, *range(2, x.dim())]
+    var, mean = torch.var_mean(values, dim=axes, correction=0)
+    mean, var, count = global_statistics(mean, var, x.numel() // x.shape[1])
+    if running_mean is not None and running_var is not None:
+        update_running_statistics_(running_mean, running_var, mean, var, count, momentum)
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight.to(values.dtype)
+    y = (values - mean.view(shape)) * scale.view(shape)
+    if bias is not None:
+        y = y + bias.to(values.dtype).view(shape)
     return y.to(x.dtype)
 
 

@@ -1,9 +1,11 @@
-"""Instance statistics of a feature map, and the batch statistics that follow from them."""
+"""Statistics of instances, of the batch that they make up, and of the batches of all processes."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from metabin_plugin.norm.processes import gather
 
 
 def instance_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,13 +39,36 @@ def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     return batch_mean, var.mean(dim=0) + between
 
 
+def global_statistics(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Statistics of the global batch from those of each process's share of it.
+
+    The global variance is the mean of the variances plus the variance of the means, both weighted
+    by the counts, so that large means do not cancel. One collective in each direction.
+
+    Args:
+        mean: mean of this process's batch (C,).
+        var: its biased variance (C,).
+        count: its number of values per channel.
+
+    Returns:
+        Mean and biased variance of the global batch, each (C,), and its number of values per
+        channel, a scalar; differentiable as ``metabin_plugin.norm.processes.gather``.
+    """
+    shares = gather(torch.cat([mean, var, mean.new_tensor([count])]))
+    means, variances, counts = shares.split([len(mean), len(var), 1], dim=1)
+    weights = counts / counts.sum()
+    global_mean = (weights * means).sum(dim=0)
+    global_var = (weights * (variances + (means - global_mean).square())).sum(dim=0)
+    return global_mean, global_var, counts.sum()
+
+
 @torch.no_grad()
 def update_running_statistics_(
     running_mean: Tensor,
     running_var: Tensor,
     batch_mean: Tensor,
     batch_var: Tensor,
-    count: int,
+    count: int | Tensor,
     momentum: float,
 ) -> None:
     """Move the running statistics towards those of a batch, in place.
@@ -59,3 +84,19 @@ def update_running_statistics_(
     unbiased = batch_var * (count / (count - 1))
     running_mean.lerp_(batch_mean.to(running_mean.dtype), momentum)
     running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+
+
+def count_batch_(layer: nn.BatchNorm2d) -> float:
+    """Count a training batch of a layer.
+
+    Args:
+        layer: its ``num_batches_tracked`` is increased.
+
+    Returns:
+        The factor of the batch's statistics in the running ones, in [0, 1].
+    """
+    if layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+        if layer.momentum is None:
+            return 1.0 / float(layer.num_batches_tracked)
+    return 0.0 if layer.momentum is None else layer.momentum

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabin_plugin.meta import held_call, inner_update, meta_step
+from metabin_plugin.meta import MetaStep, held_call, inner_update, meta_step
 from metabin_plugin.norm import BatchInstanceNorm2d, gate_parameters
 
 INNER_LR = 0.05
@@ -60,7 +66,13 @@ def test_loss(features: Tensor) -> Tensor:
 test_loss.__test__ = False  # type: ignore[attr-defined]
 
 
-def run(network: nn.Module, images: tuple[Tensor, Tensor], second_order: bool, scale: float = 1.0):
+def run(
+    network: nn.Module,
+    images: tuple[Tensor, Tensor],
+    second_order: bool,
+    scale: float = 1.0,
+    average: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> MetaStep:
     return meta_step(
         dict(gate_parameters(network)),
         lambda gates: {"a": train_loss(held_call(network, images[0], gates=gates))},
@@ -68,6 +80,7 @@ def run(network: nn.Module, images: tuple[Tensor, Tensor], second_order: bool, s
         INNER_LR,
         second_order=second_order,
         loss_scale=scale,
+        average=average,
     )
 
 
@@ -128,3 +141,66 @@ def test_inner_update_clips() -> None:
     gates = {"g": torch.tensor([0.0, 0.5, 1.0])}
     moved = inner_update(gates, {"g": torch.tensor([1.0, 1.0, -1.0])}, 0.1)
     torch.testing.assert_close(moved["g"], torch.tensor([0.0, 0.4, 1.0]))
+
+
+class Rendezvous:
+    """Two threads in the place of two processes: a mean over what both bring."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=60)
+        self.brought: dict[int, dict[str, Tensor]] = {}
+
+    def mean(self, rank: int, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.brought[rank] = gradients
+        self.barrier.wait()
+        mean = {name: (self.brought[0][name] + self.brought[1][name]) / 2 for name in gradients}
+        self.barrier.wait()
+        return mean
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_the_mean_over_processes_is_the_step_of_the_mean_loss(
+    network: nn.Module, images: tuple[Tensor, Tensor], second_order: bool, scale: float
+) -> None:
+    """Processes with losses of their own against one whose losses are their means."""
+    shares = [images, tuple(1.3 * x.flip(0) - 0.2 for x in images)]
+
+    def on_all(loss: Callable[[Tensor], Tensor], side: int, gates: dict[str, Tensor]) -> Tensor:
+        return sum(loss(held_call(network, share[side], gates=gates)) for share in shares) / 2
+
+    expected = meta_step(
+        dict(gate_parameters(network)),
+        lambda gates: {"a": on_all(train_loss, 0, gates)},
+        lambda gates: {"b": on_all(test_loss, 1, gates)},
+        INNER_LR,
+        second_order=second_order,
+        loss_scale=scale,
+    )
+    meeting = Rendezvous()
+
+    def process(rank: int) -> MetaStep:
+        average = functools.partial(meeting.mean, rank)
+        return run(copy.deepcopy(network), shares[rank], second_order, scale, average)
+
+    with ThreadPoolExecutor(2) as threads:
+        steps = list(threads.map(process, range(2)))
+    for kind in ("inner_gradients", "inner_gates", "outer_gradients"):
+        wanted, first, second = (getattr(step, kind) for step in (expected, *steps))
+        assert all(torch.equal(first[name], second[name]) for name in wanted)
+        torch.testing.assert_close(first, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_a_gradient_that_is_not_finite_in_one_process_is_so_in_all(
+    network: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    shares = [images, (images[0] * torch.nan, images[1])]
+    meeting = Rendezvous()
+
+    def process(rank: int) -> MetaStep:
+        average = functools.partial(meeting.mean, rank)
+        return run(copy.deepcopy(network), shares[rank], False, 1.0, average)
+
+    with ThreadPoolExecutor(2) as threads:
+        for step in threads.map(process, range(2)):
+            assert all(value.isnan().any() for value in step.inner_gradients.values())

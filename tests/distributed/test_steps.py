@@ -1,0 +1,114 @@
+"""Whole iterations on 1, 2 and 4 ranks: the same numbers with SYNC_STATS, the same gates always."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from metabin_plugin.engine import MetaBINTrainer, meta_learning
+from tests.distributed import small_backbone
+from tests.distributed.processes import run_ranks
+from tests.engine.tiny_data import tiny_config
+
+ITERATIONS = 3
+# 4 identities of each of 3 domains, so that each of 4 ranks gets one of each.
+BATCH = ["SOLVER.IMS_PER_BATCH", "24", "METABIN.INNER_LR.LOW", "0.05", *small_backbone.OPTIONS]
+AUGMENTED = ["INPUT.FLIP.ENABLED", "True", "INPUT.PADDING.ENABLED", "True"]
+LOSSES = '("ScatterLoss", "ShuffleLoss", "TripletLoss", "CrossEntropyLoss")'
+ALL_TERMS = ["METABIN.META_TRAIN_LOSSES", LOSSES, "METABIN.META_TEST_LOSSES", LOSSES]
+VARIANTS = {
+    "first-order": [],
+    "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
+}
+
+
+def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
+    """Three iterations; everything that they computed, by name."""
+    torch.set_default_dtype(dtype)
+    trainer = MetaBINTrainer(cfg)
+    model = trainer.model
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for gate in model.gates.values():
+            gate.copy_(0.2 + 0.6 * torch.rand(gate.shape, generator=generator))
+    seen: dict[str, Any] = {}
+    real_step = meta_learning.meta_step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = real_step(*args, **kwargs)
+        for kind in ("inner_gradients", "inner_gates", "outer_gradients"):
+            keep(f"it{trainer.iter} {kind}", getattr(result, kind))
+        return result
+
+    def keep(prefix: str, values: dict[str, Tensor]) -> None:
+        seen.update((f"{prefix} {name}", value.detach().clone()) for name, value in values.items())
+
+    def keep_gradients(*_: Any) -> None:
+        trained = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        keep(f"it{trainer.iter} base gradient", trained)
+
+    trainer.optimizer.register_step_pre_hook(keep_gradients)
+    with mock.patch.object(meta_learning, "meta_step", step):
+        run(trainer, lambda: keep(f"it{trainer.iter} state", model.state_dict()))
+    for number, state in trainer.optimizer.state_dict()["state"].items():
+        keep("momentum", {str(number): state["momentum_buffer"]})
+    return seen
+
+
+def run(trainer: MetaBINTrainer, after_iteration: Any) -> None:
+    from fastreid.utils.events import EventStorage
+
+    trainer.start_iter = 0
+    with EventStorage(0) as trainer.storage:
+        trainer.before_train()
+        trainer.epoch = 0
+        for trainer.iter in range(ITERATIONS):
+            trainer.before_step()
+            trainer.run_step()
+            trainer.after_step()
+            after_iteration()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ranks_equal_one_process_with_the_same_global_batch(tmp_path: Path, variant: str) -> None:
+    options = ["METABIN.SYNC_STATS", "True", *AUGMENTED, *VARIANTS[variant]]
+    cfg = tiny_config(tmp_path, *BATCH, *options)
+    (alone,) = run_ranks(tmp_path / "1", 1, iterations, cfg, torch.float64)
+    for size in (2, 4):
+        for rank in run_ranks(tmp_path / str(size), size, iterations, cfg, torch.float64):
+            assert rank.keys() == alone.keys()
+            for name, value in alone.items():
+                torch.testing.assert_close(
+                    rank[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+                )
+
+
+def is_shared(name: str) -> bool:
+    return "running_" not in name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_without_synchronization_ranks_share_all_but_their_statistics(
+    tmp_path: Path, size: int
+) -> None:
+    cfg = tiny_config(tmp_path, *BATCH)
+    first, *others = run_ranks(tmp_path / "run", size, iterations, cfg, torch.float32)
+    assert any(name.endswith(".gate") for name in first)
+    for other in others:
+        for name, value in first.items():
+            if is_shared(name):
+                assert torch.equal(value, other[name]), name
+        assert not torch.equal(
+            first["it2 state backbone.1.running_mean"],
+            other["it2 state backbone.1.running_mean"],
+        )
