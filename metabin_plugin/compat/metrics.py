@@ -11,21 +11,37 @@ import torch
 from metabin_plugin.compat.rebinding import repair
 
 
+class NonFiniteLosses(FloatingPointError):
+    """The losses of an iteration are not finite; raised on all processes together.
+
+    Args:
+        iteration: number of the iteration.
+        rank: the first process with such losses.
+        losses: its losses, by name.
+    """
+
+    def __init__(self, iteration: int, rank: int, losses: Mapping[str, float]) -> None:
+        super().__init__(f"the loss is not finite at iteration {iteration} (rank {rank}): {losses}")
+        self.losses = losses
+
+
 def _write_metrics(trainer: Any, losses: Mapping[str, torch.Tensor], data_time: float) -> None:
     from fastreid.utils import comm
     from fastreid.utils.events import get_event_storage
 
-    values = {name: float(loss.detach()) for name, loss in losses.items()}
-    ranks = comm.gather((values, data_time))
+    # All at once: each reading waits for the device.
+    read = torch.cat([loss.detach().reshape(1) for loss in losses.values()]).tolist()
+    # To all processes, not to the main one alone: none of them may go on to the optimizer.
+    ranks = comm.all_gather((dict(zip(losses, read, strict=True)), data_time))
+    for rank, (values, _) in enumerate(ranks):
+        if not all(map(math.isfinite, values.values())):
+            raise NonFiniteLosses(trainer.iter, rank, values)
     if not comm.is_main_process():
         return
     storage = get_event_storage()
     storage.put_scalar("data_time", max(seconds for _, seconds in ranks))
-    means = {name: sum(rank[name] for rank, _ in ranks) / len(ranks) for name in values}
-    total = sum(means.values())
-    if not math.isfinite(total):
-        raise FloatingPointError(f"The loss is not finite at iteration {trainer.iter}: {means}")
-    storage.put_scalar("total_loss", total)
+    means = {name: sum(values[name] for values, _ in ranks) / len(ranks) for name in losses}
+    storage.put_scalar("total_loss", sum(means.values()))
     if len(means) > 1:
         storage.put_scalars(**means)
 
@@ -41,7 +57,9 @@ def repair_metrics() -> None:
     """``_write_metrics`` opens a CUDA stream that does not wait for the one computing the losses.
 
     On CUDA it can thus read them before they are there, and stop a sound training with "infinite or
-    NaN"; on CPU it touches ``torch.cuda`` for nothing. The replacement reads them where they are.
+    NaN"; on CPU it touches ``torch.cuda`` for nothing. And it looks for such losses on the main
+    process alone, while the others go on and wait for it. The replacement reads them where they
+    are, and raises :class:`NonFiniteLosses` on all processes.
     """
     from fastreid.engine.train_loop import SimpleTrainer
 

@@ -10,15 +10,49 @@ import torch
 
 from metabin_plugin.compat.rebinding import repair
 
-
-def autocast_dtype(device: torch.device) -> torch.dtype:
-    """Half-precision type of a device: float16 on CUDA, bfloat16 elsewhere."""
-    return torch.float16 if device.type == "cuda" else torch.bfloat16
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def build_grad_scaler(device: torch.device) -> torch.amp.GradScaler:
-    """Loss scaler for a device; disabled where bfloat16 is used, whose range needs no scaling."""
-    return torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+class LossScaler(torch.amp.GradScaler):
+    """``GradScaler`` that also goes on from a run without a loss scale."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``; one of a disabled scaler is empty and changes nothing."""
+        if state_dict:
+            super().load_state_dict(state_dict)
+
+
+def autocast_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
+    """Half-precision type to compute in on a device.
+
+    Args:
+        device: where the model is.
+        name: ``SOLVER.AMP.DTYPE``; "auto" is float16 on CUDA and bfloat16 elsewhere.
+    """
+    if name == "auto":
+        name = "float16" if device.type == "cuda" else "bfloat16"
+    return _DTYPES[name]
+
+
+def build_grad_scaler(device: torch.device, name: str = "auto") -> LossScaler:
+    """Loss scaler for a device; disabled with bfloat16, whose range needs no scaling.
+
+    Args:
+        device: where the model is.
+        name: ``SOLVER.AMP.DTYPE``.
+    """
+    return LossScaler(device.type, enabled=autocast_dtype(device, name) is torch.float16)
+
+
+def use_dtype(trainer: Any, name: str) -> None:
+    """Let an ``AMPTrainer`` that has not trained yet compute in another half-precision type.
+
+    Args:
+        trainer: the trainer.
+        name: ``SOLVER.AMP.DTYPE``.
+    """
+    trainer.amp_dtype = name
+    trainer.grad_scaler = build_grad_scaler(_device_of(trainer.model), name)
 
 
 def _device_of(model: torch.nn.Module) -> torch.device:
@@ -37,6 +71,7 @@ def _with_scaler(original: Callable[..., Any]) -> Callable[..., Any]:
         if grad_scaler is None:
             grad_scaler = build_grad_scaler(_device_of(model))
         original(self, model, data_loader, optimizer, param_wrapper, grad_scaler)
+        self.amp_dtype = "auto"
 
     return init
 
@@ -50,7 +85,7 @@ def _any_device(_original: Callable[..., Any]) -> Callable[..., Any]:
         data_time = time.perf_counter() - start
 
         device = _device_of(self.model)
-        with torch.autocast(device.type, dtype=autocast_dtype(device)):
+        with torch.autocast(device.type, dtype=autocast_dtype(device, self.amp_dtype)):
             losses = self.model(batch)
             loss = sum(losses.values())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,19 +14,27 @@ from fastreid.utils import comm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from metabin_plugin.compat.mixed_precision import autocast_dtype, build_grad_scaler
+from metabin_plugin.compat.mixed_precision import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.data import DomainBalancedSampler
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
+from metabin_plugin.engine.meta_faults import MetaFault, find_fault
+from metabin_plugin.errors import ConfigError, NonFiniteError
 from metabin_plugin.meta import MetaStep, meta_step, split_domains, triangular
 from metabin_plugin.modeling import META_LOSSES, MetaBIN
 from metabin_plugin.norm import clip_gates_
+
+_REMEDY = (
+    "lower SOLVER.BASE_LR or METABIN.INNER_LR, and with SOLVER.AMP.ENABLED try SOLVER.AMP.DTYPE "
+    "bfloat16"
+)
 
 
 class MetaLearningHook(HookBase):
     """Moves the gates after each base step, on a domain-balanced mini-batch of its own.
 
     Domain split and inner step size are functions of the seed and the iteration; the state of the
-    hook is the seed, the outer optimizer (plain SGD, Section 4.1) and the loss scale.
+    hook is the seed, the outer optimizer (plain SGD, Section 4.1), the loss scale, the number of
+    updates that were skipped because of it, and the position in the stream of batches.
 
     Args:
         cfg: the config with the METABIN node.
@@ -54,15 +62,26 @@ class MetaLearningHook(HookBase):
         self.period = max(1, round(node.INNER_LR.PERIOD * trainer.iters_per_epoch))
         self.seed = node.SEED if node.SEED >= 0 else comm.shared_random_seed()
         self.outer_optimizer = torch.optim.SGD(self.model.gates.values(), lr=node.OUTER_LR)
-        self.amp = cfg.SOLVER.AMP.ENABLED
-        device = self.model.device
+        self.amp, self.amp_dtype = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE
         self.grad_scaler = (
-            build_grad_scaler(device) if self.amp else torch.amp.GradScaler(enabled=False)
+            build_grad_scaler(self.model.device, self.amp_dtype)
+            if self.amp
+            else LossScaler(enabled=False)
         )
-        self.batches = _meta_batches(cfg, trainer, self.seed)
+        self.skipped_steps = 0
+        self.batches: Any = _meta_batches(cfg, trainer, self.seed)
+        _check_sides(cfg, self.num_meta_train, self.num_domains)
 
     def after_step(self) -> None:
-        """Run one meta-train / meta-test episode and update the gates."""
+        """Run one meta-train / meta-test episode and update the gates.
+
+        With a loss scale (float16) a gradient that is not finite skips the update, which is
+        counted, and lowers the scale.
+
+        Raises:
+            NonFiniteError: a loss, or a gradient that no loss scale is to blame for, is not
+                finite. The gates are as they were.
+        """
         iteration = self.trainer.iter
         domains = self.split(iteration)
         batch = self._next_batch()
@@ -74,8 +93,15 @@ class MetaLearningHook(HookBase):
             self.inner_lr(iteration),
             second_order=self.second_order,
             loss_scale=self._loss_scale(),
+            average=_average,
         )
-        self.outer_update(step.outer_gradients)
+        fault = find_fault(step)
+        if fault is None:
+            self.outer_update(step.outer_gradients)
+        elif fault.is_gradient and self._scale_may_be_too_high():
+            self._skip_update(step)
+        else:
+            raise self._error(fault, step, train if fault.stage == "meta-train" else test)
         self._write(step, iteration)
 
     def split(self, iteration: int) -> tuple[list[int], list[int]]:
@@ -90,11 +116,11 @@ class MetaLearningHook(HookBase):
         """Eq. 10: rho <- clip(rho - gamma * gradient) to [0, 1].
 
         Args:
-            gradients: outer gradients by gate name, times the loss scale. Averaged over the
-                processes of a distributed run. With a loss scale, non-finite ones are skipped.
+            gradients: outer gradients by gate name, times the loss scale, the same in all
+                processes. With a loss scale, non-finite ones are skipped.
         """
         for name, gate in self.model.gates.items():
-            gate.grad = _average(gradients[name])
+            gate.grad = gradients[name]
         self.grad_scaler.step(self.outer_optimizer)
         self.grad_scaler.update()
         self.outer_optimizer.zero_grad()
@@ -106,6 +132,8 @@ class MetaLearningHook(HookBase):
             "seed": self.seed,
             "outer_optimizer": self.outer_optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
+            "skipped_steps": self.skipped_steps,
+            "batches": self.batches.state_dict() if hasattr(self.batches, "state_dict") else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -113,11 +141,34 @@ class MetaLearningHook(HookBase):
         self.seed = state["seed"]
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self.skipped_steps = state["skipped_steps"]
+        if state["batches"] is not None:
+            self.batches.load_state_dict(state["batches"])
 
     def _loss_scale(self) -> float:
         # get_scale() would leave a new scaler uninitialised, which its step() refuses.
         one = torch.ones((), device=self.model.device)
         return self.grad_scaler.scale(one).item()
+
+    def _scale_may_be_too_high(self) -> bool:
+        return self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() >= LOWEST_LOSS_SCALE
+
+    def _skip_update(self, step: MetaStep) -> None:
+        # Outer gradients at a rho' that an inner gradient spoilt can be finite; none may be used.
+        self.outer_update({name: g * float("nan") for name, g in step.outer_gradients.items()})
+        self.skipped_steps += 1
+
+    def _error(self, fault: MetaFault, step: MetaStep, batch: dict[str, Tensor]) -> NonFiniteError:
+        gates: Mapping[str, Tensor] = self.model.gates
+        names = self.train_losses
+        if fault.stage == "meta-test":
+            names, gates = self.test_losses, step.inner_gates
+        return nonfinite_error(
+            self.trainer,
+            Fault(fault.name(step), {name: value.item() for name, value in _terms(step)}, _REMEDY),
+            self.model,
+            lambda: self._losses(names, batch, gates),
+        )
 
     def _next_batch(self) -> dict[str, Tensor]:
         batch = next(self.batches)
@@ -133,21 +184,29 @@ class MetaLearningHook(HookBase):
         return {name: values[rows] for name, values in batch.items()}
 
     def _losses(
-        self, names: tuple[str, ...], batch: dict[str, Tensor], gates: dict[str, Tensor]
+        self, names: tuple[str, ...], batch: dict[str, Tensor], gates: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         device = self.model.device
-        with torch.autocast(device.type, autocast_dtype(device), enabled=self.amp):
+        with torch.autocast(device.type, autocast_dtype(device, self.amp_dtype), enabled=self.amp):
             return self.model.meta_losses(names, batch, gates)
 
     def _write(self, step: MetaStep, iteration: int) -> None:
         storage = self.trainer.storage
-        for stage, losses in (
-            ("mtrain", step.meta_train_losses),
-            ("mtest", step.meta_test_losses),
-        ):
-            for name, loss in losses.items():
-                storage.put_scalar(f"{stage}_loss_{META_LOSSES[name]}", loss.item())
+        for name, loss in _terms(step):
+            storage.put_scalar(name, loss.item())
+        if self.grad_scaler.is_enabled():
+            storage.put_scalar("meta_skipped_steps", self.skipped_steps, smoothing_hint=False)
         storage.put_scalar("inner_lr", self.inner_lr(iteration), smoothing_hint=False)
+
+
+def _terms(step: MetaStep) -> list[tuple[str, Tensor]]:
+    """All losses of a step under their names in the log."""
+    stages = (("mtrain", step.meta_train_losses), ("mtest", step.meta_test_losses))
+    return [
+        (f"{stage}_loss_{META_LOSSES[name]}", loss)
+        for stage, losses in stages
+        for name, loss in losses.items()
+    ]
 
 
 def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
@@ -161,6 +220,16 @@ def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
         raise ConfigError(
             f"METABIN.NUM_META_TRAIN is {num_meta_train} of {num_domains} domains; choose 1 to "
             f"{num_domains - 1}, so that meta-train and meta-test both have one"
+        )
+
+
+def _check_sides(cfg: CfgNode, num_meta_train: int, num_domains: int) -> None:
+    size = cfg.METABIN.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
+    per_domain = size // num_domains // comm.get_world_size()
+    if min(num_meta_train, num_domains - num_meta_train) * per_domain < 2:
+        raise ConfigError(
+            f"METABIN.IMS_PER_BATCH (or SOLVER.IMS_PER_BATCH, where it is 0) is {size}, which "
+            "leaves one image in each process to meta-train or meta-test; raise it, for both need 2"
         )
 
 
@@ -185,8 +254,12 @@ def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[
     return iter(loaders.build_reid_train_loader(cfg, train_set=dataset, sampler=sampler))
 
 
-def _average(gradient: Tensor) -> Tensor:
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(gradient)
-        gradient /= comm.get_world_size()
-    return gradient
+def _average(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean over the processes, in one collective for all gates."""
+    if comm.get_world_size() == 1:
+        return gradients
+    mean = torch.cat(list(gradients.values()))
+    torch.distributed.all_reduce(mean)
+    mean /= comm.get_world_size()
+    parts = mean.split([len(gradient) for gradient in gradients.values()])
+    return dict(zip(gradients, parts, strict=True))

@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fastreid.engine.train_loop import SimpleTrainer
+from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
+
+from metabin_plugin.compat.metrics import NonFiniteLosses
 
 
 def write(**losses: float) -> dict[str, tuple[float, int]]:
@@ -27,6 +30,16 @@ def test_losses_and_their_sum_are_stored():
 def test_a_loss_that_is_not_finite_stops_the_training_and_is_named():
     with pytest.raises(FloatingPointError, match=r"iteration 7.*'loss_cls': nan"):
         write(loss_cls=float("nan"), loss_triplet=0.5)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loss_of_another_process_stops_this_one_too(monkeypatch, rank):
+    others = {"loss_cls": float("inf"), "loss_triplet": 0.5}
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(comm, "all_gather", lambda own: [own, (others, 0.1)])
+    with pytest.raises(NonFiniteLosses, match=r"iteration 7 \(rank 1\)") as caught:
+        write(loss_cls=1.5, loss_triplet=0.5)
+    assert caught.value.losses == others
 
 
 def test_losses_are_read_in_the_stream_that_computes_them(monkeypatch):

@@ -7,7 +7,11 @@ import torch
 from fastreid.engine.train_loop import AMPTrainer
 from fastreid.utils.events import EventStorage
 
-from metabin_plugin.compat.mixed_precision import autocast_dtype, build_grad_scaler
+from metabin_plugin.compat.mixed_precision import (
+    autocast_dtype,
+    build_grad_scaler,
+    use_dtype,
+)
 
 
 class Model(torch.nn.Module):
@@ -69,7 +73,26 @@ def test_a_model_in_eval_mode_is_refused():
         trainer.run_step()
 
 
-def test_cuda_uses_float16_with_scaling():
-    assert autocast_dtype(torch.device("cuda")) is torch.float16
-    assert autocast_dtype(torch.device("cpu")) is torch.bfloat16
-    assert not build_grad_scaler(torch.device("cpu")).is_enabled()
+@pytest.mark.parametrize(
+    ("device", "name", "dtype"),
+    [
+        ("cuda", "auto", torch.float16),
+        ("cpu", "auto", torch.bfloat16),
+        ("cuda", "float16", torch.float16),
+        ("cuda", "bfloat16", torch.bfloat16),
+        ("cpu", "bfloat16", torch.bfloat16),
+    ],
+)
+def test_the_type_of_a_device(device, name, dtype):
+    assert autocast_dtype(torch.device(device), name) is dtype
+
+
+@pytest.mark.parametrize(("name", "scales"), [("float16", True), ("bfloat16", False)])
+def test_only_float16_is_scaled(name, scales):
+    assert build_grad_scaler(torch.device("cpu"), name).is_enabled() == scales
+    trainer = trainer_of(Model())
+    use_dtype(trainer, name)
+    assert trainer.grad_scaler.is_enabled() == scales
+    with EventStorage():
+        trainer.run_step()
+    assert trainer.model.dtype is getattr(torch, name)

@@ -1,0 +1,120 @@
+"""The base step, stopped before the optimizer when a number is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+import torch
+from fastreid.engine import DefaultTrainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from metabin_plugin.compat.metrics import NonFiniteLosses
+from metabin_plugin.engine.activations import nonfinite_names
+from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
+from metabin_plugin.errors import NonFiniteError
+from metabin_plugin.meta import held_call
+
+_REMEDY = (
+    "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS, and with SOLVER.AMP.ENABLED try "
+    "SOLVER.AMP.DTYPE bfloat16"
+)
+
+
+@contextmanager
+def finite_base_step(trainer: DefaultTrainer) -> Iterator[None]:
+    """Let no base step inside the block (Eq. 5) use a loss or a gradient that is not finite.
+
+    With a loss scale (float16), a gradient that overflows only because of it is left to the scaler,
+    which then skips the step; without one, or with one below 1, it stops.
+
+    Args:
+        trainer: a trainer with model, optimizer, checkpointer and current iteration.
+
+    Raises:
+        NonFiniteError: before the optimizer changed anything, on all processes alike.
+    """
+    step = _BaseStep(trainer)
+    handles = [
+        trainer.model.register_forward_pre_hook(step.remember_batch),
+        trainer.model.register_forward_hook(step.remember_losses),
+        trainer.optimizer.register_step_pre_hook(step.check_gradients),
+    ]
+    try:
+        yield
+        step.check_loss_scale()
+    except NonFiniteLosses as signal:
+        raise step.error("the loss", signal.losses) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _BaseStep:
+    """What is needed to explain a base step that failed."""
+
+    def __init__(self, trainer: DefaultTrainer) -> None:
+        self._trainer = trainer
+        model = trainer.model
+        self._model: nn.Module = (
+            model.module if isinstance(model, DistributedDataParallel) else model
+        )
+        self._device = next(model.parameters()).device.type
+        self._batch: Any = None
+        self._autocast: dict[str, Any] = {}
+        self._losses: Mapping[str, Tensor] = {}
+
+    def remember_batch(self, _model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        (self._batch,) = inputs
+        self._autocast = {
+            "dtype": torch.get_autocast_dtype(self._device),
+            "enabled": torch.is_autocast_enabled(self._device),
+        }
+
+    def remember_losses(
+        self, _model: nn.Module, _inputs: tuple[Any, ...], losses: Mapping[str, Tensor]
+    ) -> None:
+        self._losses = losses
+
+    def check_gradients(self, optimizer: torch.optim.Optimizer, *_arguments: Any) -> None:
+        # fastreid's optimizers hold one flat buffer per learning rate and weight decay: few sums.
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        # A sum costs a fraction of looking at each value, and is finite only where all are. That of
+        # huge finite ones may overflow.
+        total = sum(gradient.sum() for gradient in gradients)
+        if not isfinite(total) and not all(gradient.isfinite().all() for gradient in gradients):
+            raise self._gradient_error()
+
+    def check_loss_scale(self) -> None:
+        scaler = self._trainer.grad_scaler
+        if scaler is None or not scaler.is_enabled():
+            return
+        if scaler.get_scale() < LOWEST_LOSS_SCALE:
+            raise self._gradient_error()
+
+    def error(self, what: str, terms: Mapping[str, float]) -> NonFiniteError:
+        fault = Fault(what, terms, _REMEDY)
+        return nonfinite_error(self._trainer, fault, self._model, self._forward)
+
+    def _gradient_error(self) -> NonFiniteError:
+        gradients = {
+            name: parameter.grad
+            for name, parameter in self._model.named_parameters()
+            if parameter.grad is not None
+        }
+        # The backward pass meets the layers in reverse.
+        name = next(reversed(nonfinite_names(gradients)), "a parameter")
+        losses = {name: float(loss.detach()) for name, loss in self._losses.items()}
+        return self.error(f"the gradient of {name}", losses)
+
+    def _forward(self) -> object:
+        with torch.autocast(self._device, **self._autocast):
+            return held_call(self._model, self._batch)

@@ -1,0 +1,68 @@
+"""What in a meta-learning step is not finite, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from fastreid.utils import comm
+from torch import Tensor
+
+from metabin_plugin.engine.activations import all_finite, nonfinite_names
+from metabin_plugin.meta import MetaStep
+
+
+@dataclass(frozen=True)
+class MetaFault:
+    """The first number of a meta-learning step that is not finite.
+
+    Attributes:
+        stage: "meta-train" (at rho) or "meta-test" (at rho').
+        is_gradient: whether it is a gradient with respect to the gates, not a loss.
+    """
+
+    stage: str
+    is_gradient: bool
+
+    def name(self, step: MetaStep) -> str:
+        """How to call it in a sentence."""
+        if not self.is_gradient:
+            return f"the {self.stage} loss"
+        inner = self.stage == "meta-train"
+        gradients = step.inner_gradients if inner else step.outer_gradients
+        # The backward pass meets the layers in reverse.
+        gate = next(reversed(nonfinite_names(gradients)), "a gate")
+        return f"the {self.stage} gradient of {gate}"
+
+
+# In the order in which they are computed: what follows the first fault may be its consequence.
+_IN_ORDER = (
+    MetaFault("meta-train", is_gradient=False),
+    MetaFault("meta-train", is_gradient=True),
+    MetaFault("meta-test", is_gradient=False),
+    MetaFault("meta-test", is_gradient=True),
+)
+
+
+def find_fault(step: MetaStep) -> MetaFault | None:
+    """The first fault of a step in any of the processes, the same in all; None if it is sound.
+
+    The device is waited for once.
+
+    Args:
+        step: what the step computed.
+    """
+    computed: tuple[Mapping[str, Tensor], ...] = (
+        step.meta_train_losses,
+        step.inner_gradients,
+        step.meta_test_losses,
+        step.outer_gradients,
+    )
+    finite = torch.stack([all_finite(tensors) for tensors in computed]).int()
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+    for fault, fine in zip(_IN_ORDER, finite.tolist(), strict=True):
+        if not fine:
+            return fault
+    return None

@@ -1,0 +1,282 @@
+"""Mixed precision: which type, what stays in float32, and the loss scale of the inner gradient."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fastreid.config import CfgNode
+from fastreid.utils.events import EventStorage
+from torch import Tensor, nn
+
+from metabin_plugin.compat.mixed_precision import LossScaler
+from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.errors import ConfigError
+from metabin_plugin.meta import meta_step
+from metabin_plugin.norm import BatchInstanceNorm2d
+from tests.engine.starting import started
+from tests.engine.tiny_data import tiny_config
+
+AMP = ("SOLVER.AMP.ENABLED", "True")
+
+
+# --- which type
+
+
+def test_float16_on_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"SOLVER\.AMP\.DTYPE is float16.*DTYPE bfloat16"):
+        MetaBINTrainer(tiny_config(tmp_path, *AMP, "SOLVER.AMP.DTYPE", "float16"))
+
+
+def test_an_unknown_type_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"SOLVER\.AMP\.DTYPE is 'float8'; choose among auto"):
+        MetaBINTrainer(tiny_config(tmp_path, "SOLVER.AMP.DTYPE", "float8"))
+
+
+def test_an_unused_type_is_not_refused(tmp_path: Path) -> None:
+    MetaBINTrainer(tiny_config(tmp_path, "SOLVER.AMP.DTYPE", "float16"))
+
+
+class Seen(Exception):
+    """Enough of the forward pass was run; float16 is slow on CPU."""
+
+
+def test_both_steps_compute_in_the_configured_type(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, *AMP))
+    # As on a GPU, where both types can be chosen.
+    trainer._trainer.amp_dtype = trainer._hooks[0].amp_dtype = "float16"
+
+    def look(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        raise Seen(output.dtype)
+
+    trainer.model.backbone.conv1.register_forward_hook(look)
+    for step in (trainer.run_step, trainer._hooks[0].after_step):
+        with trainer.storage, pytest.raises(Seen) as seen:
+            step()
+        assert seen.value.args == (torch.float16,)
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [("float16", True), ("bfloat16", False)])
+def test_the_trainer_passes_the_type_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, scales: bool
+) -> None:
+    from metabin_plugin.engine import config_check
+
+    monkeypatch.setattr(config_check, "check_mixed_precision", lambda cfg: None)
+    trainer = MetaBINTrainer(tiny_config(tmp_path, *AMP, "SOLVER.AMP.DTYPE", dtype))
+    hook = trainer._hooks[0]
+    assert trainer._trainer.amp_dtype == hook.amp_dtype == dtype
+    assert trainer.grad_scaler.is_enabled() == hook.grad_scaler.is_enabled() == scales
+
+
+# --- the state of a loss scale
+
+
+def state_after(overflows: int) -> dict[str, float]:
+    """State of a scaler of 16 after steps with infinite gradients."""
+    scaler = LossScaler("cpu", init_scale=16.0)
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    for _ in range(overflows):
+        (scaler.scale(weight.sum()) * float("inf")).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    return scaler.state_dict()
+
+
+@pytest.mark.parametrize(("overflows", "scale"), [(0, 16.0), (1, 8.0)])
+def test_a_loss_scale_is_resumed_whether_it_was_used_or_not(overflows: int, scale: float) -> None:
+    state = state_after(overflows)
+    fresh = LossScaler("cpu")
+    fresh.load_state_dict(state)
+    assert fresh.state_dict() == state
+    assert fresh.scale(torch.ones(())).item() == scale
+
+
+def test_a_run_without_a_loss_scale_can_be_resumed_with_one() -> None:
+    state = LossScaler("cpu", enabled=False).state_dict()
+    scaler = LossScaler("cpu", init_scale=16.0)
+    scaler.load_state_dict(state)
+    assert scaler.get_scale() == 16.0
+
+
+def test_a_checkpoint_holds_the_base_steps_loss_scale(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, *AMP))
+    assert trainer.checkpointer.checkpointables["grad_scaler"] is trainer.grad_scaler
+
+
+# --- the loss scale and the inner gradient
+
+
+class ThroughHalf(torch.autograd.Function):
+    """Rounds values, and the gradients that come back, to float16 as a layer under autocast."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.half().float()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient.half().float()
+
+
+def test_inner_gradients_below_float16_survive_with_the_loss_scale() -> None:
+    """The smallest float16 is 6e-8; a gradient of 2e-8 is lost without a scale."""
+    gates = {"gate": torch.tensor([0.5, 0.25])}
+    slopes = torch.tensor([2e-8, -1e-8])
+
+    def losses(at: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": (ThroughHalf.apply(at["gate"]) * slopes).sum()}
+
+    lost = meta_step(gates, losses, losses, 0.1)
+    assert not lost.inner_gradients["gate"].any()
+    kept = meta_step(gates, losses, losses, 0.1, loss_scale=2.0**16)
+    # float16 has 11 significant bits.
+    torch.testing.assert_close(kept.inner_gradients["gate"], slopes, rtol=2**-11, atol=0)
+    torch.testing.assert_close(kept.outer_gradients["gate"] / 2.0**16, slopes, rtol=2**-11, atol=0)
+
+
+def test_the_hook_keeps_the_scale_on_through_the_inner_gradient(tmp_path: Path) -> None:
+    """In float16 itself: features whose gradients vanish at scale 1."""
+
+    def inner_gradient(scale: float) -> Tensor:
+        trainer = started(tiny_config(tmp_path, *AMP))
+        hook = trainer._hooks[0]
+        hook.amp_dtype, hook.grad_scaler = "float16", LossScaler("cpu", init_scale=scale)
+        original = trainer.model.meta_losses
+        trainer.model.meta_losses = lambda *inputs: {
+            name: 1e-6 * loss for name, loss in original(*inputs).items()
+        }
+        seen: list[Tensor] = []
+        update = hook.outer_update
+
+        def outer_update(gradients: dict[str, Tensor]) -> None:
+            seen.append(torch.cat(list(gradients.values())) / scale)
+            update(gradients)
+
+        hook.outer_update = outer_update
+        with trainer.storage:
+            hook.after_step()
+        return seen[0]
+
+    unscaled, scaled = inner_gradient(1.0), inner_gradient(2.0**16)
+    lost = (unscaled == 0) & (scaled != 0)
+    assert lost.sum() > 100
+
+
+# --- what stays in float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_are_float32_under_autocast(dtype: torch.dtype) -> None:
+    """At a mean of 1000 and a deviation near 1, half-precision statistics have no digit left."""
+    torch.manual_seed(0)
+    layer = BatchInstanceNorm2d(3, momentum=1.0)
+    nn.init.constant_(layer.gate, 0.5)
+    x = (1000 + 4 * torch.randn(4, 3, 8, 4)).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    exact = x.double()
+    variance, mean = torch.var_mean(exact, dim=(0, 2, 3))
+    torch.testing.assert_close(layer.running_mean.double(), mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(layer.running_var.double(), variance, rtol=1e-4, atol=0)
+    expected = (F.batch_norm(exact, None, None, training=True) + F.instance_norm(exact)) / 2
+    assert y.dtype is dtype
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), expected, rtol=rounding, atol=rounding)
+
+
+def test_losses_and_running_statistics_are_float32(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, *AMP))
+    types: set[torch.dtype] = set()
+
+    def note(_model: nn.Module, _inputs: object, losses: dict[str, Tensor]) -> None:
+        types.update(loss.dtype for loss in losses.values())
+
+    trainer.model.register_forward_hook(note)
+    original = trainer.model.meta_losses
+
+    def meta_losses(*inputs: object) -> dict[str, Tensor]:
+        losses = original(*inputs)
+        types.update(loss.dtype for loss in losses.values())
+        return losses
+
+    trainer.model.meta_losses = meta_losses
+    with trainer.storage:
+        trainer.run_step()
+        trainer._hooks[0].after_step()
+    assert types == {torch.float32}
+    floating = [v for v in trainer.model.state_dict().values() if v.is_floating_point()]
+    assert {value.dtype for value in floating} == {torch.float32}
+
+
+def test_the_base_triplet_loss_does_not_cancel_in_half_precision(tmp_path: Path) -> None:
+    """Features of norm 1600 that are 4 apart: squares of 2.6e6, beyond float16."""
+    model = MetaBINTrainer.build_model(tiny_config(tmp_path, "MODEL.HEADS.NUM_CLASSES", "4"))
+    torch.manual_seed(0)
+    features = (100 + 0.25 * torch.randn(4, 256)).half()
+    labels = torch.tensor([0, 0, 1, 1])
+    outputs = {
+        "features": features,
+        "cls_outputs": torch.randn(4, 4).half(),
+        "pred_class_logits": torch.randn(4, 4).half(),
+    }
+    with EventStorage(), torch.autocast("cpu", torch.bfloat16):
+        loss = model.losses(outputs, labels)["loss_triplet"]
+    exact = torch.cdist(features.double(), features.double())
+    positive = torch.stack([exact[0, 1], exact[0, 1], exact[2, 3], exact[2, 3]])
+    negative = torch.cat([exact[:2, 2:].amin(1), exact[2:, :2].amin(1)])
+    margin = model.loss_kwargs["tri"]["margin"]
+    expected = (positive - negative + margin).clamp_min(0).mean()
+    # Squares of 2.6e6 in float32, 2.6e6 * 2^-24 = 0.15 each, on a squared distance of 32.
+    assert loss.double() == pytest.approx(expected.item(), abs=0.15)
+
+
+# --- training
+
+
+def losses_on_one_batch(cfg: CfgNode) -> list[float]:
+    trainer = started(cfg)
+    batch = next(trainer.base_batches)
+    trainer._trainer._data_loader_iter = itertools.repeat(batch)
+    with trainer.storage:
+        for trainer.iter in range(4):
+            trainer.run_step()
+    return [value for value, _ in trainer.storage.histories()["loss_cls"].values()]
+
+
+def test_bfloat16_follows_float32(tmp_path: Path) -> None:
+    """On one batch, where the loss falls by more than half in four steps.
+
+    bfloat16 rounds by 2^-8; twenty layers, forward and backward, add up to 2 or 3 %, and each step
+    starts from the difference that the ones before it left.
+    """
+    options = ["METABIN.HOOKS", "()", "SOLVER.WARMUP_ITERS", "0"]
+    exact = losses_on_one_batch(tiny_config(tmp_path, *options))
+    half = losses_on_one_batch(tiny_config(tmp_path, *options, *AMP))
+    assert exact[3] < exact[0] / 2
+    assert half == pytest.approx(exact, rel=0.15)
+    assert half[0] == pytest.approx(exact[0], rel=0.02)
+    assert half != exact
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_trains_on_a_gpu(tmp_path: Path, dtype: str) -> None:
+    options = [*AMP, "SOLVER.AMP.DTYPE", dtype, "MODEL.DEVICE", "cuda"]
+    trainer = started(tiny_config(tmp_path, *options))
+    hook = trainer._hooks[0]
+    with trainer.storage:
+        # The first loss scale of float16 may be too high for some of them.
+        for trainer.iter in range(6):
+            trainer.run_step()
+            hook.after_step()
+    scaled = dtype == "float16"
+    assert (hook.grad_scaler.get_scale() > 1) == scaled
+    assert (trainer.grad_scaler.get_scale() > 1) == scaled
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    assert any((gate != 1).any() for gate in trainer.model.gates.values())
