@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from metabin_plugin import errors
 from metabin_plugin.errors import MetaBINError
 
-# fastreid's trainer logs every exception with its traceback before it lets it pass.
-_TRAINER_LOGGER = "fastreid.engine.train_loop"
+# The trainer logs every exception with its traceback before it lets it pass.
+_TRAINER_LOGGER = "metabin_plugin.engine.trainer"
 _QUALIFIED = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): (.+)$")
 
 

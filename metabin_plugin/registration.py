@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from metabin_plugin import compat
 from metabin_plugin.config import add_metabin_config
 
@@ -27,26 +29,36 @@ def register() -> None:
         route_test_loader,
         route_train_loader,
     )
-    from metabin_plugin.data.datasets import SOURCES, TARGETS
+    from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
     from metabin_plugin.engine import MetaBINTrainer, MetaLearningHook
     from metabin_plugin.modeling import (
         MetaBIN,
         route_mobilenetv2,
         route_norm_layers,
         route_norms,
+        route_pretrained,
+        route_resnet,
     )
     from metabin_plugin.norm import BatchInstanceNorm2d
     from metabin_plugin.registries import HOOK_REGISTRY, NORM_REGISTRY, SAMPLER_REGISTRY
 
+    _log_with_fastreid()
     add_metabin_config(_C)
     extensions.add(NORM_REGISTRY, "BIN", BatchInstanceNorm2d)
     extensions.add(SAMPLER_REGISTRY, "DomainBalancedSampler", DomainBalancedSampler)
     extensions.add(HOOK_REGISTRY, "MetaLearningHook", MetaLearningHook)
     extensions.add(META_ARCH_REGISTRY, "MetaBIN", MetaBIN)
-    for dataset in (*SOURCES, *TARGETS):
+    for dataset in (*SOURCES, *TARGETS, *FURTHER_SOURCES, *OWN_SPLITS):
         extensions.add(DATASET_REGISTRY, dataset.__name__, dataset)
-    extensions.extend_backbones(route_norms, route_mobilenetv2)
+    extensions.extend_backbones(route_norms, route_pretrained)
+    extensions.extend_builder("mobilenet", "build_mobilenetv2_backbone", route_mobilenetv2)
+    extensions.extend_builder("resnet", "build_resnet_backbone", route_resnet)
     extensions.extend_norms(route_norm_layers)
     extensions.extend_loaders(route_train_loader, route_test_loader)
     extensions.extend_optimizer()
     extensions.replace_trainer(MetaBINTrainer)
+
+
+def _log_with_fastreid() -> None:
+    # fastreid's setup_logger gives handlers to its own logger only.
+    logging.getLogger("metabin_plugin").parent = logging.getLogger("fastreid")

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 import metabin_plugin
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.errors import ConfigError, NormError
+from metabin_plugin.errors import NormError, WeightsError
 from metabin_plugin.norm import BatchInstanceNorm2d, count_gates
 from metabin_plugin.registries import NORM_REGISTRY, SAMPLER_REGISTRY
 from tests.engine.tiny_data import CONFIGS, tiny_config
@@ -56,6 +56,8 @@ def test_the_config_node_is_added_once() -> None:
     bare = CfgNode()
     metabin_plugin.add_metabin_config(bare)
     assert bare.METABIN == get_cfg().METABIN
+    for key in ("CHECKPOINT_ITERS", "CHECKPOINT_KEEP"):
+        assert bare.SOLVER[key] == get_cfg().SOLVER[key] == 0
 
 
 def test_the_papers_config_has_the_papers_numbers() -> None:
@@ -213,5 +215,5 @@ def test_unread_depth_and_weights_are_refused() -> None:
             "True",
         ]
     )
-    with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.PRETRAIN"):
+    with pytest.raises(WeightsError, match=r"MODEL\.BACKBONE\.PRETRAIN_PATH: there is no file ''"):
         build_model(cfg)

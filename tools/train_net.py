@@ -19,6 +19,7 @@ from fastreid.utils.checkpoint import Checkpointer
 
 from metabin_plugin.cli import run_cli
 from metabin_plugin.engine import MetaBINTrainer, check_config, read_config
+from metabin_plugin.errors import ConfigError
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -38,6 +39,17 @@ def main(args: argparse.Namespace) -> Any:
         trainer = MetaBINTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
+    return evaluate(cfg)
+
+
+def evaluate(cfg: CfgNode) -> Any:
+    """Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TESTS``; the results by target."""
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "--eval-only evaluates MODEL.WEIGHTS, which is empty; add MODEL.WEIGHTS and the path "
+            "of a checkpoint, OUTPUT_DIR/model_final.pth for example"
+        )
+    cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.PRETRAIN = False
     model = MetaBINTrainer.build_model(cfg)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metabin_plugin.compat.checkpoint_loading import repair_checkpoint_loading
+from metabin_plugin.compat.checkpoint_files import repair_checkpointer
 from metabin_plugin.compat.data_loader import repair_data_loader
 from metabin_plugin.compat.distances import repair_euclidean_distance, repair_jaccard_distance
 from metabin_plugin.compat.distributed_model import repair_distributed_model
+from metabin_plugin.compat.evaluation_mode import repair_evaluation_mode
 from metabin_plugin.compat.evaluation_tools import repair_evaluation_tools
 from metabin_plugin.compat.importing import import_fastreid
 from metabin_plugin.compat.launching import repair_launch
+from metabin_plugin.compat.layer_freezing import repair_layer_freezing
+from metabin_plugin.compat.loss_precision import repair_loss_precision
 from metabin_plugin.compat.metrics import repair_metrics
 from metabin_plugin.compat.mixed_precision import repair_mixed_precision
 from metabin_plugin.compat.numpy_bool import repair_numpy_bool
@@ -27,18 +30,21 @@ REPAIRS: tuple[Callable[[], None], ...] = (
     repair_data_loader,
     repair_metrics,
     repair_evaluation_tools,
+    repair_evaluation_mode,
     repair_rank,
     repair_numpy_bool,
     repair_launch,
     repair_distributed_model,
     repair_mixed_precision,
+    repair_loss_precision,
     repair_jaccard_distance,
     repair_euclidean_distance,
     repair_preprocessing,
     repair_zero_grad,
+    repair_layer_freezing,
     repair_random_affine,
     repair_typed_storage,
-    repair_checkpoint_loading,
+    repair_checkpointer,
     repair_profiler,
     repair_progress,
 )

@@ -22,18 +22,32 @@ def add(registry: Any, name: str, entry: object) -> None:
         registry._do_register(name, entry)
 
 
-def extend_backbones(route_norms: Route, route_mobilenetv2: Route) -> None:
-    """Let ``MODEL.BACKBONE.NORM`` and MobileNetV2's ``DEPTH`` take the plugin's values.
+def extend_backbones(route_norms: Route, route_pretrained: Route) -> None:
+    """Let ``MODEL.BACKBONE.NORM`` take the plugin's values, and check weights.
 
     Args:
         route_norms: makes the new ``build_backbone`` from fastreid's.
-        route_mobilenetv2: makes the new MobileNetV2 builder from fastreid's.
+        route_pretrained: makes a ``build_backbone`` with checked weights from the new one.
     """
-    from fastreid.modeling.backbones import BACKBONE_REGISTRY, build, mobilenet
+    from fastreid.modeling.backbones import build
 
     repair(build, "build_backbone", route_norms)
-    repair(mobilenet, "build_mobilenetv2_backbone", route_mobilenetv2)
-    BACKBONE_REGISTRY._obj_map["build_mobilenetv2_backbone"] = mobilenet.build_mobilenetv2_backbone
+    repair(build, "build_backbone", route_pretrained)
+
+
+def extend_builder(module: str, name: str, route: Route) -> None:
+    """Replace the builder of one backbone.
+
+    Args:
+        module: the module of ``fastreid.modeling.backbones`` that has it.
+        name: its name there and in the registry.
+        route: makes the new builder from fastreid's.
+    """
+    from fastreid.modeling import backbones
+
+    owner = getattr(backbones, module)
+    repair(owner, name, route)
+    backbones.BACKBONE_REGISTRY._obj_map[name] = getattr(owner, name)
 
 
 def extend_norms(route_norm_layers: Route) -> None:

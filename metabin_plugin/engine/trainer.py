@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import signal
 from typing import Any
 
 from fastreid.config import CfgNode
-from fastreid.engine import DefaultTrainer
+from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
+from fastreid.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.optim import Optimizer
 
+from metabin_plugin.compat.mixed_precision import use_dtype
+from metabin_plugin.engine.base_step import finite_base_step
+from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
 from metabin_plugin.engine.config_check import check_config
+from metabin_plugin.engine.event_history import cut_metrics_file
+from metabin_plugin.engine.network_check import build_network
+from metabin_plugin.engine.progress import Resumption
 from metabin_plugin.engine.schedule import steps_from_start
-from metabin_plugin.errors import ConfigError
-from metabin_plugin.evaluation import write_results
+from metabin_plugin.engine.shared_buffers import share_buffers
+from metabin_plugin.engine.stop_signals import Stopped, StopSignals
+from metabin_plugin.errors import CheckpointError, ConfigError
+from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.norm import gate_parameters
 from metabin_plugin.registries import HOOK_REGISTRY
+
+logger = logging.getLogger(__name__)
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class MetaBINTrainer(DefaultTrainer):
     """Trains what the config says; with a config that uses nothing of the plugin, as fastreid does.
 
     It adds to ``DefaultTrainer``: an early check of the config, the seed, hooks by name
-    (``METABIN.HOOKS``; they run inside the measured iteration), their checkpointed state, the
-    length of an epoch, the number of base updates in the first iteration and a results file.
+    (``METABIN.HOOKS``; they run inside the measured iteration), the length of an epoch, the number
+    of base updates in the first iteration, a results file, and checkpoints from which a run goes
+    on exactly as if it had never been interrupted.
 
     Args:
         cfg: the config with the METABIN node.
+
+    Attributes:
+        start_iter: number of the first iteration.
+        base_batches: stream of the base step's batches.
 
     Raises:
         MetaBINError: config or data cannot work.
@@ -40,9 +62,16 @@ class MetaBINTrainer(DefaultTrainer):
         if cfg.METABIN.SEED >= 0:
             seed_all_rng(cfg.METABIN.SEED + comm.get_rank())
         self._configured_iters = cfg.METABIN.ITERS_PER_EPOCH
+        self.start_iter = 0
+        self._resumption: Resumption | None = None
         super().__init__(cfg)
+        if cfg.SOLVER.AMP.ENABLED:
+            use_dtype(self._trainer, cfg.SOLVER.AMP.DTYPE)
+        states: dict[str, Any] = {"checkpoints": self._checkpoints, **self._named_hooks}
+        if self.grad_scaler is not None:
+            states["grad_scaler"] = self.grad_scaler
         self.checkpointer.checkpointables.update(
-            {name: hook for name, hook in self._named_hooks.items() if hasattr(hook, "state_dict")}
+            {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )
 
     @property
@@ -60,31 +89,173 @@ class MetaBINTrainer(DefaultTrainer):
                 "an iteration; lower it, or set METABIN.ITERS_PER_EPOCH"
             )
 
+    @property
+    def base_batches(self) -> Any:
+        """Stream of the base step's batches."""
+        return self._trainer._data_loader_iter
+
     def build_hooks(self) -> list[HookBase]:
-        """fastreid's hooks behind those of ``METABIN.HOOKS``, so that its timer measures them."""
+        """fastreid's hooks behind those of ``METABIN.HOOKS``, so that its timer measures them.
+
+        The plugin's checkpoints take the place of fastreid's, last of all: a checkpoint is then
+        made when everything else of its iteration is done.
+        """
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
-        hooks = list(self._named_hooks.values())
+        self._checkpoints = CheckpointHook(self.cfg)
+        own = list(self._named_hooks.values())
         if any(gate.requires_grad for gate in gate_parameters(self.model).values()):
-            hooks.insert(0, ClipGatesHook(self.model))
-        return hooks + super().build_hooks()
+            own.insert(0, ClipGatesHook(self.model))
+        left_out: tuple[type, ...] = (hooks.PeriodicCheckpointer,)
+        if self.cfg.TEST.EVAL_PERIOD == 0:
+            left_out += (hooks.EvalHook,)
+        fastreids = [hook for hook in super().build_hooks() if not isinstance(hook, left_out)]
+        return [*own, *fastreids, self._checkpoints]
+
+    def build_writers(self) -> list[Any]:
+        """fastreid's writers of the log."""
+        self._writers = super().build_writers()
+        return self._writers
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: whether to look for a checkpoint.
+
+        Raises:
+            WeightsError: the file is damaged, or does not fit the run.
+        """
+        resumes = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS and not resumes
+        checkpoint = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resumes)
+        if resumes:
+            source = self.checkpointer.get_checkpoint_file()
+            self._resumption = Resumption(checkpoint, source)
+            self._resumption.apply(self)
+
+    def train(self) -> Any:
+        """Train from ``start_iter`` to the last epoch.
+
+        SIGTERM or Ctrl-C ends it after the iteration at hand, with a checkpoint.
+
+        Returns:
+            The results of the last evaluation; None if there was none.
+
+        Raises:
+            MetaBINError: data, numbers or a full disk allow no further iteration.
+            Stopped: a signal asked for it.
+        """
+        self.iter, self.epoch = self.start_iter, min(self.start_epoch, self.max_epoch - 1)
+        with StopSignals() as self._signals, EventStorage(self.iter) as self.storage:
+            try:
+                self.before_train()
+                if self._resumption is not None:
+                    self._continue_log(self._resumption)
+                    self._resumption.restore_randomness()
+                self._train_epochs()
+                with self._signals.raising():
+                    self.after_train()
+                    self._test_a_finished_run()
+            except (Exception, Stopped) as error:
+                self._close(error)
+                if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+                    raise CheckpointError(
+                        f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {error.strerror}; free some space and "
+                        "go on from the last checkpoint with --resume"
+                    ) from error
+                raise
+        return getattr(self, "_last_eval_results", None)
+
+    def _train_epochs(self) -> None:
+        logger.info("Starting training from epoch %d, iteration %d", self.epoch, self.iter)
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self.before_epoch()
+            while self.iter < (self.epoch + 1) * self.iters_per_epoch:
+                self.before_step()
+                self.run_step()
+                self.after_step()
+                self.iter += 1
+                self._stop_if_asked(self.epoch - 1)
+            self._finish_epoch()
+            self._stop_if_asked(self.epoch)
+
+    def _test_a_finished_run(self) -> None:
+        """Evaluate when nothing was left to train and no hook has done it."""
+        was_finished = self.start_epoch >= self.max_epoch
+        evaluates = self.cfg.TEST.EVAL_PERIOD > 0
+        if was_finished and evaluates and not hasattr(self, "_last_eval_results"):
+            self._last_eval_results = self.test(self.cfg, self.model)
+
+    def _finish_epoch(self) -> None:
+        period = self.cfg.TEST.EVAL_PERIOD
+        if period == 0 or (self.epoch + 1) % period != 0:
+            self.after_epoch()
+            return
+        self._checkpoints.save_before_test()
+        with self._signals.raising():
+            self.after_epoch()
+
+    def _stop_if_asked(self, finished_epoch: int) -> None:
+        number = self._signals.agreed()
+        if number:
+            self._checkpoints.save_before_stop(finished_epoch)
+            raise Stopped(number)
+
+    def _continue_log(self, resumption: Resumption) -> None:
+        resumption.restore_history(self)
+        # What the end of an epoch writes belongs to the iteration before.
+        self.storage.iter = max(self.iter - 1, 0)
+        if comm.is_main_process():
+            path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+            last = cut_metrics_file(path, self.iter)
+            for writer in self._writers:
+                if isinstance(writer, (JSONWriter, TensorboardXWriter)):
+                    writer._last_write = last
+
+    def _close(self, error: BaseException) -> None:
+        """End a run that cannot go on: log why, and let the hooks close what they have open."""
+        if isinstance(error, Stopped):
+            name = signal.Signals(error.number).name
+            logger.warning("%s: stopped before iteration %d; --resume goes on", name, self.iter)
+        else:
+            logger.error("Exception during training:", exc_info=error)
+        for hook in self._hooks:
+            # fastreid's would evaluate what has just failed.
+            if isinstance(hook, hooks.EvalHook):
+                continue
+            try:
+                hook.after_train()
+            except Exception as failure:
+                logger.debug("%s could not close: %s", type(hook).__name__, failure)
 
     def run_step(self) -> None:
         """Base step; ``METABIN.FIRST_BASE_UPDATES`` of them in the very first iteration."""
         updates = self.cfg.METABIN.FIRST_BASE_UPDATES if self.iter == 0 else 1
-        for _ in range(updates):
-            super().run_step()
+        with finite_base_step(self):
+            for _ in range(updates):
+                super().run_step()
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """fastreid's ``build_model`` on a checked config."""
         check_config(cfg)
-        return super().build_model(cfg)
+        return build_network(super().build_model, cfg)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None
+    ) -> tuple[Any, Any]:
+        """Loader and evaluator of a target; each image is read once, however many its splits."""
+        loader, num_query = cls.build_test_loader(cfg, dataset_name)
+        return build_evaluator(cfg, loader, num_query, output_dir)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """fastreid's ``test``; the results are also in ``results.json`` in ``OUTPUT_DIR``."""
+        """fastreid's ``test``; ``OUTPUT_DIR`` has the results as ``results.json`` and ``.csv``."""
+        share_buffers(model)
         results = super().test(cfg, model)
         if comm.is_main_process() and cfg.OUTPUT_DIR:
             write_results(results, cfg.DATASETS.TESTS, cfg.OUTPUT_DIR)

@@ -58,7 +58,7 @@ def test_a_traceback_gives_back_the_error_it_ends_with():
 def test_the_trainers_log_has_no_traceback_of_a_users_error(error, has_traceback):
     log = io.StringIO()
     handler = logging.StreamHandler(log)
-    logger = logging.getLogger("fastreid.engine.train_loop")
+    logger = logging.getLogger("metabin_plugin.engine.trainer")
     logger.addHandler(handler)
     try:
         with pytest.raises((SystemExit, OSError)), run_cli():

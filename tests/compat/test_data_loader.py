@@ -119,8 +119,9 @@ def prefetch(dataset: Dataset, depth: int = 10) -> DevicePrefetcher:
     return DevicePrefetcher(iter(DataLoader(dataset, batch_size=2)), torch.device("cpu"), depth)
 
 
-def test_prefetching_keeps_batches_and_their_order(fake_cuda):
-    batches = prefetch(Counting())
+@pytest.mark.parametrize("depth", [0, 10])
+def test_prefetching_keeps_batches_and_their_order(fake_cuda, depth):
+    batches = prefetch(Counting(), depth)
     first = next(batches)
     assert first["img_paths"] == ["0", "1"]
     assert [first["images"].flatten().tolist(), *values(batches)] == ALL
@@ -128,13 +129,24 @@ def test_prefetching_keeps_batches_and_their_order(fake_cuda):
         next(batches)
 
 
+@pytest.mark.parametrize("depth", [0, 10])
 @pytest.mark.parametrize("fails_at", [0, 5])
-def test_a_failing_loader_raises_where_the_training_waits(fake_cuda, fails_at):
-    batches = prefetch(Counting(fails_at))
+def test_a_failing_loader_raises_where_the_training_waits(fake_cuda, fails_at, depth):
+    batches = prefetch(Counting(fails_at), depth)
     with pytest.raises(OSError, match="the image is gone"):
         values(batches)
     with pytest.raises(OSError, match="the image is gone"):
         next(batches)
+
+
+def test_without_a_store_the_training_loads_one_batch_ahead(fake_cuda):
+    dataset = Counting()
+    threads = threading.active_count()
+    batches = prefetch(dataset, depth=0)
+    assert dataset.asked == [0, 1]
+    next(batches)
+    assert dataset.asked == [0, 1, 2, 3]
+    assert threading.active_count() == threads
 
 
 def test_dropping_the_prefetcher_ends_its_thread(fake_cuda):

@@ -1,0 +1,157 @@
+"""A run that is killed and resumed ends bit for bit where the uninterrupted one does."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fastreid.data.build
+import pytest
+import torch
+
+from tests.engine.noisy_run import noisy_options, noisy_trainer, train
+from tests.processes import start
+
+TIMES = ("time", "data_time", "eta_seconds")
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that a run leaves: the last and the best checkpoint, the results, the log's scalars."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    checkpoints = {
+        name: torch.load(folder / f"{name}.pth", weights_only=True)
+        for name in ("model_final", "model_best")
+    }
+    for checkpoint in checkpoints.values():
+        # It names the folder.
+        del checkpoint["config"]
+    return {
+        **checkpoints,
+        "results": json.loads((folder / "results.json").read_text()),
+        "log": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
+    }
+
+
+def difference(first: Any, second: Any, where: str = "") -> str:
+    """Where two nested values differ in a bit; empty if they don't."""
+    if isinstance(first, torch.Tensor):
+        return "" if torch.equal(first, second) and first.dtype == second.dtype else where
+    if isinstance(first, Mapping):
+        if first.keys() != second.keys():
+            return f"{where}: {sorted(map(str, first.keys() ^ second.keys()))}"
+        pairs: Any = [(first[key], second[key], f"{where}.{key}") for key in first]
+    elif isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            return f"{where}: {len(first)} and {len(second)}"
+        pairs = [(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(first, second))]  # noqa: B905
+    else:
+        return "" if first == second else f"{where}: {first} and {second}"
+    return next((found for pair in pairs if (found := difference(*pair))), "")
+
+
+def straight(folder: Path, **changes: Any) -> tuple[list[str], dict[str, Any], float]:
+    """Options, outcome and seconds of an uninterrupted run."""
+    options = noisy_options(folder, OUTPUT_DIR=folder / "straight", **changes)
+    began = time.monotonic()
+    process = start(train, options)
+    process.join()
+    assert process.exitcode == 0
+    return options, outcome(folder / "straight"), time.monotonic() - began
+
+
+def test_the_same_seed_twice(tmp_path: Path) -> None:
+    options, expected, _ = straight(tmp_path)
+    train([*options, "OUTPUT_DIR", str(tmp_path / "again")])
+    assert difference(expected, outcome(tmp_path / "again")) == ""
+
+
+def test_another_seed_differs(tmp_path: Path) -> None:
+    options, expected, _ = straight(tmp_path)
+    train([*options, "OUTPUT_DIR", str(tmp_path / "other"), "METABIN.SEED", "4"])
+    found = outcome(tmp_path / "other")
+    assert difference(expected["model_final"]["model"], found["model_final"]["model"])
+
+
+def test_workers_make_no_difference(tmp_path: Path) -> None:
+    options, expected, _ = straight(tmp_path)
+    train([*options, "OUTPUT_DIR", str(tmp_path / "two"), "DATALOADER.NUM_WORKERS", "2"])
+    assert difference(expected, outcome(tmp_path / "two")) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"SOLVER__CHECKPOINT_ITERS": 0, "TEST__EVAL_PERIOD": 1},
+        {"DATALOADER__SAMPLER_TRAIN": "NaiveIdentitySampler", "METABIN__IMS_PER_BATCH": 6},
+        {"METABIN__SEED": -1, "METABIN__SECOND_ORDER": True, "TEST__EVAL_PERIOD": 3},
+        {"SOLVER__AMP__ENABLED": True},
+        {
+            "MODEL__FREEZE_LAYERS": ["backbone"],
+            "SOLVER__FREEZE_ITERS": 7,
+            "TEST__EVAL_PERIOD": 1,
+        },
+        {
+            "TEST__PRECISE_BN__ENABLED": True,
+            "TEST__PRECISE_BN__NUM_ITER": 2,
+            "TEST__PRECISE_BN__DATASET": "source0.csv",
+            "DATALOADER__SAMPLER_TRAIN": "TrainingSampler",
+            "METABIN__IMS_PER_BATCH": 6,
+        },
+    ],
+    ids=[
+        "inside an epoch",
+        "at epochs",
+        "own meta loader",
+        "no seed",
+        "bfloat16",
+        "frozen backbone",
+        "precise BN",
+    ],
+)
+def test_every_checkpoint_leads_to_the_same_end(
+    tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where fastreid looks for what has no absolute path.
+    monkeypatch.setattr(fastreid.data.build, "_root", str(tmp_path))
+    folder = tmp_path / "straight"
+    options = noisy_options(tmp_path, OUTPUT_DIR=folder, SOLVER__CHECKPOINT_KEEP=0, **changes)
+    noisy_trainer(options).train()
+    expected = outcome(folder)
+    periodic = sorted(path.stem for path in folder.glob("model_[0i]*.pth"))
+    assert len(periodic) >= 3
+    for name in periodic[::2]:
+        resumed = tmp_path / name
+        resumed.mkdir()
+        for file in (f"{name}.pth", "model_best.pth", "metrics.json"):
+            shutil.copy(folder / file, resumed / file)
+        (resumed / "last_checkpoint").write_text(f"{name}.pth")
+        noisy_trainer([*options, "OUTPUT_DIR", str(resumed)], resume=True).train()
+        found = outcome(resumed)
+        assert difference(expected, found) == "", name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigkill_at_random_moments(tmp_path: Path, workers: int) -> None:
+    options, expected, seconds = straight(tmp_path, DATALOADER__NUM_WORKERS=workers)
+    moments = random.Random(workers)
+    unfinished = 0
+    for attempt in range(10):
+        folder = tmp_path / f"killed{attempt}"
+        killed = start(train, [*options, "OUTPUT_DIR", str(folder)])
+        killed.join(moments.uniform(0, seconds))
+        killed.kill()
+        killed.join()
+        unfinished += not (folder / "model_final.pth").exists()
+        resumed = start(train, [*options, "OUTPUT_DIR", str(folder)], True)
+        resumed.join()
+        assert resumed.exitcode == 0
+        assert difference(expected, outcome(folder)) == "", attempt
+    assert unfinished > 0
