@@ -11,9 +11,11 @@ from metabin_plugin.data.lookup import build_dataset, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset
 from metabin_plugin.data.readable import ReadableDataset
 from metabin_plugin.data.sampler import DomainBalancedSampler
+from metabin_plugin.data.sampler_choice import SAMPLER_NAMES
 from metabin_plugin.data.train_set import build_train_set
 
 __all__ = [
+    "SAMPLER_NAMES",
     "DomainBalancedSampler",
     "DomainDataset",
     "ManifestDataset",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from metabin_plugin.errors import ConfigError, DatasetError
+from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,34 @@ class Balance:
             DatasetError: a domain has one identity, so nothing to tell it from.
             ConfigError: a domain has fewer identities than a batch needs.
         """
+        for fault in self.small_domains(counts):
+            raise fault
+
+    def small_domains(self, counts: Mapping[str, int]) -> Iterator[MetaBINError]:
+        """Give the errors of all domains that ``check_identities`` would refuse.
+
+        Args:
+            counts: number of identities by name of the domain.
+        """
         slots = self.slots(len(counts))
         for name, count in counts.items():
             if count < 2:
-                raise DatasetError(
-                    f'Domain "{name}" has {count} identity in its training images, but at least 2 '
-                    "are needed; remove it from DATASETS.NAMES or add images of other people."
-                )
-            if count < slots:
-                raise ConfigError(
+                yield too_few_identities(name, count)
+            elif count < slots:
+                yield ConfigError(
                     f"{self.batch_key} {self.batch_size} with DATALOADER.NUM_INSTANCE "
                     f"{self.num_instances} needs {slots} identities of each of the {len(counts)} "
                     f'domains, but domain "{name}" has {count}; lower the first or raise the '
                     "second."
                 )
+
+
+def too_few_identities(name: str, count: int) -> DatasetError:
+    """The error of a domain with less than two identities, whatever the batch."""
+    return DatasetError(
+        f'Domain "{name}" has {count} identity in its training images, but at least 2 are needed; '
+        "remove it from DATASETS.NAMES or add images of other people."
+    )
 
 
 def group_images(identities: Sequence[Any], domains: Sequence[Any]) -> list[list[np.ndarray]]:

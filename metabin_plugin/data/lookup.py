@@ -76,10 +76,7 @@ def build_nonempty_dataset(
     root = datasets_root() if root is None else root
     dataset = build_dataset(name, root, key=key, **kwargs)
     for subset in subsets:
-        # Many of fastreid's datasets look for their images only when a list is first read.
-        with _explain_missing_files(key, name, root):
-            images = getattr(dataset, subset)
-        if not images:
+        if not read_subset(dataset, name, subset, root, key=key):
             remedy = (
                 f'give some of its lines the subset "{subset}"'
                 if isinstance(dataset, ManifestDataset)
@@ -89,23 +86,46 @@ def build_nonempty_dataset(
     return dataset
 
 
+def read_subset(
+    dataset: Any, name: str, subset: str, root: str | None = None, *, key: str
+) -> list[Any]:
+    """The image items of a dataset's subset.
+
+    Many of fastreid's datasets look for their images only when a list is first read.
+
+    Args:
+        dataset: what ``build_dataset`` returned for ``name``.
+        name: as for ``build_dataset``.
+        subset: ``train``, ``query`` or ``gallery``.
+        root: as for ``build_dataset``.
+        key: config key that named it, for the error texts.
+
+    Raises:
+        DatasetError: its files are not there.
+    """
+    with _explain_missing_files(key, name, datasets_root() if root is None else root):
+        return getattr(dataset, subset)
+
+
 @contextmanager
 def _explain_missing_files(key: str, name: str, root: str) -> Iterator[None]:
     try:
         yield
     except DatasetError as error:
         raise DatasetError(f'{key} lists "{name}": {error}') from error
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except OSError as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        fault = "is not found" if missing else f"cannot be read ({error.strerror})"
         path = error.filename
     except RuntimeError as error:
         match = _NOT_FOUND.search(str(error))
         if match is None:
             raise
-        path = match["path"]
+        path, fault = match["path"], "is not found"
     else:
         return
     raise DatasetError(
-        f'{key} lists "{name}", but {path} is not found; put the dataset there, or set the '
+        f'{key} lists "{name}", but {path} {fault}; put the dataset there, or set the '
         f'environment variable FASTREID_DATASETS (now "{root}") to the folder that holds it.'
     )
 

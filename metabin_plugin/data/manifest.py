@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from metabin_plugin.data.manifest_rows import Row, read_rows
+from metabin_plugin.data.manifest_rows import Row, read_rows, stop
+from metabin_plugin.data.splits import NUM_SPLITS, single_shot_split
 from metabin_plugin.errors import DatasetError
 
 TrainItem = tuple[str, str, str]
 TestItem = tuple[str, int, int]
+TestSplit = tuple[list[TestItem], list[TestItem]]
 
 
 class ManifestDataset(ImageDataset):
     """Images listed in a CSV file with the columns ``path,pid,camid[,domain][,subset]``.
 
     Paths are relative to the file's folder; identities (``pid``) and cameras (``camid``) are any
-    labels; ``subset`` is ``train`` (the default), ``query`` or ``gallery``. With a ``domain``
-    column, an identity or camera is a label *within* its domain. The file is used by naming it in
-    ``DATASETS.NAMES`` or ``DATASETS.TESTS``.
+    labels; ``subset`` is ``train`` (the default), ``query``, ``gallery`` or ``test``. With a
+    ``domain`` column, an identity or camera is a label *within* its domain. The file is used by
+    naming it in ``DATASETS.NAMES`` or ``DATASETS.TESTS``.
+
+    Rows of ``query`` and ``gallery`` are one split. From rows of ``test``, which a file has
+    instead, ten single-shot splits are drawn (``single_shot_split``): half of the people seen by
+    two cameras, one image of each against one from another camera and against all images of people
+    seen by one camera only. If there is one camera in all, people with two images are drawn. The
+    same rows in the same order always give the same splits.
 
     Training labels begin with ``manifest``, so those of two manifests never collide. The
     identities and cameras of query and gallery are numbers, the same in both. fastreid's
@@ -30,29 +39,42 @@ class ManifestDataset(ImageDataset):
     Args:
         manifest: path of the file: absolute, relative to the working directory, or to ``root``.
         root: the folder that holds all datasets.
+        on_fault: what is called with the fault of each faulty row, which is then left out; by
+            default it is raised.
         **kwargs: passed on to fastreid's ``ImageDataset``.
 
     Attributes:
         dataset_name: the file's name without ``.csv``.
         train_domains: domain of each training image: its ``domain``, or ``dataset_name``.
+        splits: one pair of query items and gallery items, or ten; ``query`` and ``gallery`` are
+            the first. In the ten, the cameras are 0 for queries and 1 for the gallery.
 
     Raises:
-        DatasetError: the file or one of its images is missing, or a line is faulty.
+        DatasetError: the file or one of its images is missing, a line is faulty, or nobody in the
+            ``test`` rows has two images that can be compared.
     """
 
-    def __init__(self, manifest: str, root: str = "datasets", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        manifest: str,
+        root: str = "datasets",
+        on_fault: Callable[[DatasetError], None] = stop,
+        **kwargs: Any,
+    ) -> None:
         self.manifest = manifest
         self.dataset_name = Path(manifest).stem
-        self._rows = read_rows(_find(manifest, root))
+        self._rows = read_rows(_find(manifest, root), on_fault)
         self._use_for_training([row for row in self._rows if row.subset == "train"])
         tested = [row for row in self._rows if row.subset != "train"]
-        identities = _number((row.domain, row.pid) for row in tested)
-        cameras = _number((row.domain, row.camid) for row in tested)
-        test: dict[str, list[TestItem]] = {"query": [], "gallery": []}
-        for row in tested:
-            identity = identities[row.domain, row.pid]
-            test[row.subset].append((row.path, identity, cameras[row.domain, row.camid]))
-        super().__init__(self._train, test["query"], test["gallery"], **kwargs)
+        identities = _number([(row.domain, row.pid) for row in tested])
+        cameras = _number([(row.domain, row.camid) for row in tested])
+        items = list(zip([row.path for row in tested], identities, cameras, strict=True))
+        self.splits = (
+            self._draw(items)
+            if any(row.subset == "test" for row in tested)
+            else [_split_by_column(tested, items)]
+        )
+        super().__init__(self._train, *self.splits[0], **kwargs)
 
     def combine_all(self) -> None:
         """Make training images of all rows."""
@@ -65,6 +87,21 @@ class ManifestDataset(ImageDataset):
         self._train = [self._train_item(row) for row in rows]
         self.train_domains = [row.domain or self.dataset_name for row in rows]
 
+    def _draw(self, items: list[TestItem]) -> list[TestSplit]:
+        _, identities, cameras = map(list, zip(*items, strict=True))
+        splits = []
+        for index in range(NUM_SPLITS):
+            positions = single_shot_split("manifest", index, identities, cameras)
+            query, gallery = ([items[i][:2] for i in side] for side in positions)
+            splits.append(([(*q, 0) for q in query], [(*g, 1) for g in gallery]))
+        if not splits[0][0]:
+            raise DatasetError(
+                f"Manifest {self.manifest} has {len(items)} test images, but nobody in them was "
+                "seen by two cameras, nor twice by the only one; add images or name a query and a "
+                "gallery."
+            )
+        return splits
+
     def _train_item(self, row: Row) -> TrainItem:
         prefix = f"{self.manifest}:{row.domain}:"
         return row.path, prefix + row.pid, prefix + row.camid
@@ -74,7 +111,8 @@ def _find(manifest: str, root: str) -> Path:
     # Joining an absolute path to the root gives the path itself.
     candidates = (Path(manifest), Path(root) / manifest)
     for path in candidates:
-        if path.exists():
+        # Unlike Path.exists, this takes names that no file can have.
+        if os.path.exists(path):
             return path
     if candidates[0].is_absolute():
         raise DatasetError(f"Manifest {manifest} does not exist; correct its path in DATASETS.")
@@ -84,5 +122,14 @@ def _find(manifest: str, root: str) -> Path:
     )
 
 
-def _number(labels: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    return {label: number for number, label in enumerate(sorted(set(labels)))}
+def _number(labels: list[tuple[str, str]]) -> list[int]:
+    number = {label: index for index, label in enumerate(sorted(set(labels)))}
+    return [number[label] for label in labels]
+
+
+def _split_by_column(rows: list[Row], items: list[TestItem]) -> TestSplit:
+    named = list(zip(rows, items, strict=True))
+    return (
+        [item for row, item in named if row.subset == "query"],
+        [item for row, item in named if row.subset == "gallery"],
+    )

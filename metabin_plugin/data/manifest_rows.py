@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import io
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from metabin_plugin.errors import DatasetError
 
-SUBSETS = ("train", "query", "gallery")
+SUBSETS = ("train", "query", "gallery", "test")
 _REQUIRED = ("path", "pid", "camid")
+_COLUMNS = (*_REQUIRED, "domain", "subset")
 
 
 class Row(NamedTuple):
@@ -31,49 +34,81 @@ class Row(NamedTuple):
     subset: str
 
 
-def read_rows(manifest: Path) -> list[Row]:
+def stop(fault: DatasetError) -> None:
+    """Raise a row's fault, what reading does by default."""
+    raise fault
+
+
+def read_rows(manifest: Path, on_fault: Callable[[DatasetError], None] = stop) -> list[Row]:
     """Read a manifest and check that its values are there and its images exist.
 
     Args:
         manifest: UTF-8 CSV file with the columns ``path,pid,camid[,domain][,subset]``, in any
             order and among any others; relative paths start from its folder.
+        on_fault: what is called with the fault of each faulty row, which is then left out.
 
     Returns:
         Its rows, in order; a row without subset is of ``train``.
 
     Raises:
-        DatasetError: the file is unreadable, lacks a column or any row, or a row is faulty.
+        DatasetError: the file is unreadable, lacks a column or any row, or a row is faulty: one
+            of ``test`` beside one of ``query`` or ``gallery`` is, too.
     """
+    lines = _read_lines(manifest)
+    _, columns = next(lines, (1, []))
+    columns = [name.strip() for name in columns]
+    _check_header(manifest, columns)
     rows: list[Row] = []
     first_lines: dict[tuple[str, str], int] = {}
-    for line, cells in _read_cells(manifest):
-        row = _read_row(manifest, line, cells)
-        first = first_lines.setdefault((row.subset, row.path), line)
-        if first != line:
-            raise _fault(
-                manifest, line, f"repeats {row.path} of line {first} in {row.subset}", "remove it"
-            )
-        rows.append(row)
-    if not rows:
+    first_of: dict[str, int] = {}
+    line = 0
+    for line, cells in lines:
+        try:
+            row = _read_row(manifest, line, _name_cells(manifest, line, columns, cells))
+            first = first_lines.setdefault((row.subset, row.path), line)
+            if first != line:
+                what = f"repeats {shown(row.path)} of line {first} in {row.subset}"
+                raise _fault(manifest, line, what, "remove it")
+            _check_mixture(manifest, line, row.subset, first_of)
+            first_of.setdefault(row.subset, line)
+            rows.append(row)
+        except DatasetError as fault:
+            on_fault(fault)
+    if not line:
         raise DatasetError(f"Manifest {manifest} has no rows; add one for each image.")
     return rows
 
 
-def _read_cells(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def shown(text: str) -> str:
+    """A text of a file as part of a sentence: in one line, and not too long."""
+    line = text if text.isprintable() else repr(text)
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def _read_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of every line that is not empty."""
+    reader = csv.reader(io.StringIO(_read_text(manifest), newline=""))
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            try:
-                _check_header(manifest, reader.fieldnames or [])
-                for cells in reader:
-                    yield reader.line_num, cells
-            except csv.Error as error:
-                line = reader.reader.line_num
-                raise _fault(manifest, line, f"cannot be read ({error})", "mend it") from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"Manifest {manifest} is not UTF-8 ({error}); convert it.") from None
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        fault = f"cannot be read ({error})"
+        raise _fault(manifest, reader.line_num, fault, "mend it") from None
+
+
+def _read_text(manifest: Path) -> str:
+    try:
+        data = manifest.read_bytes()
     except OSError as error:
-        raise DatasetError(f"Manifest {manifest} cannot be read ({error}); mend it.") from None
+        raise DatasetError(
+            f"Manifest {manifest} cannot be read ({error.strerror}); mend it."
+        ) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _fault(manifest, line, f"is not UTF-8 ({error.reason})", "convert the file") from None
 
 
 def _check_header(manifest: Path, columns: Sequence[str]) -> None:
@@ -81,32 +116,69 @@ def _check_header(manifest: Path, columns: Sequence[str]) -> None:
     if missing:
         raise DatasetError(
             f'Manifest {manifest} has no column "{missing[0]}" (its first line is '
-            f'"{",".join(columns)}"); start it with "path,pid,camid".'
+            f'"{shown(",".join(columns))}"); start it with "path,pid,camid".'
         )
+    for column in _COLUMNS:
+        if columns.count(column) > 1:
+            raise DatasetError(
+                f'Manifest {manifest} has the column "{column}" twice; rename or remove one.'
+            )
 
 
-def _read_row(manifest: Path, line: int, cells: dict[str, str]) -> Row:
-    # A short line has None in its last columns; csv puts surplus cells under the key None.
-    values = {key: (cells[key] or "").strip() for key in cells if key in {*_REQUIRED, "domain"}}
-    for column, value in values.items():
-        if not value:
-            raise _fault(manifest, line, f'has no "{column}"', "fill it in")
-    subset = (cells.get("subset") or "").strip() or "train"
-    if subset not in SUBSETS:
-        raise _fault(
-            manifest, line, f'has the subset "{subset}"', f"use one of {', '.join(SUBSETS)}"
-        )
-    image = manifest.parent / values["path"]
-    if not image.is_file():
+def _name_cells(
+    manifest: Path, line: int, columns: Sequence[str], cells: Sequence[str]
+) -> dict[str, str]:
+    if any(cells[len(columns) :]):
         raise _fault(
             manifest,
             line,
-            f"names the image {image}, which does not exist",
-            "paths start from the manifest's folder",
+            f"has {len(cells)} values for {len(columns)} columns",
+            'put a value with a comma between "quotes"',
         )
-    if image.stat().st_size == 0:
-        raise _fault(manifest, line, f"names the image {image}, which is empty", "restore it")
-    return Row(str(image), values["pid"], values["camid"], values.get("domain", ""), subset)
+    # A short line lacks its last values.
+    padded = [*cells, *[""] * (len(columns) - len(cells))]
+    named = zip(columns, padded[: len(columns)], strict=True)
+    return {name: cell.strip() for name, cell in named if name in _COLUMNS}
+
+
+def _read_row(manifest: Path, line: int, cells: dict[str, str]) -> Row:
+    subset = cells.pop("subset", "") or "train"
+    for column, value in cells.items():
+        if not value:
+            raise _fault(manifest, line, f'has no "{column}"', "fill it in")
+    if subset not in SUBSETS:
+        raise _fault(
+            manifest, line, f'has the subset "{shown(subset)}"', f"use one of {', '.join(SUBSETS)}"
+        )
+    image = manifest.parent / cells["path"]
+    problem = _image_problem(image)
+    if problem:
+        fault, remedy = problem
+        raise _fault(manifest, line, f"names the image {shown(str(image))}, which {fault}", remedy)
+    return Row(str(image), cells["pid"], cells["camid"], cells.get("domain", ""), subset)
+
+
+def _check_mixture(manifest: Path, line: int, subset: str, first_of: dict[str, int]) -> None:
+    others = {"test": ("query", "gallery"), "query": ("test",), "gallery": ("test",)}
+    for other in others.get(subset, ()):
+        if other in first_of:
+            what = f"has the subset {subset}, but line {first_of[other]} has {other}"
+            remedy = "leave the splits to the plugin (test) or make one (query and gallery)"
+            raise _fault(manifest, line, what, remedy)
+
+
+def _image_problem(image: Path) -> tuple[str, str] | None:
+    try:
+        status = image.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist", "paths start from the manifest's folder"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", "mend it"
+    except ValueError:
+        return "has a character that no path has", "mend the line"
+    if not stat.S_ISREG(status.st_mode):
+        return "is no file", "name an image"
+    return None if status.st_size else ("is empty", "restore it")
 
 
 def _fault(manifest: Path, line: int, fault: str, remedy: str) -> DatasetError:

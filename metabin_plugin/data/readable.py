@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from fastreid.data.common import CommDataset
-from fastreid.data.data_utils import read_image
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from metabin_plugin.data.manifest_rows import shown
 from metabin_plugin.errors import DatasetError
 
 
@@ -25,10 +25,10 @@ class ReadableDataset(CommDataset):
         """Return the item of an image, under fastreid's names.
 
         Raises:
-            DatasetError: the image is missing, empty, truncated or no image.
+            DatasetError: the image cannot be read, see ``read_rgb``.
         """
         path, identity, camera = self.img_items[index][:3]
-        image = _read_rgb(path)
+        image = read_rgb(path)
         return {
             "images": image if self.transform is None else self.transform(image),
             "targets": self.pid_dict[identity] if self.relabel else identity,
@@ -37,19 +37,51 @@ class ReadableDataset(CommDataset):
         }
 
 
-def _read_rgb(path: str) -> Image.Image:
+def read_rgb(path: str) -> Image.Image:
+    """Read an image whole, of any mode, the way it is meant to be seen.
+
+    Args:
+        path: the image file; of an animation the first picture is taken.
+
+    Returns:
+        The image in mode RGB, turned as its EXIF data says.
+
+    Raises:
+        DatasetError: the image is missing, empty, truncated, no image, or has more than 8 bits per
+            channel and is grey.
+    """
     # fastreid's default reads transparency as a fourth channel and a palette as brightness.
     try:
-        return read_image(path, format="RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            image.load()
+            mode = image.mode
+            rgb = _upright(image).convert("RGB")
+    # On broken files Pillow's decoders raise whatever their parsing stumbles over.
+    except Exception as error:
         raise DatasetError(
-            f"Image {path} {_fault(path, error)}; restore the file or take it out of the dataset."
+            f"Image {shown(path)} {_fault(path, error)}; restore the file or take it out of the "
+            "dataset."
         ) from error
+    if mode[0] in "IF":
+        raise DatasetError(
+            f"Image {shown(path)} has grey values of more than 8 bits (mode {mode}), nearly all of "
+            "which would become white; convert it to 8 bits."
+        )
+    return rgb
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # As fastreid does, an image whose EXIF data are damaged is taken as it lies.
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
 
 
 def _fault(path: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return "is empty" if os.path.getsize(path) == 0 else "is not an image"
-    return f"cannot be read ({error})"
+        return "is not an image" if Path(path).stat().st_size else "is empty"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be read ({shown(text) or type(error).__name__})"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastreid.utils import comm
 from yacs.config import CfgNode
 
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import SAMPLER_REGISTRY, registered
 
-_FASTREID_SAMPLERS = (
+# fastreid's own; it knows them by name, not by a registry.
+SAMPLER_NAMES = (
     "TrainingSampler",
     "NaiveIdentitySampler",
     "BalancedIdentitySampler",
@@ -34,21 +36,50 @@ def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name in registered(SAMPLER_REGISTRY):
         return SAMPLER_REGISTRY.get(name)(cfg, train_set)
-    if name not in _FASTREID_SAMPLERS:
-        choices = ", ".join([*_FASTREID_SAMPLERS, *registered(SAMPLER_REGISTRY)])
+    if name not in SAMPLER_NAMES:
+        choices = ", ".join([*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)])
         raise ConfigError(f'DATALOADER.SAMPLER_TRAIN is "{name}"; set it to one of {choices}.')
     _check_identities(cfg, train_set)
+    _check_weights(cfg, train_set)
     return None
 
 
 def _check_identities(cfg: CfgNode, train_set: Any) -> None:
-    # With less than a batch of identities these two samplers search for ever.
+    # With a batch that these two samplers cannot fill exactly they search for ever.
     if cfg.DATALOADER.SAMPLER_TRAIN not in ("NaiveIdentitySampler", "BalancedIdentitySampler"):
         return
-    needed = cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE
+    batch, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    unit = instances * comm.get_world_size()
+    if batch < unit or batch % unit:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, but with {cfg.DATALOADER.SAMPLER_TRAIN} it must be "
+            f"a multiple of {unit}, DATALOADER.NUM_INSTANCE x processes; set it to "
+            f"{max(1, batch // unit) * unit}."
+        )
+    needed = batch // instances
     if train_set.num_classes < needed:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} with DATALOADER.NUM_INSTANCE "
-            f"{cfg.DATALOADER.NUM_INSTANCE} needs {needed} identities, but the training images "
-            f"have {train_set.num_classes}; lower the first or raise the second."
+            f"SOLVER.IMS_PER_BATCH {batch} with DATALOADER.NUM_INSTANCE {instances} needs {needed} "
+            f"identities, but the training images have {train_set.num_classes}; lower the first or "
+            "raise the second."
+        )
+
+
+def _check_weights(cfg: CfgNode, train_set: Any) -> None:
+    if cfg.DATALOADER.SAMPLER_TRAIN != "SetReWeightSampler":
+        return
+    # The sampler looks cameras up by their number, and fastreid's own datasets name them.
+    weights = list(cfg.DATALOADER.SET_WEIGHT)
+    if not weights or train_set.cams != list(range(len(weights))):
+        raise ConfigError(
+            "DATALOADER.SAMPLER_TRAIN is SetReWeightSampler, which needs cameras numbered from 0 "
+            f"and one entry of DATALOADER.SET_WEIGHT for each, but there are {len(weights)} "
+            f"entries and the first camera is {train_set.cams[0]!r}; choose another sampler"
+        )
+    unit = sum(weights) * cfg.DATALOADER.NUM_INSTANCE
+    if unit < 1 or unit >= cfg.SOLVER.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH % unit:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but with SetReWeightSampler it "
+            f"must be a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE, and "
+            "larger than it"
         )

@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from metabin_plugin.data.domains import DomainDataset, label_domains
 from metabin_plugin.data.lookup import build_nonempty_dataset
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, DatasetError
 
 
 def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDataset:
@@ -24,7 +24,8 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
         The images in fastreid's order.
 
     Raises:
-        DatasetError: a dataset is unknown, missing or without training images.
+        DatasetError: a dataset is unknown, missing or without training images, or all images are of
+            one identity.
         ConfigError: no dataset is named, or ``METABIN.DOMAIN`` has an unknown value.
     """
     if not cfg.DATASETS.NAMES:
@@ -36,4 +37,10 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
             dataset.show_train()
         sources.append((name, dataset))
     kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
-    return DomainDataset(*label_domains(sources, kind), transform=transforms)
+    train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
+    if train_set.num_classes < 2:
+        raise DatasetError(
+            "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
+            "tell people apart; add images of others."
+        )
+    return train_set

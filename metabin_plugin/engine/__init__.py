@@ -1,7 +1,9 @@
 """Training: the meta-learning hook and the trainer that wires it into fastreid's loop."""
 
-from metabin_plugin.engine.config_check import check_config, read_config
+from metabin_plugin.engine.config_check import check_config
+from metabin_plugin.engine.config_file import read_config
+from metabin_plugin.engine.fastreid_check import check_data_keys
 from metabin_plugin.engine.meta_learning import MetaLearningHook
 from metabin_plugin.engine.trainer import MetaBINTrainer
 
-__all__ = ["MetaBINTrainer", "MetaLearningHook", "check_config", "read_config"]
+__all__ = ["MetaBINTrainer", "MetaLearningHook", "check_config", "check_data_keys", "read_config"]

@@ -88,6 +88,52 @@ def test_equal_test_identities_of_two_domains_are_two_people(
     assert [item[1] for item in dataset.gallery] == [day, night]
 
 
+def test_query_and_gallery_are_the_only_split(write_manifest: WriteManifest) -> None:
+    dataset = ManifestDataset(write_manifest(FULL))
+    assert dataset.splits == [(dataset.query, dataset.gallery)]
+    assert ManifestDataset(write_manifest("path,pid,camid\nimg/0.jpg,1,1\n")).splits == [([], [])]
+
+
+def test_ten_splits_are_drawn_from_test_rows(write_manifest: WriteManifest) -> None:
+    # Anna and Bert can be compared; Carl, whom one camera saw, is in every gallery.
+    people = [("anna", "l"), ("anna", "r"), ("bert", "r"), ("bert", "l"), ("carl", "l")]
+    rows = [f"img/{n}.jpg,{who},{camera},test\n" for n, (who, camera) in enumerate(people)]
+    text = HEADER + "img/5.jpg,dora,l,train\n" + "".join(rows)
+    dataset = ManifestDataset(write_manifest(text))
+    assert len(dataset.train) == 1
+    assert len(dataset.splits) == 10
+    assert (dataset.query, dataset.gallery) == dataset.splits[0]
+    for query, gallery in dataset.splits:
+        names = [Path(path).stem for path, _, _ in query + gallery]
+        assert names[2:] == ["4"]
+        assert {*names[:2]} in ({"0", "1"}, {"2", "3"})
+        assert query[0][1] == gallery[0][1] != gallery[1][1]
+        assert [camera for _, _, camera in query + gallery] == [0, 1, 1]
+    assert {query[0][0] for query, _ in dataset.splits} > {dataset.query[0][0]}
+    assert ManifestDataset(write_manifest(text)).splits == dataset.splits
+    combined = ManifestDataset(write_manifest(text), combineall=True)
+    assert len(combined.train) == 6
+
+
+def test_test_rows_of_one_camera_are_compared_with_each_other(
+    write_manifest: WriteManifest,
+) -> None:
+    rows = [f"img/{n}.jpg,{n // 2},0,test\n" for n in range(5)]
+    for query, gallery in ManifestDataset(write_manifest(HEADER + "".join(rows))).splits:
+        assert (len(query), len(gallery)) == (1, 2)
+        assert query[0][1] == gallery[0][1]
+        # Else evaluation would discard the match.
+        assert query[0][2] != gallery[0][2]
+
+
+def test_equal_labels_of_two_domains_are_not_compared(write_manifest: WriteManifest) -> None:
+    rows = [f"img/{n}.jpg,1,{n % 2},{'ab'[n // 2]},test\n" for n in range(4)]
+    text = "path,pid,camid,domain,subset\n" + "".join(rows)
+    for query, gallery in ManifestDataset(write_manifest(text)).splits:
+        numbers = {int(Path(path).stem) for path, _, _ in query + gallery}
+        assert numbers in ({0, 1}, {2, 3})
+
+
 def test_combineall_trains_on_every_image_once(
     write_manifest: WriteManifest, tmp_path: Path
 ) -> None:
@@ -124,14 +170,38 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "empty value": (HEADER + "img/0.jpg,1,1,\nimg/1.jpg, ,1,\n", ["line 3,", 'no "pid"']),
     "short line": (HEADER + "img/0.jpg,1\n", ["line 2,", 'no "camid"']),
     "empty domain": ("path,pid,camid,domain\nimg/0.jpg,1,1,\n", ["line 2,", 'no "domain"']),
-    "subset": (HEADER + "img/0.jpg,1,1,test\n", ["line 2,", '"test"', "train, query, gallery"]),
+    "subset": (
+        HEADER + "img/0.jpg,1,1,probe\n",
+        ["line 2,", '"probe"', "train, query, gallery, test"],
+    ),
+    "test and query": (
+        HEADER + "img/0.jpg,1,1,train\nimg/1.jpg,1,1,test\nimg/2.jpg,1,2,query\n",
+        ["line 4,", "query, but line 3 has test"],
+    ),
+    "gallery and test": (
+        HEADER + "img/0.jpg,1,1,gallery\nimg/1.jpg,1,1,test\n",
+        ["line 3,", "test, but line 2 has gallery"],
+    ),
+    "nobody to test": (
+        HEADER + "img/0.jpg,1,1,test\nimg/1.jpg,1,1,test\nimg/2.jpg,2,2,test\n",
+        ["3 test images", "two cameras"],
+    ),
     "image": (HEADER + "img/9.jpg,1,1,\n", ["line 2,", "img/9.jpg", "does not exist", "folder"]),
-    "folder": (HEADER + "img,1,1,\n", ["line 2,", "img", "does not exist"]),
+    "folder": (HEADER + "img,1,1,\n", ["line 2,", "img, which is no file"]),
+    "column twice": ("path,pid,camid, pid\nimg/0.jpg,1,1,2\n", ['the column "pid" twice']),
+    "bare comma": (HEADER + "img/0.jpg,1,1,query,7\n", ["line 2,", "5 values for 4 columns"]),
+    "open quote": (HEADER + 'img/0.jpg,"1,1,\nimg/1.jpg,1,1,\n', ["line 3,", 'no "camid"']),
+    "huge value": (HEADER + "img/0.jpg," + 200_000 * "1" + ",1,\n", ["line 2,", "cannot be read"]),
+    "long path": (HEADER + 5000 * "x" + ",1,1,\n", ["line 2,", "cannot be read", "..."]),
+    "path of two lines": (HEADER + '"img\n0.jpg",1,1,\n', ["line 3,", "does not exist"]),
     "twice": (
         HEADER + "img/0.jpg,1,1,train\nimg/1.jpg,1,1,train\n./img/0.jpg,2,1,train\n",
         ["line 4,", "img/0.jpg", "line 2", "train"],
     ),
-    "encoding": ("path,pid,camid\nimg/0.jpg,å,1\n".encode("latin-1"), ["is not UTF-8"]),
+    "encoding": (
+        "path,pid,camid\nimg/0.jpg,å,1\n".encode("latin-1"),
+        ["line 2,", "is not UTF-8"],
+    ),
     "binary": (b"path,pid,camid\nimg/0.jpg,1,1\n\0\0\0\n", ["line 3"]),
 }
 
@@ -164,3 +234,23 @@ def test_missing_file_is_named_with_both_places(tmp_path: Path) -> None:
 def test_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read"):
         ManifestDataset(str(tmp_path))
+
+
+def test_surplus_empty_values_are_those_of_a_spreadsheet(write_manifest: WriteManifest) -> None:
+    dataset = ManifestDataset(write_manifest("path,pid,camid,,\nimg/0.jpg,1,1,,,,\n\n"))
+    assert len(dataset.train) == 1
+
+
+def test_all_faults_can_be_collected(write_manifest: WriteManifest) -> None:
+    rows = ["img/9.jpg,1,1,", "img/0.jpg,1,1,", "img/1.jpg,,1,", "img/0.jpg,1,1,", "a,b,c,d,e"]
+    faults: list[DatasetError] = []
+    dataset = ManifestDataset(write_manifest(HEADER + "\n".join(rows)), on_fault=faults.append)
+    assert len(dataset.train) == 1
+    lines = [str(fault).split(", ")[1] for fault in faults]
+    assert lines == ["line 2", "line 4", "line 5", "line 6"]
+
+
+def test_a_name_that_no_file_can_have_is_named() -> None:
+    for name in ("a\0.csv", 5000 * "x" + ".csv"):
+        with pytest.raises(DatasetError, match=r"^Manifest "):
+            ManifestDataset(name)

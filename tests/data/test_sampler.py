@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metabin_plugin.data import DomainBalancedSampler, DomainDataset
-from metabin_plugin.errors import ConfigError, DatasetError
+from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 from metabin_plugin.registries import SAMPLER_REGISTRY
 
 
@@ -173,6 +173,65 @@ def test_seeds_and_batches_differ() -> None:
     case = Case([str(i // 4) for i in range(80)], [i // 40 for i in range(80)], 4, 2, 1, 7)
     drawn = [case._replace(seed=seed).sampler().batch(b) for seed in range(5) for b in range(5)]
     assert len({tuple(batch) for batch in drawn}) == 25
+
+
+class Request(NamedTuple):
+    """Labels (identity and domain) of images, and the sizes asked of the sampler."""
+
+    pairs: list[tuple[int, int]]
+    batch_size: int
+    instances: int
+    ranks: int
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    """Any numbers of images by domain and identity; half with a batch of the right shape."""
+    ranks, fits = draw(st.integers(1, 3)), draw(st.booleans())
+    counts = st.lists(st.integers(1, 6), min_size=2 * ranks if fits else 1, max_size=7)
+    pairs = [
+        (identity, domain)
+        for domain, images in enumerate(draw(st.lists(counts, min_size=fits, max_size=4)))
+        for identity, count in enumerate(images)
+        for _ in range(count)
+    ]
+    instances = draw(st.integers(1, 4) if fits else st.integers(-1, 4))
+    unit = len({domain for _, domain in pairs}) * instances * ranks
+    slots = st.integers(1, 2).map(lambda slots: slots * unit)
+    batch_size = draw(slots if fits else slots | st.integers(-1, 40))
+    return Request(draw(st.permutations(pairs)), batch_size, instances, ranks)
+
+
+@settings(max_examples=300)
+@given(requests(), numbers)
+def test_any_distribution_gives_balanced_batches_or_is_refused(asked: Request, number: int) -> None:
+    """Oracle: what a batch needs, counted from the labels alone."""
+    pairs, batch_size, instances, ranks = asked
+    identities, domains = [p for p, _ in pairs], [d for _, d in pairs]
+    people = {d: {p for p, e in pairs if e == d} for d in set(domains)}
+    unit = len(people) * instances * ranks
+    possible = instances > 0 and batch_size > 0 and unit > 0 and batch_size % unit == 0
+    slots = batch_size // (len(people) * instances) if possible else 0
+    possible = possible and all(len(found) >= max(slots, 2) for found in people.values())
+
+    def sampler(rank: int, world_size: int) -> DomainBalancedSampler:
+        return DomainBalancedSampler(
+            identities, domains, batch_size, instances, 7, rank, world_size
+        )
+
+    if not possible:
+        with pytest.raises(MetaBINError) as caught:
+            sampler(0, ranks)
+        assert len(str(caught.value).splitlines()) == 1
+        return
+    whole = sampler(0, 1).batch(number)
+    shares = [sampler(rank, ranks).batch(number) for rank in range(ranks)]
+    assert sorted(itertools.chain(*shares)) == sorted(whole)
+    drawn = [{pairs[index] for index in share} for share in shares]
+    assert sum(map(len, drawn)) == len(set().union(*drawn)) == len(people) * slots
+    for share in [whole, *shares]:
+        assert len(set(Counter(domains[index] for index in share).values())) == 1
+        assert set(Counter(pairs[index] for index in share).values()) == {instances}
 
 
 GOOD: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,30 +43,46 @@ def scan_folder(
         Path of the image and the match of its name.
 
     Raises:
-        DatasetError: if the folder is missing, holds no such image, or a name does not match.
+        DatasetError: if the folder is missing or unreadable, holds no such image, or names do not
+            match.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{release.title}: folder {folder} is missing; {_remedy(release)}.")
     names = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.suffix.lower() == suffix and not entry.name.startswith(".")
+        name
+        for name in _list(release, folder)
+        if Path(name).suffix.lower() == suffix and not name.startswith(".")
     )
     if not names:
         raise DatasetError(
-            f"{release.title}: folder {folder} holds no {suffix} image; {_remedy(release)}."
+            f"{release.title}: folder {folder} holds no {suffix} image; {remedy(release)}."
         )
-    for name in names:
-        match = pattern.match(name)
-        if match is None:
-            raise DatasetError(
-                f"{release.title}: the name of {folder / name} does not follow the layout "
-                f"{release.layout}; rename it or move it out of the folder."
-            )
-        yield str(folder / name), match
+    matches = {name: pattern.match(name) for name in names}
+    _check_names(release, folder, [name for name, match in matches.items() if match is None])
+    for name, match in matches.items():
+        if match is not None:
+            yield str(folder / name), match
 
 
-def _remedy(release: Release) -> str:
+def _list(release: Release, folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        fault = "is missing"
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+    raise DatasetError(f"{release.title}: folder {folder} {fault}; {remedy(release)}.")
+
+
+def _check_names(release: Release, folder: Path, wrong: list[str]) -> None:
+    if wrong:
+        others = f" (nor do {len(wrong) - 1} others there)" if len(wrong) > 1 else ""
+        raise DatasetError(
+            f"{release.title}: the name of {folder / wrong[0]} does not follow the layout "
+            f"{release.layout}{others}; rename it or move it out of the folder."
+        )
+
+
+def remedy(release: Release) -> str:
+    """What an error text says about a file of a release that is not as expected."""
     return (
         f"expected {release.layout} under the datasets root (environment variable "
         f'FASTREID_DATASETS), from the page "{release.home_page}"'

@@ -1,0 +1,148 @@
+"""The report on the data of a config, or on named datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median_low
+from typing import Any
+
+from tabulate import tabulate
+from yacs.config import CfgNode
+
+from metabin_plugin.data.balance import Balance
+from metabin_plugin.data.check.faults import (
+    balanced_batches,
+    repeated_images,
+    single_images,
+    small_domains,
+    warnings,
+)
+from metabin_plugin.data.check.images import Size, read_sizes
+from metabin_plugin.data.check.published import compare, differences
+from metabin_plugin.data.check.published import table as published_table
+from metabin_plugin.data.check.subsets import (
+    TRAIN,
+    Collection,
+    Subset,
+    collect_configured,
+    collect_named,
+)
+from metabin_plugin.data.domains import DomainLabels
+from metabin_plugin.errors import MetaBINError
+
+_HEADERS = (
+    "Dataset",
+    "Subset",
+    "Images",
+    "Identities",
+    "with one image",
+    "Cameras",
+    "Domains",
+    "Width",
+    "Height",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        table: Markdown table with a row for each subset; width and height are the smallest, median
+            and largest in pixels.
+        published: Markdown table with the counts beside the published ones; empty if nothing was
+            published on any of the subsets.
+        problems: what would stop or spoil training, a sentence each.
+        warnings: what would not.
+    """
+
+    table: str
+    published: str
+    problems: list[str]
+    warnings: list[str]
+
+
+def check_configured(cfg: CfgNode, workers: int = 0) -> Report:
+    """Check the data that a config trains and evaluates on.
+
+    Args:
+        cfg: the config; its keys are taken to be right.
+        workers: number of processes that read images; 0 reads in this one.
+    """
+    collection = collect_configured(cfg)
+    batches: list[Balance] | None = balanced_batches(cfg)
+    # The share of a domain in a batch is known only when all domains are.
+    if batches and len(collection.sources) < len(cfg.DATASETS.NAMES):
+        batches = None
+    return _report(collection, cfg.METABIN.DOMAIN, batches, workers)
+
+
+def check_named(names: Sequence[str], workers: int = 0) -> Report:
+    """Check all images of datasets and manifests.
+
+    Args:
+        names: registered names and paths of manifests.
+        workers: number of processes that read images; 0 reads in this one.
+    """
+    return _report(collect_named(names), "dataset", None, workers)
+
+
+def _report(
+    collection: Collection, kind: str, batches: list[Balance] | None, workers: int
+) -> Report:
+    subsets = collection.subsets
+    labels = collection.label(kind)
+    sizes, unreadable = read_sizes((i[0] for s in subsets for i in s.items), workers)
+    problems: list[MetaBINError] = [
+        *collection.problems,
+        *unreadable,
+        *repeated_images(subsets),
+        *small_domains(_identities_by_domain(labels), batches),
+    ]
+    domains = _domains_by_dataset(collection, labels)
+    rows = [_row(subset, domains.get(subset.dataset, 0), sizes) for subset in subsets]
+    compared = compare(subsets)
+    return Report(
+        tabulate(rows, headers=_HEADERS, tablefmt="pipe"),
+        published_table(compared) if compared else "",
+        [str(problem) for problem in problems],
+        [*warnings(subsets), *differences(compared)],
+    )
+
+
+def _identities_by_domain(labels: DomainLabels) -> dict[str, int]:
+    identities: list[set[Any]] = [set() for _ in labels.domain_names]
+    for item, domain in zip(labels.img_items, labels.domains, strict=True):
+        identities[domain].add(item[1])
+    return {name: len(found) for name, found in zip(labels.domain_names, identities, strict=True)}
+
+
+def _domains_by_dataset(collection: Collection, labels: DomainLabels) -> dict[str, int]:
+    counts, start = {}, 0
+    for name, dataset in collection.sources:
+        end = start + len(dataset.train)
+        counts[name] = len(set(labels.domains[start:end]))
+        start = end
+    return counts
+
+
+def _row(subset: Subset, domains: int, sizes: Mapping[str, Size]) -> list[Any]:
+    readable = [sizes[item[0]] for item in subset.items if item[0] in sizes]
+    widths, heights = zip(*readable, strict=True) if readable else ((), ())
+    return [
+        subset.dataset,
+        subset.name,
+        len(subset.items),
+        len({item[1] for item in subset.items}),
+        len(single_images(subset)),
+        len({item[2] for item in subset.items}),
+        # Only training images have domains.
+        domains if subset.name == TRAIN else "",
+        _range(widths),
+        _range(heights),
+    ]
+
+
+def _range(values: Sequence[int]) -> str:
+    return f"{min(values)} / {median_low(values)} / {max(values)}" if values else ""

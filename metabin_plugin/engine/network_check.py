@@ -1,0 +1,72 @@
+"""Building a network, with a reason when its parts do not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from fastreid.config import CfgNode
+from torch import Tensor, nn
+
+from metabin_plugin.errors import ConfigError
+
+
+def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
+    """Build the network of a config and try its backbone on one black image.
+
+    Args:
+        build: fastreid's ``build_model``.
+        cfg: the config.
+
+    Returns:
+        The network, as built: parameters, buffers and random generators are not touched.
+
+    Raises:
+        ConfigError: the backbone does not know its depth, cannot take images of this size, or gives
+            another number of features than the head expects.
+    """
+    backbone = cfg.MODEL.BACKBONE
+    try:
+        network = build(cfg)
+    except KeyError as error:
+        if error.args != (backbone.DEPTH,):
+            raise
+        raise ConfigError(
+            f"MODEL.BACKBONE.DEPTH is {backbone.DEPTH!r}, which {backbone.NAME} does not have; "
+            "give one that it has"
+        ) from error
+    size = list(cfg.INPUT.SIZE_TRAIN)
+    # Other architectures cut the backbone up, and a crop makes another size.
+    if cfg.MODEL.META_ARCHITECTURE in ("Baseline", "MetaBIN") and not cfg.INPUT.CROP.ENABLED:
+        _check_features(network, cfg, size * 2 if len(size) == 1 else size)
+    return network
+
+
+def _check_features(network: nn.Module, cfg: CfgNode, size: list[int]) -> None:
+    backbone = cfg.MODEL.BACKBONE
+    try:
+        features = _try(
+            network.get_submodule("backbone"), torch.zeros((1, 3, *size)).to(cfg.MODEL.DEVICE)
+        )
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"INPUT.SIZE_TRAIN is {size}, on which {backbone.NAME} fails ({reason}); choose a size "
+            "that it takes"
+        ) from error
+    if isinstance(features, Tensor) and features.shape[1] != backbone.FEAT_DIM:
+        raise ConfigError(
+            f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM}, but {backbone.NAME} with DEPTH "
+            f"{backbone.DEPTH} gives {features.shape[1]} features; set it to that"
+        )
+
+
+@torch.no_grad()
+def _try(backbone: nn.Module, images: Tensor) -> object:
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    try:
+        return backbone(images)
+    finally:
+        for module, training in modes.items():
+            module.training = training

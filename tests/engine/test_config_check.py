@@ -1,0 +1,240 @@
+"""Config files that cannot be read, and values of fastreid's keys on which a run cannot start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fastreid.config import CfgNode, get_cfg
+from fastreid.utils import comm
+
+from metabin_plugin.engine import check_config, read_config
+from metabin_plugin.errors import ConfigError
+from tests.engine.tiny_data import CONFIGS
+
+
+def good() -> CfgNode:
+    return read_config(str(CONFIGS / "MetaBIN-demo.yml"), [])
+
+
+def refused(cfg: CfgNode) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.name)
+def test_the_projects_own_configs_pass(path: Path) -> None:
+    check_config(read_config(str(path), ["MODEL.DEVICE", "cpu"]))
+
+
+def test_fastreids_defaults_pass() -> None:
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg)
+
+
+BAD_FILES = {
+    "no mapping": b"METABIN",
+    "a list": b"- METABIN\n- SOLVER\n",
+    "empty": b"",
+    "a list for a node": b"METABIN: [1, 2]\n",
+    "a text for a node": b"METABIN: on\n",
+    "a node for a number": b"SOLVER:\n  MAX_EPOCH:\n    A: 1\n",
+    "nothing for a node": b"SOLVER:\n",
+    "nothing for a number": b"SOLVER:\n  MAX_EPOCH:\n",
+    "nothing for a name": b"METABIN:\n  DOMAIN:\n",
+    "unknown key": b"METABIN:\n  DOMAINS: 1\n",
+    "key of another type": b"1: 2\n",
+    "tag": b"METABIN: !!python/object/apply:os.getcwd []\n",
+    "date": b"METABIN:\n  SEED: 2020-01-01\n",
+    "unclosed": b"METABIN: {SEED: 3\n",
+    "tab": b"METABIN:\n\tSEED: 3\n",
+    "binary": bytes(range(256)),
+    "utf-16": "METABIN:\n".encode("utf-16"),
+    "circular": b"_BASE_: own.yml\n",
+    "missing base": b"_BASE_: absent.yml\n",
+    "base is no name": b"_BASE_: 3\n",
+    "base is a folder": b"_BASE_: .\n",
+    "anchors in a circle": b"METABIN: &a\n  INNER_LR: *a\n",
+}
+
+
+@pytest.mark.parametrize("fault", BAD_FILES)
+def test_a_bad_file_is_refused_in_one_sentence(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "own.yml"
+    path.write_bytes(BAD_FILES[fault])
+    with pytest.raises(ConfigError) as caught:
+        read_config(str(path), [])
+    assert len(str(caught.value).splitlines()) == 1
+    assert any(word in str(caught.value) for word in ("own.yml", "SOLVER", "METABIN"))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.yml", tmp_path / "a\0b.yml"):
+        with pytest.raises(ConfigError, match=r"--config-file"):
+            read_config(str(path), [])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["METABIN.SEED", "abc"],
+        ["METABIN.SEED", "None"],
+        ["METABIN.SEED", "True"],
+        ["METABIN.SEED", "1.5"],
+        ["METABIN.SEED", "[1"],
+        ["METABIN.SEED", "9" * 5000],
+        ["METABIN.SEED", "(" * 5000],
+        ["METABIN.HOOKS", "3"],
+        ["METABIN.HOOKS", "None"],
+        ["METABIN.INNER_LR", "0.1"],
+        ["METABIN.INNER_LR.LOW", "{}"],
+        ["METABIN", "None"],
+        ["METABIN.SEED.X", "1"],
+        ["METABIN.SEED"],
+        ["METABIN."],
+        ["", "1"],
+    ],
+)
+def test_bad_pairs_are_refused_in_one_sentence(options: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config("", options)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 20_000
+    assert options[0] in str(caught.value)
+
+
+BAD_VALUES = [
+    ("MODEL.DEVICE", "gpu0", "choose cpu, cuda or cuda:N"),
+    ("MODEL.DEVICE", "tpu", "choose cpu"),
+    ("MODEL.DEVICE", "meta", "choose cpu"),
+    ("MODEL.DEVICE", "", "choose cpu"),
+    ("MODEL.DEVICE", "cpu:7", "numbered from 0"),
+    ("MODEL.META_ARCHITECTURE", "MetaBIM", "choose among"),
+    ("MODEL.BACKBONE.NAME", "resnet", "build_resnet_backbone"),
+    ("MODEL.BACKBONE.FEAT_DIM", 0, "at least 1"),
+    ("MODEL.HEADS.NAME", "Head", "EmbeddingHead"),
+    ("MODEL.HEADS.NECK_FEAT", "behind", "before, after"),
+    ("MODEL.HEADS.POOL_LAYER", "avgpool", "GlobalAvgPool"),
+    ("MODEL.HEADS.CLS_LAYER", "linear", "Linear"),
+    ("MODEL.LOSSES.NAME", (), "empty"),
+    ("MODEL.LOSSES.NAME", ("TripletLoss", "TripletLoss"), "twice"),
+    ("MODEL.LOSSES.NAME", ("Triplet",), "TripletLoss"),
+    ("MODEL.LOSSES.TRI.MARGIN", float("nan"), "finite"),
+    ("DATASETS.NAMES", ("DG_PRID", "DG_PRID"), "twice"),
+    ("DATASETS.NAMES", (3,), "names only"),
+    ("DATASETS.TESTS", ("DG_PRID", "DG_PRID"), "twice"),
+    ("DATASETS.TESTS", (), "empty"),
+    ("DATALOADER.SAMPLER_TRAIN", "Balanced", "DomainBalancedSampler"),
+    ("DATALOADER.NUM_INSTANCE", 0, "at least 1"),
+    ("DATALOADER.NUM_WORKERS", -1, "at least 0"),
+    ("DATALOADER.NUM_WORKERS", 1.5, "whole number"),
+    ("INPUT.SIZE_TRAIN", [], "height and a width"),
+    ("INPUT.SIZE_TRAIN", [256, 128, 3], "height and a width"),
+    ("INPUT.SIZE_TRAIN", [256, 0], "at least 1"),
+    ("INPUT.SIZE_TEST", [-1, -1], "at least 1"),
+    ("INPUT.SIZE_TEST", ["256", 128], "whole number"),
+    ("SOLVER.IMS_PER_BATCH", 0, "at least 1"),
+    ("SOLVER.IMS_PER_BATCH", 1, "at least 2 images"),
+    ("TEST.IMS_PER_BATCH", 0, "at least 1"),
+    ("SOLVER.MAX_EPOCH", 0, "at least 1"),
+    ("SOLVER.CHECKPOINT_PERIOD", 0, "at least 1"),
+    ("SOLVER.CHECKPOINT_ITERS", -1, "at least 0"),
+    ("SOLVER.CHECKPOINT_KEEP", -1, "at least 0"),
+    ("SOLVER.BASE_LR", float("inf"), "finite"),
+    ("SOLVER.BASE_LR", -0.1, "at least 0"),
+    ("SOLVER.OPT", "sgd", "SGD"),
+    ("SOLVER.OPT", "LBFGS", "SGD"),
+    ("SOLVER.SCHED", "StepLR", "MultiStepLR"),
+    ("SOLVER.WARMUP_METHOD", "none", "linear"),
+    ("SOLVER.WARMUP_ITERS", -1, "at least 0"),
+    ("SOLVER.STEPS", [40, 70.5], "whole number"),
+    ("TEST.EVAL_PERIOD", -1, "at least 0"),
+    ("TEST.METRIC", "cos", "cosine"),
+    ("METABIN.SEED", -2, "at least -1"),
+    ("METABIN.DOMAIN", "city", "dataset, camera"),
+    ("METABIN.SCATTER_AVERAGE", "identity", "sample, domain"),
+    ("METABIN.ITERS_PER_EPOCH", -1, "at least 0"),
+    ("METABIN.FIRST_BASE_UPDATES", 0, "at least 1"),
+    ("METABIN.IMS_PER_BATCH", -1, "at least 0"),
+    ("METABIN.NUM_META_TRAIN", 0, "at least 1"),
+    ("METABIN.META_TRAIN_LOSSES", (), "empty"),
+    ("METABIN.INNER_LR.LOW", -0.1, "at least 0"),
+    ("METABIN.INNER_LR.HIGH", 1e39, "at most 3.4"),
+    ("METABIN.SYNC_STATS", 1, "True or False"),
+    ("METABIN.PARTIAL_WEIGHTS", None, "True or False"),
+    ("METABIN.SECOND_ORDER", "yes", "True or False"),
+    ("METABIN.STEPS_COUNT_WARMUP", 0, "True or False"),
+    ("METABIN.SEED", 2**32, "at most 4294967295"),
+    ("METABIN.INNER_LR.PERIOD", float("inf"), "finite"),
+    ("METABIN.OUTER_LR", float("nan"), "finite"),
+    ("METABIN.HOOKS", ("MetaLearningHook", "MetaLearningHook"), "twice"),
+    ("METABIN.META_TEST_LOSSES", ("TripletLoss", "TripletLoss"), "twice"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), BAD_VALUES)
+def test_bad_values_are_refused_by_key(key: str, value: object, words: str) -> None:
+    cfg = good()
+    *nodes, name = key.split(".")
+    node = cfg
+    for inner in nodes:
+        node = node[inner]
+    node[name] = value
+    sentence = refused(cfg)
+    assert sentence.startswith(f"{key} ")
+    assert words in sentence
+
+
+def test_synchronization_needs_the_architecture_that_has_it() -> None:
+    cfg = good()
+    cfg.METABIN.SYNC_STATS = True
+    check_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "Baseline"
+    cfg.METABIN.HOOKS = ()
+    assert refused(cfg).startswith("METABIN.SYNC_STATS is True")
+
+
+def test_a_run_without_evaluation_needs_no_target() -> None:
+    cfg = good()
+    cfg.DATASETS.TESTS = ()
+    cfg.TEST.EVAL_PERIOD = 0
+    check_config(cfg)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cfg = good()
+    for name in ("cuda", "cuda:1"):
+        cfg.MODEL.DEVICE = name
+        check_config(cfg)
+    for name in ("cuda:2", "cuda:200"):
+        cfg.MODEL.DEVICE = name
+        assert "sees 2 device(s)" in refused(cfg)
+
+
+def test_processes_need_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 4)
+    for key, value, words in (
+        ("SOLVER", 42, "multiple of the number of processes, 4"),
+        ("SOLVER", 4, "at least 2 images"),
+        ("TEST", 3, "TEST.IMS_PER_BATCH is 3, but 4 processes"),
+    ):
+        cfg = good()
+        cfg[key].IMS_PER_BATCH = value
+        assert words in refused(cfg)
+    cfg = good()
+    cfg.METABIN.SEED = 2**32 - 3
+    assert "METABIN.SEED" in refused(cfg)
+
+
+def test_no_resizing_needs_a_crop() -> None:
+    cfg = good()
+    cfg.INPUT.SIZE_TRAIN = [0, 0]
+    assert "INPUT.SIZE_TRAIN" in refused(cfg)
+    cfg.INPUT.CROP.ENABLED = True
+    check_config(cfg)

@@ -1,0 +1,46 @@
+"""Backbones and heads that do not fit together, and trying a backbone without a trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metabin_plugin.engine import MetaBINTrainer, read_config
+from metabin_plugin.engine.network_check import _try
+from metabin_plugin.errors import ConfigError
+from tests.engine.tiny_data import CONFIGS
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["MODEL.BACKBONE.DEPTH", "19x"], r"MODEL\.BACKBONE\.DEPTH is '19x', which build_resnet"),
+        (["MODEL.BACKBONE.FEAT_DIM", "2048"], r"FEAT_DIM is 2048, but .* 18x gives 512 features"),
+        (
+            ["MODEL.BACKBONE.NAME", "build_vit_backbone", "MODEL.BACKBONE.DEPTH", "small"],
+            r"FEAT_DIM is 512, but build_vit_backbone .* gives \d+ features",
+        ),
+        (
+            ["MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone", "MODEL.BACKBONE.DEPTH", "2x"],
+            r"MODEL\.BACKBONE\.DEPTH is '2x'",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(options: list[str], words: str) -> None:
+    resnet = ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x"]
+    common = ["MODEL.BACKBONE.FEAT_DIM", "512", "MODEL.HEADS.NUM_CLASSES", "3"]
+    common += ["MODEL.BACKBONE.NORM", "BN", "INPUT.SIZE_TRAIN", "[32, 16]"]
+    cfg = read_config(str(CONFIGS / "BN-demo.yml"), [*resnet, *common, *options])
+    with pytest.raises(ConfigError, match=words):
+        MetaBINTrainer.build_model(cfg)
+
+
+def test_trying_a_backbone_leaves_no_trace() -> None:
+    backbone = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm2d(3))
+    backbone[1].eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    generator = torch.get_rng_state()
+    _try(backbone, torch.ones(1, 3, 4, 4))
+    assert [module.training for module in backbone.modules()] == [True, True, False]
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())

@@ -1,0 +1,73 @@
+"""Check data before a long run: read every image, count, and list what would stop or spoil it.
+
+python tools/check_datasets.py --config-file configs/MetaBIN.yml [--workers N] [KEY VALUE ...]
+python tools/check_datasets.py [--workers N] --datasets NAME_OR_MANIFEST ...
+
+With a config its training data (DATASETS.NAMES), its targets (DATASETS.TESTS) and its batches are
+checked; with --datasets all images of the named ones. Counts of the benchmark's datasets are shown
+beside the published ones, and a difference is a warning. The exit status is 1 if there is a
+problem; warnings leave it 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import metabin_plugin
+
+metabin_plugin.register()
+
+from metabin_plugin.cli import run_cli
+from metabin_plugin.data.check import Report, check_configured, check_named
+from metabin_plugin.engine import check_data_keys, read_config
+
+
+def main() -> int:
+    """Print the report; the exit status."""
+    arguments = parse()
+    if arguments.datasets:
+        report = check_named(arguments.datasets, arguments.workers)
+    else:
+        cfg = read_config(arguments.config_file, arguments.opts)
+        check_data_keys(cfg)
+        report = check_configured(cfg, arguments.workers)
+    print(text(report))
+    return 1 if report.problems else 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", help="check the data of this config")
+    what.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="check these datasets and manifests"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that read images (all cores); 0 reads in this one",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, with a config")
+    arguments = parser.parse_args()
+    if arguments.workers < 0:
+        parser.error("--workers must be at least 0")
+    return arguments
+
+
+def text(report: Report) -> str:
+    """The table, then each problem and warning in a line of its own."""
+    lines = [report.table, ""]
+    if report.published:
+        lines += [report.published, ""]
+    lines += [f"problem: {problem}" for problem in report.problems]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines.append(f"{len(report.problems)} problem(s), {len(report.warnings)} warning(s)")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with run_cli():
+        raise SystemExit(main())
