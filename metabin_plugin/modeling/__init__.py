@@ -4,6 +4,8 @@ from metabin_plugin.modeling.backbones import (
     route_mobilenetv2,
     route_norm_layers,
     route_norms,
+    route_pretrained,
+    route_resnet,
 )
 from metabin_plugin.modeling.meta_arch import META_LOSSES, MetaBIN
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
@@ -15,4 +17,6 @@ __all__ = [
     "route_mobilenetv2",
     "route_norm_layers",
     "route_norms",
+    "route_pretrained",
+    "route_resnet",
 ]

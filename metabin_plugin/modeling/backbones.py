@@ -1,4 +1,4 @@
-"""Backbones through fastreid's registry: the paper's MobileNetV2, and any norm for any backbone."""
+"""Backbones through fastreid's registry: the paper's MobileNetV2; any norm, checked weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from fastreid.config import CfgNode
 from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
 from torch import nn
 
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
-from metabin_plugin.modeling.weights import load_imagenet_weights
+from metabin_plugin.modeling.weight_sources import local_file
+from metabin_plugin.modeling.weights import (
+    STATE_DICT_NAMES,
+    load_imagenet_weights,
+    read_pretrained,
+)
 from metabin_plugin.norm import convert_norm, count_gates
 from metabin_plugin.registries import NORM_REGISTRY, registered
+from metabin_plugin.weight_files import numpy_values_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -30,26 +36,41 @@ def route_mobilenetv2(original: Builder) -> Builder:
     """Give fastreid's MobileNetV2 builder three more values of ``MODEL.BACKBONE.DEPTH``.
 
     ``"1.4x"`` and ``"1.0x-paper"`` are the paper's variant and honour ``LAST_STRIDE``;
-    ``"1.4x-rounded"`` is the standard network. Every other depth goes to ``original``.
+    ``"1.4x-rounded"`` continues fastreid's own depths. Weights are checked at all of them.
     """
 
     def build_mobilenetv2_backbone(cfg: CfgNode) -> nn.Module:
         backbone = cfg.MODEL.BACKBONE
-        if backbone.DEPTH == ROUNDED_DEPTH:
-            if backbone.PRETRAIN:
-                raise ConfigError(
-                    f"MODEL.BACKBONE.PRETRAIN: no weights can be loaded at DEPTH {ROUNDED_DEPTH!r} "
-                    "yet; set it False, or use DEPTH '1.4x'"
-                )
-            return StandardMobileNetV2(backbone.NORM, 1.4)
-        if backbone.DEPTH not in PAPER_WIDTHS:
-            return original(cfg)
-        network = MobileNetV2(PAPER_WIDTHS[backbone.DEPTH], backbone.LAST_STRIDE)
+        network: nn.Module
+        if backbone.DEPTH in PAPER_WIDTHS:
+            network = MobileNetV2(PAPER_WIDTHS[backbone.DEPTH], backbone.LAST_STRIDE)
+        elif backbone.DEPTH == ROUNDED_DEPTH:
+            network = StandardMobileNetV2(backbone.NORM, 1.4)
+        else:
+            network = original(_with(cfg, PRETRAIN=False))
         if backbone.PRETRAIN:
-            load_imagenet_weights(network, backbone.PRETRAIN_PATH)
+            load_imagenet_weights(network, backbone.PRETRAIN_PATH, cfg.METABIN.PARTIAL_WEIGHTS)
         return network
 
     return build_mobilenetv2_backbone
+
+
+def route_resnet(original: Builder) -> Builder:
+    """Load all of a file of weights into fastreid's ResNet, or refuse it.
+
+    fastreid itself loads what it finds and logs the rest. Where ``PRETRAIN_PATH`` is empty it
+    downloads the weights as before.
+    """
+
+    def build_resnet_backbone(cfg: CfgNode) -> nn.Module:
+        backbone = cfg.MODEL.BACKBONE
+        if not backbone.PRETRAIN or not backbone.PRETRAIN_PATH:
+            return original(cfg)
+        network = original(_with(cfg, PRETRAIN=False))
+        load_imagenet_weights(network, backbone.PRETRAIN_PATH, cfg.METABIN.PARTIAL_WEIGHTS)
+        return network
+
+    return build_resnet_backbone
 
 
 def route_norms(original: Builder) -> Builder:
@@ -63,15 +84,64 @@ def route_norms(original: Builder) -> Builder:
         name = cfg.MODEL.BACKBONE.NORM
         if name not in registered(NORM_REGISTRY):
             return original(cfg)
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.BACKBONE.NORM = "BN"
-        network = convert_norm(original(cfg), NORM_REGISTRY.get(name))
+        network = convert_norm(original(_with(cfg, NORM="BN")), NORM_REGISTRY.get(name))
         layers, gates = count_gates(network)
         logger.info("MODEL.BACKBONE.NORM %s: %d layers with %d gates", name, layers, gates)
         return network
 
     return build_backbone
+
+
+def route_pretrained(original: Builder) -> Builder:
+    """Refuse pretrained weights that no backbone could load, before one of fastreid's tries to.
+
+    ``MODEL.BACKBONE.PRETRAIN_PATH`` is read here first, downloaded if it is a name. What the
+    backbone then finds wrong with the content ends in one sentence as well, and so does weights'
+    absence where the path is empty.
+    """
+
+    def build_backbone(cfg: CfgNode) -> nn.Module:
+        backbone = cfg.MODEL.BACKBONE
+        if not backbone.PRETRAIN:
+            return original(cfg)
+        if backbone.PRETRAIN_PATH:
+            file = local_file(backbone.PRETRAIN_PATH)
+            read_pretrained(file)
+            cfg = _with(cfg, PRETRAIN_PATH=file)
+        try:
+            with numpy_values_allowed():
+                return original(cfg)
+        except (OSError, KeyError, RuntimeError) as error:
+            fault = _weights_fault(error)
+            if fault is None:
+                raise
+            raise WeightsError(
+                f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH!r} gives {backbone.NAME} no "
+                f"weights: {fault}; give a file of ImageNet weights for this backbone, or set "
+                "MODEL.BACKBONE.PRETRAIN False"
+            ) from error
+
+    return build_backbone
+
+
+def _with(cfg: CfgNode, **backbone: Any) -> CfgNode:
+    """A copy of a config with other values in ``MODEL.BACKBONE``."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.update(backbone)
+    return cfg
+
+
+def _weights_fault(error: OSError | KeyError | RuntimeError) -> str | None:
+    """What an exception of a backbone's builder says about its weights; None if nothing."""
+    if isinstance(error, OSError):
+        # A named file that is missing is one of fastreid's own, of another kind.
+        return None if error.filename else str(error)
+    if isinstance(error, KeyError):
+        return f"the file has no {error.args[0]!r}" if error.args[0] in STATE_DICT_NAMES else None
+    # PyTorch's list of misfits: a heading, then a line for each.
+    heading, *misfits = str(error).splitlines()
+    return misfits[0].strip() if misfits and "loading state_dict" in heading else None
 
 
 def route_norm_layers(original: Callable[..., Any]) -> Callable[..., Any]:

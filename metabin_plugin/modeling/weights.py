@@ -1,110 +1,109 @@
-"""ImageNet weights of the standard MobileNetV2 for the paper's variant of it."""
+"""ImageNet weights: what every backbone's must be, and loading those of MobileNetV2 and ResNet."""
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
+from metabin_plugin.modeling.known_backbones import fitting_backbones
+from metabin_plugin.modeling.weight_fit import (
+    first_difference,
+    names_for,
+    needs_expansion,
+    shapes,
+    state_for,
+)
+from metabin_plugin.weight_files import read_weight_file
 
 logger = logging.getLogger(__name__)
 
-# The block with an expansion convolution that the standard network does not have.
-FIRST_BLOCK = "features.1.conv."
+_KEY = "MODEL.BACKBONE.PRETRAIN_PATH"
+# Where fastreid's backbones look for the state dict in a file that holds more.
+STATE_DICT_NAMES = ("model", "state_dict", "model_state")
 
 
-def load_imagenet_weights(network: MobileNetV2, path: str) -> None:
-    """Load a file of standard MobileNetV2 weights into the paper's variant.
+def load_imagenet_weights(network: nn.Module, path: str, partial: bool = False) -> None:
+    """Load a file of ImageNet weights into a MobileNetV2 or a ResNet, all of it or nothing.
 
-    The extra expansion of the first block is set to the identity. That is exact in evaluation
-    mode: its input is in [0, 6] already, so its ReLU6 changes nothing either.
+    For MobileNetV2 the names of fastreid, torchvision, timm and torchreid are recognised; ResNet
+    has the same names everywhere. A classifier is ignored. The first block's expansion that only
+    the paper's MobileNetV2 has may be absent: it is set to the identity.
 
     Args:
-        network: the network, changed in place; it must still have batch normalization.
-        path: a state dict saved by ``torch.save``, with names ``features.N...`` for the layers
-            and ``features.18`` or ``conv`` for the last convolution. A classifier in it is ignored.
+        network: the backbone, changed in place; it must still have batch normalization.
+        path: a file of ``torch.save`` with a state dict.
+        partial: whether to load what fits of weights that do not fit, with a warning.
 
     Raises:
         WeightsError: the file is missing, unreadable, or differs from the network; the message
-            names the first difference.
+            names the first difference and the known backbones that it fits.
     """
-    weights = _standard_names(_read_state_dict(path))
-    first_dw = weights.get(FIRST_BLOCK + "0.weight")
-    if first_dw is not None and first_dw.dim() == 4 and first_dw.shape[1:3] == (1, 3):
-        weights = _with_identity_expansion(weights, first_dw.shape[0])
+    weights = _state_dict(read_pretrained(path))
+    state = state_for(network, weights)
+    own = network.state_dict()
+    names = names_for(network, weights)
+    difference = first_difference(shapes(own), shapes(state), names)
+    if difference is not None:
+        state = {n: value for n, value in state.items() if n in own and value.shape == own[n].shape}
+        if not partial or not state:
+            raise WeightsError(
+                f"{_KEY}: {path} does not fit this {type(network).__name__}: {difference}; "
+                f"{_remedy(weights)}"
+            )
+        logger.warning("%s does not fit: %s; loading what fits", path, difference)
+    if needs_expansion(network, names):
         logger.info("%s: the first block's expansion, absent there, starts as the identity", path)
-    _check_fit(network.state_dict(), weights, path)
-    network.load_state_dict(weights)
+    network.load_state_dict(state, strict=False)
     logger.info("Loaded ImageNet weights from %s", path)
 
 
-def _read_state_dict(path: str) -> dict[str, Tensor]:
+def read_pretrained(path: str) -> Mapping[str, Any]:
+    """Read the file of ``MODEL.BACKBONE.PRETRAIN_PATH``, without running code that it may hold.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A state dict, alone or under one of the names that fastreid's backbones look for, with what
+        else is in the file.
+
+    Raises:
+        WeightsError: the file is missing, empty, damaged, holds other objects or no state dict.
+    """
     if not os.path.isfile(path):
         raise WeightsError(
-            f"MODEL.BACKBONE.PRETRAIN_PATH: there is no file {path!r}; give a file of ImageNet "
-            "weights or set MODEL.BACKBONE.PRETRAIN False"
+            f"{_KEY}: there is no file {path!r}; give a file of ImageNet weights or set "
+            "MODEL.BACKBONE.PRETRAIN False"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        content = read_weight_file(path)
+    except WeightsError as error:
+        raise WeightsError(f"{_KEY}: {error}") from error
+    if not isinstance(content, Mapping) or not _state_dict(content):
         raise WeightsError(
-            f"MODEL.BACKBONE.PRETRAIN_PATH: {path} is not a file of weights ({reason}); give a "
-            "state dict saved by torch.save"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(
-            f"MODEL.BACKBONE.PRETRAIN_PATH: {path} does not hold a state dict (parameter name to "
-            "tensor); save network.state_dict() by torch.save"
+            f"{_KEY}: {path} does not hold a state dict (parameter name to tensor); save "
+            "network.state_dict() by torch.save"
         )
-    return dict(state)
+    return content
 
 
-def _standard_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, value in weights.items():
-        if name.startswith("classifier."):
-            continue
-        renamed["features.18" + name[len("conv") :] if name.startswith("conv.") else name] = value
-    return renamed
+def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    nested = [content[name] for name in STATE_DICT_NAMES if isinstance(content.get(name), Mapping)]
+    candidates = (_tensors(candidate) for candidate in (*nested, content))
+    return next(filter(None, candidates), {})
 
 
-def _with_identity_expansion(weights: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    shifted = {}
-    for name, value in weights.items():
-        if name.startswith(FIRST_BLOCK):
-            index, _, rest = name[len(FIRST_BLOCK) :].partition(".")
-            name = f"{FIRST_BLOCK}{int(index) + 3}.{rest}"
-        shifted[name] = value
-    norm = torch.nn.BatchNorm2d(channels)
-    expansion = {
-        "0.weight": torch.eye(channels)[:, :, None, None],
-        "1.weight": torch.ones(channels),
-        "1.bias": torch.zeros(channels),
-        "1.running_mean": torch.zeros(channels),
-        # With the eps that evaluation adds, the variance is 1.
-        "1.running_var": torch.full((channels,), 1.0 - norm.eps),
-        "1.num_batches_tracked": torch.tensor(0),
-    }
-    shifted.update((FIRST_BLOCK + name, value) for name, value in expansion.items())
-    return shifted
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> None:
-    where = f"MODEL.BACKBONE.PRETRAIN_PATH: {path} does not fit this MobileNetV2: "
-    remedy = "; give weights of the same width (MODEL.BACKBONE.DEPTH)"
-    for name, value in own.items():
-        if name not in weights:
-            raise WeightsError(f"{where}it has no {name}{remedy}")
-        if weights[name].shape != value.shape:
-            shapes = f"{tuple(weights[name].shape)} there, {tuple(value.shape)} here"
-            raise WeightsError(f"{where}{name} is {shapes}{remedy}")
-    extra = next((name for name in weights if name not in own), None)
-    if extra is not None:
-        raise WeightsError(f"{where}it has {extra}, which the network has not{remedy}")
+def _remedy(weights: Mapping[str, Tensor]) -> str:
+    fitting = fitting_backbones(weights)
+    if not fitting:
+        return "give weights of this backbone, or set MODEL.BACKBONE.PRETRAIN False"
+    return f"it fits MODEL.BACKBONE {' or '.join(map(str, fitting))}"

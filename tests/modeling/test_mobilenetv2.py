@@ -1,4 +1,4 @@
-"""The paper's MobileNetV2: counts, shapes, and standard ImageNet weights in it."""
+"""The paper's MobileNetV2: counts, shapes, and the files of weights that it refuses."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
-from torch import nn
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling import MobileNetV2
 from metabin_plugin.modeling.weights import load_imagenet_weights
 from metabin_plugin.norm import convert_norm, count_gates, gate_parameters
+from tests.modeling.random_networks import randomize, save
 
 COUNTS = json.loads((Path(__file__).parents[1] / "golden" / "counts.json").read_text())
 
@@ -39,41 +38,8 @@ def test_last_stride_is_honoured(last_stride: int, size: tuple[int, int]) -> Non
         assert network(torch.zeros(1, 3, 64, 32)).shape[2:] == size
 
 
-def random_weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    torch.manual_seed(3)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias)
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.5, 2)
-    return network.state_dict()
-
-
-def save(state: object, path: Path) -> str:
-    torch.save(state, path)
-    return str(path)
-
-
-@pytest.mark.parametrize("last_layer", ["conv.", "features.18."])
-def test_standard_weights_give_the_standard_networks_output(
-    last_layer: str, tmp_path: Path
-) -> None:
-    standard = StandardMobileNetV2("BN", 1.0).double().eval()
-    state = {
-        last_layer + name[len("conv.") :] if name.startswith("conv.") else name: value
-        for name, value in random_weights(standard).items()
-    }
-    state["classifier.weight"] = torch.zeros(10, 1280)
-    network = MobileNetV2(1.0, last_stride=2).double()
-    load_imagenet_weights(network, save(state, tmp_path / "weights.pth"))
-    images = torch.randn(2, 3, 64, 32, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(network.eval()(images), standard(images), rtol=1e-6, atol=1e-6)
-
-
 def test_the_paper_variants_own_weights_load(tmp_path: Path) -> None:
-    state = random_weights(MobileNetV2(1.0))
+    state = randomize(MobileNetV2(1.0)).state_dict()
     network = MobileNetV2(1.0)
     load_imagenet_weights(network, save(state, tmp_path / "weights.pth"))
     for name, value in network.state_dict().items():
@@ -93,6 +59,10 @@ def test_a_missing_and_an_extra_layer_are_refused(tmp_path: Path) -> None:
     state.pop("features.18.1.bias")
     with pytest.raises(WeightsError, match=r"has no features\.18\.1\.bias"):
         load_imagenet_weights(MobileNetV2(1.0), save(state, tmp_path / "short.pth"))
+    state = MobileNetV2(1.0).state_dict()
+    state.pop("features.1.conv.0.weight")
+    with pytest.raises(WeightsError, match=r"has no features\.1\.conv\.0\.weight"):
+        load_imagenet_weights(MobileNetV2(1.0), save(state, tmp_path / "part.pth"))
     state = {**MobileNetV2(1.0).state_dict(), "features.19.weight": torch.zeros(1)}
     with pytest.raises(WeightsError, match=r"has features\.19\.weight"):
         load_imagenet_weights(MobileNetV2(1.0), save(state, tmp_path / "long.pth"))
