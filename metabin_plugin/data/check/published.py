@@ -24,7 +24,8 @@ def compare(subsets: Sequence[Subset]) -> list[Comparison]:
         for subset in subsets
         if subset.name in PUBLISHED.get(subset.dataset, {})
     ]
-    counted = {dataset: count for dataset, name, count, _ in compared if name == TRAIN}
+    # Of the sources, training images alone are published.
+    counted = {dataset: count for dataset, _, count, _ in compared}
     if all(source in counted for source in PAPER_SOURCES):
         sources = [counted[source] for source in PAPER_SOURCES]
         total = Count(sum(c.identities for c in sources), sum(c.images for c in sources))

@@ -1,0 +1,95 @@
+"""The new protocol of CUHK03: 767 persons to train on, 700 to test with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from metabin_plugin.data.datasets.base import TestItem
+from metabin_plugin.data.datasets.cuhk03 import image_names
+from metabin_plugin.data.datasets.own_split import OwnSplit, OwnSplitDataset
+from metabin_plugin.data.datasets.scan import Release
+from metabin_plugin.data.mat_file import read_mat
+from metabin_plugin.errors import DatasetError
+
+_HOME_PAGE = "person-re-ranking (CUHK03 new training/testing protocol), Zhun Zhong"
+_LISTS = ("train_idx", "query_idx", "gallery_idx")
+
+
+class DG_CUHK03_Split(OwnSplitDataset):
+    """CUHK03, detected boxes, in the new protocol.
+
+    767 identities with 7,365 images to train on; 1,400 queries of the 700 others against 5,332
+    gallery images.
+
+    Reference: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding,
+    CVPR 2017.
+    """
+
+    boxes: ClassVar[str] = "detected"
+    release = Release(
+        title="CUHK03 (new protocol)",
+        layout="cuhk03/images_detected and cuhk03/cuhk03_new_protocol_config_detected.mat",
+        home_page=_HOME_PAGE,
+    )
+    dataset_name = "cuhk03"
+
+    def read(self, root: Path) -> OwnSplit:
+        """Return the images in the three lists of the protocol's file."""
+        images = {
+            os.path.basename(path): (path, pair, person, view)
+            for path, pair, person, view in image_names(self.release, root, self.boxes)
+        }
+        mat = root / "cuhk03" / f"cuhk03_new_protocol_config_{self.boxes}.mat"
+        protocol = read_mat(self.release, mat, ("filelist", *_LISTS))
+        train, query, gallery = (
+            [_image(images, mat, name) for name in _names(protocol, key)] for key in _LISTS
+        )
+        return OwnSplit(
+            [self.train_item(path, f"P{p}_{n}", f"P{p}_cam{view}") for path, p, n, view in train],
+            [_test_item(*image) for image in query],
+            [_test_item(*image) for image in gallery],
+        )
+
+
+class DG_CUHK03_Labeled_Split(DG_CUHK03_Split):
+    """CUHK03, hand-labelled boxes, in the new protocol.
+
+    767 identities with 7,368 images to train on; 1,400 queries of the 700 others against 5,328
+    gallery images.
+
+    Reference: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding,
+    CVPR 2017.
+    """
+
+    boxes = "labeled"
+    release = Release(
+        title="CUHK03 (new protocol, labelled boxes)",
+        layout="cuhk03/images_labeled and cuhk03/cuhk03_new_protocol_config_labeled.mat",
+        home_page=_HOME_PAGE,
+    )
+
+
+def _names(protocol: Mapping[str, Any], key: str) -> Iterator[str]:
+    # MATLAB counts from 1, and keeps each name in a cell of its own.
+    for index in protocol[key].ravel():
+        yield str(protocol["filelist"].ravel()[int(index) - 1][0])
+
+
+def _image(
+    images: Mapping[str, tuple[str, int, int, int]], mat: Path, name: str
+) -> tuple[str, int, int, int]:
+    try:
+        return images[name]
+    except KeyError:
+        raise DatasetError(
+            f"CUHK03: {mat} lists the image {name}, which was not extracted; extract the images "
+            "again with tools/extract_cuhk03.py."
+        ) from None
+
+
+def _test_item(path: str, pair: int, person: int, view: int) -> TestItem:
+    # Persons of different pairs share numbers, and none of a pair has more than three digits.
+    return path, 1000 * pair + person, view - 1
