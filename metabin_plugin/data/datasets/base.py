@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
 from metabin_plugin.data.datasets.scan import Release
-from metabin_plugin.data.splits import NUM_SPLITS, Split, cross_camera_split
+from metabin_plugin.data.frozen_splits import frozen_splits
+from metabin_plugin.data.splits import (
+    NUM_SPLITS,
+    Split,
+    cross_camera_images,
+    draw_queries,
+    paired_identities,
+)
 
 TrainItem = tuple[str, str, str]
 TestItem = tuple[str, int, int]
+
+# Values of TargetDataset.split_source.
+FROZEN, SEEDED, OWN = "frozen", "seeded", "own"
+
+_SPLITS_USED = {
+    FROZEN: "the ten frozen splits of the benchmark",
+    SEEDED: "ten seeded splits of its own, as it does not hold the people of the whole release",
+    OWN: "its own ten partitions",
+}
+
+_log = logging.getLogger(__name__)
 
 
 class Shot(NamedTuple):
@@ -33,8 +52,8 @@ class Shot(NamedTuple):
     train_camera: str
 
 
-class BenchmarkDataset(ImageDataset):
-    """A dataset whose ``train`` list is all of its images, whatever its own partition.
+class NamedDataset(ImageDataset):
+    """A dataset in the layout of its release.
 
     Attributes:
         release: what it looks like on disk.
@@ -44,12 +63,16 @@ class BenchmarkDataset(ImageDataset):
     release: ClassVar[Release]
     dataset_name: ClassVar[str]
 
-    def combine_all(self) -> None:
-        """Do nothing: ``train`` holds all images already."""
-
     def train_item(self, path: str, identity: str, camera: str) -> TrainItem:
         """Return a training item with prefixed identity and camera."""
         return path, f"{self.dataset_name}_{identity}", f"{self.dataset_name}_{camera}"
+
+
+class BenchmarkDataset(NamedDataset):
+    """A dataset whose ``train`` list is all of its images, whatever its own partition."""
+
+    def combine_all(self) -> None:
+        """Do nothing: ``train`` holds all images already."""
 
 
 class SourceDataset(BenchmarkDataset):
@@ -74,45 +97,94 @@ class SourceDataset(BenchmarkDataset):
 class TargetDataset(BenchmarkDataset):
     """An unseen target: ten single-shot splits; ``query`` and ``gallery`` are split 0.
 
+    It is read from its original folders or, where these are not there, from
+    ``PETA dataset/<subset>/archive``, the PETA re-release (Deng et al., Pedestrian Attribute
+    Recognition at Far Distance, ACM MM 2014).
+
     Args:
         root: the folder that holds all datasets.
         **kwargs: passed on to fastreid's ``ImageDataset``.
 
     Attributes:
-        splits: ten pairs of query items and gallery items.
+        original_folder: what its original release is called.
+        peta_subset: what PETA calls it.
+        edition: ``"original"`` or ``"PETA"``, the release that was read.
+        split_source: ``"frozen"``: the record of the benchmark; ``"seeded"``: drawn by its rule,
+            for copies with other people than the release has; ``"own"``: the dataset's partitions.
+        splits: ten pairs of query items and gallery items. The cameras are 0 for queries and 1 for
+            the gallery, so that evaluation discards no match.
 
     Raises:
         DatasetError: if a folder is missing or empty, or a file name cannot be parsed.
     """
 
+    original_folder: ClassVar[str]
+    peta_subset: ClassVar[str]
+    edition: str
+    split_source: str
     splits: list[tuple[list[TestItem], list[TestItem]]]
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
-        shots = self.read(Path(root).expanduser())
-        self.splits = [self._items(shots, index) for index in range(NUM_SPLITS)]
+        folder = Path(root).expanduser()
+        archive = folder / "PETA dataset" / self.peta_subset / "archive"
+        if archive.is_dir() and not (folder / self.original_folder).exists():
+            self.edition, shots = "PETA", self.read_peta(archive)
+        else:
+            self.edition, shots = "original", self.read(folder)
+        self.split_source, positions = self.draw(shots)
+        self.splits = [self._items(shots, split) for split in positions]
+        self._report(shots)
         train = [self.train_item(s.path, s.train_identity, s.train_camera) for s in shots]
         super().__init__(train, *self.splits[0], **kwargs)
 
     def read(self, root: Path) -> list[Shot]:
-        """Return all images under the datasets root ``root``."""
+        """Return all images of the original release under the datasets root ``root``."""
         raise NotImplementedError
 
-    def split(self, shots: list[Shot], index: int) -> Split:
-        """Return the positions of the query and gallery shots of split ``index``."""
+    def read_peta(self, archive: Path) -> list[Shot]:
+        """Return all images of the PETA re-release in the folder ``archive``."""
         raise NotImplementedError
 
-    def _items(self, shots: list[Shot], index: int) -> tuple[list[TestItem], list[TestItem]]:
-        query, gallery = self.split(shots, index)
+    def draw(self, shots: list[Shot]) -> tuple[str, list[Split]]:
+        """Return ``split_source`` and, for each split, the positions of query and gallery."""
+        raise NotImplementedError
+
+    def _items(self, shots: list[Shot], split: Split) -> tuple[list[TestItem], list[TestItem]]:
+        query, gallery = split
         return (
             [(shots[i].path, shots[i].identity, 0) for i in query],
             [(shots[i].path, shots[i].identity, 1) for i in gallery],
         )
 
+    def _report(self, shots: list[Shot]) -> None:
+        level = logging.WARNING if self.split_source == SEEDED else logging.INFO
+        words = (self.release.title, self.edition, len(shots), _SPLITS_USED[self.split_source])
+        _log.log(level, "%s: the %s release with %d images, tested on %s", *words)
+
 
 class CrossCameraTarget(TargetDataset):
     """A target whose queries are seen by one camera and whose gallery by another."""
 
-    def split(self, shots: list[Shot], index: int) -> Split:
-        """Return half of the paired identities, camera 0 against camera 1."""
-        identities = [s.identity for s in shots]
-        return cross_camera_split(self.dataset_name, index, identities, [s.camera for s in shots])
+    def draw(self, shots: list[Shot]) -> tuple[str, list[Split]]:
+        """Put half of the paired identities of camera 0 against camera 1."""
+        identities, cameras = [s.identity for s in shots], [s.camera for s in shots]
+        paired = paired_identities(identities, cameras)
+        known = set(paired)
+        unpaired = sum(s.camera == 1 and s.identity not in known for s in shots)
+        source, queries = self.choose(shots, paired, unpaired)
+        return source, [cross_camera_images(chosen, identities, cameras) for chosen in queries]
+
+    def choose(
+        self, shots: list[Shot], paired: list[int], unpaired: int
+    ) -> tuple[str, list[list[int]]]:
+        """Return ``split_source`` and the query identities of each split.
+
+        Args:
+            shots: all images.
+            paired: the identities that both cameras saw.
+            unpaired: number of camera-1 images of other people.
+        """
+        frozen = frozen_splits(self.dataset_name, paired, unpaired)
+        if frozen is not None:
+            return FROZEN, frozen
+        return SEEDED, [draw_queries(self.dataset_name, k, paired) for k in range(NUM_SPLITS)]

@@ -270,3 +270,32 @@ def test_empty_folder(tmp_path):
         image.unlink()
     with pytest.raises(DatasetError, match=r"cam_b holds no \.bmp image"):
         DG_VIPeR(root=str(tmp_path))
+
+
+def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
+    viper(tmp_path)
+
+    # The superuser may list every folder, so the refusal is played.
+    def deny(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("os.listdir", deny)
+    with pytest.raises(DatasetError, match=r"VIPeR/cam_a cannot be read \(Permission denied\)"):
+        DG_VIPeR(root=str(tmp_path))
+
+
+def test_a_file_and_a_dangling_link_in_place_of_a_folder_are_named(tmp_path):
+    touch(tmp_path, "VIPeR/cam_a")
+    with pytest.raises(DatasetError, match=r"VIPeR/cam_a cannot be read \(Not a directory\)"):
+        DG_VIPeR(root=str(tmp_path))
+    (tmp_path / "VIPeR/cam_a").unlink()
+    (tmp_path / "VIPeR/cam_a").symlink_to("nowhere")
+    with pytest.raises(DatasetError, match=r"VIPeR/cam_a is missing"):
+        DG_VIPeR(root=str(tmp_path))
+
+
+def test_all_wrong_names_are_counted(tmp_path):
+    viper(tmp_path)
+    touch(tmp_path, "VIPeR/cam_a/a.bmp", "VIPeR/cam_a/b.bmp", "VIPeR/cam_a/c.bmp")
+    with pytest.raises(DatasetError, match=r"cam_a/a\.bmp does not .* \(nor do 2 others there\)"):
+        DG_VIPeR(root=str(tmp_path))

@@ -6,8 +6,17 @@ import hashlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metabin_plugin.data.splits import NUM_SPLITS, cross_camera_split, one_camera_split
+from metabin_plugin.data.splits import (
+    NUM_SPLITS,
+    cross_camera_images,
+    draw_queries,
+    one_camera_split,
+    paired_identities,
+    single_shot_split,
+)
 
 VIPER = ([*range(632)] * 2, [0] * 632 + [1] * 632)
 PRID = (
@@ -16,6 +25,11 @@ PRID = (
 )
 GRID = ([*range(1, 251), *range(1, 251), *([0] * 775)], [0] * 250 + [1] * 1025)
 ILIDS = [1 + i % 119 for i in range(476)]
+
+
+def cross_camera_split(name: str, index: int, identities: list[int], cameras: list[int]):
+    queries = draw_queries(name, index, paired_identities(identities, cameras))
+    return cross_camera_images(queries, identities, cameras)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +96,73 @@ def test_splits_are_frozen(name, split, data, digest):
     """Published numbers depend on these splits: if this fails, the benchmark has changed."""
     text = json.dumps([split(name, index, *data) for index in range(NUM_SPLITS)])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+
+
+# Images as (identity, camera), in any order and number.
+people = st.integers(0, 6)
+two_cameras = st.lists(st.tuples(people, st.integers(0, 1)), max_size=30)
+any_cameras = st.lists(st.tuples(people, st.integers(0, 3)), max_size=30)
+indices = st.integers(0, NUM_SPLITS - 1)
+
+
+@given(st.sets(people), st.sets(people), st.randoms(), indices)
+def test_cross_camera_property(side_a, side_b, order, index):
+    images = [(p, 0) for p in side_a] + [(p, 1) for p in side_b]
+    order.shuffle(images)
+    identities, cameras = [p for p, _ in images], [c for _, c in images]
+    query, gallery = cross_camera_split("any", index, identities, cameras)
+    tested = {identities[i] for i in query}
+    assert len(tested) == len(query) == len(side_a & side_b) // 2
+    assert {identities[i] for i in gallery} == tested | (side_b - side_a)
+    assert {cameras[i] for i in query} <= {0} and {cameras[i] for i in gallery} <= {1}
+    # The rest is for training; whether an identity is tested does not depend on the images' order.
+    assert tested == set(draw_queries("any", index, sorted(side_a & side_b)))
+
+
+@given(two_cameras, indices)
+def test_cross_camera_takes_all_images_of_an_identity(images, index):
+    identities, cameras = [p for p, _ in images], [c for _, c in images]
+    query, gallery = cross_camera_split("any", index, identities, cameras)
+    tested = {identities[i] for i in query}
+    rest = {p for p, c in images if c == 0} - tested
+    assert query == [i for i, (p, c) in enumerate(images) if c == 0 and p in tested]
+    assert gallery == [i for i, (p, c) in enumerate(images) if c == 1 and p not in rest]
+
+
+@given(st.lists(people, max_size=30), indices)
+def test_one_camera_property(identities, index):
+    query, gallery = one_camera_split("any", index, identities)
+    eligible = {p for p in identities if identities.count(p) > 1}
+    tested = [identities[i] for i in query]
+    assert tested == [identities[i] for i in gallery] == sorted(set(tested))
+    assert len(tested) == -(-len(eligible) // 2)
+    assert set(tested) <= eligible
+    assert not set(query) & set(gallery)
+
+
+@given(any_cameras, indices)
+def test_single_shot_property(images, index):
+    identities, cameras = [p for p, _ in images], [c for _, c in images]
+    query, gallery = single_shot_split("any", index, identities, cameras)
+    one_camera = len(set(cameras)) == 1
+    seen = {p: [c for q, c in images if q == p] for p in identities}
+    eligible = {p for p, c in seen.items() if len(c if one_camera else set(c)) > 1}
+    tested = [identities[i] for i in query]
+    assert tested == sorted(set(tested)) and set(tested) <= eligible
+    assert len(tested) == -(-len(eligible) // 2)
+    matches, rest = gallery[: len(query)], gallery[len(query) :]
+    assert [identities[i] for i in matches] == tested
+    assert one_camera or all(cameras[q] != cameras[g] for q, g in zip(query, matches, strict=True))
+    assert rest == [i for i, p in enumerate(identities) if p not in eligible]
+    assert len({*query, *gallery}) == len(query) + len(gallery)
+    assert single_shot_split("any", index, identities, cameras) == (query, gallery)
+
+
+def test_single_shot_splits_differ_and_use_all_images():
+    identities, cameras = [i // 4 for i in range(80)], [i % 4 for i in range(80)]
+    splits = [single_shot_split("any", k, identities, cameras) for k in range(NUM_SPLITS)]
+    assert len({str(split) for split in splits}) == NUM_SPLITS
+    assert {i % 4 for query, _ in splits for i in query} == {0, 1, 2, 3}
+    # Every other camera is met, not only the next.
+    pairs = [pair for split in splits for pair in zip(*split, strict=True)]
+    assert len({(query % 4, match % 4) for query, match in pairs}) == 12
