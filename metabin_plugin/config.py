@@ -80,9 +80,9 @@ def add_metabin_config(cfg: CfgNode) -> None:
     # process to its own share, as fastreid does.
     node.SYNC_STATS = False
 
-    # False stops when MODEL.WEIGHTS, or MODEL.BACKBONE.PRETRAIN_PATH of a MobileNetV2 or ResNet, does
-    # not fit the network exactly. True loads what fits, for fine-tuning on other identities or from
-    # a network with another norm.
+    # False stops when MODEL.WEIGHTS, or MODEL.BACKBONE.PRETRAIN_PATH of a MobileNetV2 or ResNet,
+    # does not fit the network exactly. True loads what fits, for fine-tuning on other identities or
+    # from a network with another norm.
     node.PARTIAL_WEIGHTS = False
 
     cfg.METABIN = node
