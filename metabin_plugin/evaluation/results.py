@@ -2,28 +2,81 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FILE_NAME = "results.json"
+from metabin_plugin.evaluation.split_results import SplitResults
+from metabin_plugin.files import replace_file
+
+JSON_NAME = "results.json"
+CSV_NAME = "results.csv"
 
 
 def write_results(results: Mapping[str, Any], targets: Sequence[str], folder: str) -> None:
-    """Write the metrics of every target to ``results.json`` in a folder.
+    """Write the metrics of every target to ``results.json`` and ``results.csv`` in a folder.
 
-    fastreid's ``metrics.json`` does not hold the evaluation after the last epoch.
+    fastreid's ``metrics.json`` does not hold the evaluation after the last epoch. In the JSON file
+    a target has its metrics by name; where it has several splits they are the means, and beside
+    them are ``"std"``, the sample standard deviations, and ``"splits"``, a list with the metrics of
+    each split. In the CSV file it has the line ``mean``, and then the lines ``std``, ``0``, ``1``
+    and so on.
 
     Args:
         results: what ``DefaultTrainer.test`` returns: metrics by target, or those of the only one.
         targets: the targets, ``DATASETS.TESTS``.
         folder: where to write.
     """
-    by_target = {targets[0]: results} if len(targets) == 1 else results
-    numbers = {
-        target: {name: float(value) for name, value in metrics.items()}
-        for target, metrics in by_target.items()
-    }
+    by_target = {targets[0]: results} if len(set(targets)) == 1 else results
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / FILE_NAME).write_text(json.dumps(numbers, indent=1) + "\n")
+    _write(Path(folder) / JSON_NAME, _json(by_target))
+    _write(Path(folder) / CSV_NAME, _csv(by_target))
+
+
+def _write(path: Path, text: str) -> None:
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def _json(by_target: Mapping[str, Mapping[str, float]]) -> str:
+    numbers: dict[str, dict[str, Any]] = {}
+    for target, metrics in by_target.items():
+        rows = dict(_rows(metrics))
+        numbers[target] = dict(rows["mean"])
+        if isinstance(metrics, SplitResults):
+            splits = [rows[str(split)] for split in range(len(metrics.splits))]
+            numbers[target].update(std=rows["std"], splits=splits)
+    return json.dumps(numbers, indent=1) + "\n"
+
+
+def _csv(by_target: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        {"target": target, "split": split, **values}
+        for target, metrics in by_target.items()
+        for split, values in _rows(metrics)
+    ]
+    columns = dict.fromkeys(["target", "split"])
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _rows(metrics: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Name and metrics of each line of a target: mean, and where there are splits std and they."""
+    if not isinstance(metrics, SplitResults):
+        yield "mean", _floats(metrics)
+        return
+    yield "mean", _floats(metrics.mean)
+    yield "std", _floats(metrics.std)
+    for split, values in enumerate(metrics.splits):
+        yield str(split), _floats(values)
+
+
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from metabin_plugin.ranking.evaluate import evaluate_rank
+from metabin_plugin.ranking.evaluate import evaluate_features, evaluate_rank
 
-__all__ = ["evaluate_rank"]
+__all__ = ["evaluate_features", "evaluate_rank"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
-from metabin_plugin.errors import DatasetError
+from metabin_plugin.ranking.distances import distance_chunks
+from metabin_plugin.ranking.gallery import LabelledGallery
 from metabin_plugin.ranking.match_ranks import match_ranks
+from metabin_plugin.ranking.metrics import Metrics, RankMetrics
 
 
 def evaluate_rank(
@@ -18,12 +21,13 @@ def evaluate_rank(
     query_cameras: ArrayLike,
     gallery_cameras: ArrayLike,
     max_rank: int = 50,
-) -> tuple[np.ndarray, list[float], list[float]]:
+) -> Metrics:
     """CMC curve, average precision and inverse negative penalty, by the Market-1501 protocol.
 
     For each query the gallery entries of its identity from its own camera are discarded. Queries
     without a match among the rest are skipped. Equal distances are ordered by gallery index. One
-    row of distances is looked at at a time, so that little memory is needed beyond them.
+    row of distances is looked at at a time, so that little memory is needed beyond them. Without
+    equal distances the numbers are exactly those of fastreid's ``eval_market1501``.
 
     Args:
         distances: distances (Q, G) of queries to gallery entries, without NaN.
@@ -44,45 +48,80 @@ def evaluate_rank(
         DatasetError: no query has a match in the gallery.
     """
     rows = np.asarray(distances)
-    ids, cameras = np.asarray(gallery_ids), np.asarray(gallery_cameras)
+    if rows.ndim != 2:
+        raise ValueError(f"distances must have one row per query, got shape {rows.shape}")
+    labels = (query_ids, gallery_ids, query_cameras, gallery_cameras)
+    return _evaluate([rows], rows.shape, *labels, max_rank)
+
+
+def evaluate_features(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_cameras: ArrayLike,
+    metric: str = "cosine",
+    max_rank: int = 50,
+) -> Metrics:
+    """Rank by the distances between features, without ever holding all of them.
+
+    It is :func:`evaluate_rank` of the distances that ``distance_chunks`` gives, which says how
+    they compare to those of a whole matrix.
+
+    Args:
+        query_features: features of the queries (Q, D).
+        gallery_features: features of the gallery entries (G, D), of the same type.
+        query_ids: identity of each query (Q,).
+        gallery_ids: identity of each gallery entry (G,).
+        query_cameras: camera of each query (Q,).
+        gallery_cameras: camera of each gallery entry (G,).
+        metric: ``"cosine"`` or ``"euclidean"``.
+        max_rank: length of the CMC curve; a smaller gallery shortens it to G.
+
+    Returns:
+        As :func:`evaluate_rank`.
+
+    Raises:
+        ValueError: shapes do not fit together, `max_rank` is below 1, the metric is unknown, or a
+            distance is NaN.
+        DatasetError: no query has a match in the gallery.
+    """
+    chunks = distance_chunks(query_features, gallery_features, metric)
+    shape = (len(query_features), len(gallery_features))
+    labels = (query_ids, gallery_ids, query_cameras, gallery_cameras)
+    return _evaluate((chunk.cpu().numpy() for chunk in chunks), shape, *labels, max_rank)
+
+
+def _evaluate(
+    chunks: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_cameras: ArrayLike,
+    max_rank: int,
+) -> Metrics:
     queries = np.asarray(query_ids), np.asarray(query_cameras)
-    _check_shapes(rows.shape, *queries, ids, cameras, max_rank)
-    ranks = []
-    for index, (identity, camera) in enumerate(zip(*queries, strict=True)):
-        row = _row(rows, index)
-        same = ids == identity
-        matches = np.flatnonzero(same & (cameras != camera))
+    ids, cameras = np.asarray(gallery_ids), np.asarray(gallery_cameras)
+    _check_shapes(shape, *queries, ids, cameras, max_rank)
+    gallery, metrics = LabelledGallery(ids, cameras), RankMetrics(len(ids))
+    rows = (row for chunk in chunks for row in chunk)
+    entries = gallery.entries_of(*queries)
+    for query, (row, (matches, discarded)) in enumerate(zip(rows, entries, strict=True)):
+        _check_row(row, query)
         if len(matches) > 0:
-            ranks.append(match_ranks(row, matches, ~same))
-    if not ranks:
-        raise DatasetError(
-            "No query has a gallery image of its identity from another camera: check the "
-            "identity and camera labels of the query and gallery lists"
-        )
-    length = min(max_rank, len(ids))
-    return _cmc(ranks, length), *_precisions(ranks)
+            ranks = match_ranks(row, matches, discarded)
+            metrics.add(ranks, len(gallery) - len(discarded))
+    return metrics.result(min(max_rank, len(gallery)))
 
 
-def _row(distances: np.ndarray, index: int) -> np.ndarray:
-    row = np.asarray(distances[index])
+def _check_row(row: np.ndarray, query: int) -> None:
     if np.isnan(row).any():
         raise ValueError(
-            f"the distances of query {index} contain NaN: its features, or some of the gallery's, "
+            f"the distances of query {query} contain NaN: its features, or some of the gallery's, "
             "are not finite"
         )
-    return row
-
-
-def _cmc(ranks: Sequence[np.ndarray], length: int) -> np.ndarray:
-    first = np.array([r[0] for r in ranks])
-    hits = np.bincount(first, minlength=length + 1)[1 : length + 1]
-    return np.cumsum(hits).astype(np.float32) / np.float32(len(ranks))
-
-
-def _precisions(ranks: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
-    average = [float(np.mean(np.arange(1, len(r) + 1) / r)) for r in ranks]
-    inverse_penalty = [len(r) / float(r[-1]) for r in ranks]
-    return average, inverse_penalty
 
 
 def _check_shapes(
@@ -93,8 +132,6 @@ def _check_shapes(
     gallery_cameras: np.ndarray,
     max_rank: int,
 ) -> None:
-    if len(shape) != 2:
-        raise ValueError(f"distances must have one row per query, got shape {shape}")
     sides = {
         "query_ids": (query_ids, shape[0]),
         "query_cameras": (query_cameras, shape[0]),

@@ -1,0 +1,89 @@
+"""The benchmarks, on sizes of a second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import memory, rank, retrieval_data
+from benchmarks.report import Arm, Report
+from benchmarks.timing import times_in_turns
+
+ROOT = Path(__file__).parents[2]
+MIB = 2**20
+
+
+def test_arms_take_turns_after_a_warm_up() -> None:
+    calls: list[str] = []
+    arms = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = times_in_turns(arms, 3)
+    assert "".join(calls) == "ab" + "ababab"
+    assert [len(times) for times in seconds.values()] == [3, 3]
+
+
+def test_peak_memory_is_that_of_the_function_and_not_of_who_asks() -> None:
+    here = np.ones(300 * MIB, dtype=np.uint8)
+    _, little = memory.measure_apart(eval, "len(b'x' * 2**20)")
+    returned, much = memory.measure_apart(eval, "len(b'x' * 151 * 2**20)")
+    assert returned == 151 * MIB
+    assert 140 * MIB < much - little < 160 * MIB
+    assert memory.peak() > here.nbytes > little
+
+
+def test_a_process_that_ends_early_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="_exit ended with exit code 3"):
+        memory.measure_apart(os._exit, 3)
+
+
+def test_the_table_has_medians_and_ratios_to_the_first_arm() -> None:
+    arms = [Arm("ours", [1.0, 4.0, 2.0], 3 * MIB), Arm("theirs", [5.0]), Arm("data", (), MIB)]
+    lines = Report("What", arms, ["A note."]).text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:7]]
+    assert cells[0] == ["ours", "2.000", "1.000 – 4.000", "3", "1.0", "3"]
+    assert cells[1] == ["theirs", "5.000", "5.000 – 5.000", "1", "2.5", ""]
+    assert cells[2] == ["data", "", "", "", "", "1"]
+    assert lines[-1] == "A note."
+
+
+@pytest.mark.parametrize("size", retrieval_data.SIZES.values(), ids=retrieval_data.SIZES)
+def test_labels_are_as_many_as_the_data_set_has(size: retrieval_data.Size) -> None:
+    labels = retrieval_data.draw_labels(size, np.random.default_rng(0))
+    assert len(labels.query_ids) == len(labels.query_cameras) == size.queries
+    assert len(labels.gallery_ids) == len(labels.gallery_cameras) == size.gallery
+    assert set(labels.query_ids) == set(range(size.identities))
+    assert len(set(zip(labels.query_ids, labels.query_cameras, strict=True))) == size.queries
+    assert (labels.gallery_ids == size.identities).sum() == size.distractors
+    assert max(labels.query_cameras) == max(labels.gallery_cameras) == size.cameras - 1
+
+
+def test_rank_reports_every_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = retrieval_data.Size("small", 30, 200, 10, 4, 20)
+    monkeypatch.setitem(retrieval_data.SIZES, "market", small)
+    monkeypatch.setattr(rank, "build_cython", lambda folder: False)
+    monkeypatch.setattr(rank, "measure_apart", lambda work, *args: (work(*args), 7))
+    args = argparse.Namespace(size="market", repetitions=2, dimension=16)
+    report = rank.run(args)
+    assert [arm.name for arm in report.arms[:2]] == [rank.OURS, rank.PYTHON]
+    assert [len(arm.seconds) for arm in report.arms] == [2, 1, 0]
+    assert all(arm.peak_bytes == 7 for arm in report.arms)
+    assert "not built" in report.notes[0]
+
+
+@pytest.mark.slow
+def test_eval_runs_from_the_command_line(tmp_path: Path) -> None:
+    small = ["INPUT.SIZE_TEST", "[32, 16]", "DATALOADER.NUM_WORKERS", "0"]
+    small += ["MODEL.BACKBONE.DEPTH", "1.0x-paper", "MODEL.BACKBONE.FEAT_DIM", "1280"]
+    command = [sys.executable, "tools/benchmark.py", "eval", "--images", "16", "--splits", "3"]
+    command += ["--repetitions", "1", "--json", str(tmp_path / "eval.json"), *small]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "| each split alone" in done.stdout
+    written = json.loads((tmp_path / "eval.json").read_text())
+    assert [len(arm["seconds"]) for arm in written["arms"]] == [1, 1]
