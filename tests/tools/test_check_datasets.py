@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import check_datasets
+from metabin_plugin.data import ManifestDataset
 from metabin_plugin.data.datasets import DG_VIPeR
 from metabin_plugin.errors import ConfigError
 from tests.engine.tiny_data import CONFIGS, tiny_options, write_manifest
@@ -204,3 +205,19 @@ def test_processes_find_what_one_finds(tmp_path: Path, capsys: pytest.CaptureFix
     assert one.status == two.status == 1
     assert one.rows == two.rows
     assert one.problems == two.problems
+
+
+def test_images_of_every_split_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = write_manifest(tmp_path, "splits", 7, identities=6, subset="test")
+    text = target.read_text().replace(",query", ",test").replace(",gallery", ",test")
+    target.write_text(text)
+    first = ManifestDataset(str(target))
+    used = {item[0] for side in first.splits[0] for item in side}
+    later = {item[0] for split in first.splits for side in split for item in side} - used
+    broken = Path(min(later))
+    broken.write_bytes(broken.read_bytes()[:60])
+    options = ["DATASETS.TESTS", f'("{target}",)']
+    outcome = Outcome(capsys, *config(tmp_path, *options))
+    assert outcome.status == 1
+    assert len(outcome.problems) == 1
+    assert str(broken) in outcome.problems[0]

@@ -93,7 +93,8 @@ def _report(
 ) -> Report:
     subsets = collection.subsets
     labels = collection.label(kind)
-    sizes, unreadable = read_sizes((i[0] for s in subsets for i in s.items), workers)
+    listed = [item[0] for subset in subsets for item in subset.items]
+    sizes, unreadable = read_sizes([*listed, *collection.split_paths], workers)
     problems: list[MetaBINError] = [
         *collection.problems,
         *unreadable,

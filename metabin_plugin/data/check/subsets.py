@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from yacs.config import CfgNode
@@ -44,11 +44,13 @@ class Collection:
         subsets: what is not empty.
         sources: name and dataset of those with training images.
         problems: why something could not be loaded.
+        split_paths: images of all splits of the targets, of which ``subsets`` has the first.
     """
 
-    subsets: list[Subset]
-    sources: list[tuple[str, Any]]
-    problems: list[MetaBINError]
+    subsets: list[Subset] = field(default_factory=list)
+    sources: list[tuple[str, Any]] = field(default_factory=list)
+    problems: list[MetaBINError] = field(default_factory=list)
+    split_paths: list[str] = field(default_factory=list)
 
     def add(
         self, name: str, subsets: Sequence[str], key: str, *, required: bool, **kwargs: Any
@@ -75,6 +77,9 @@ class Collection:
         for subset, items in found.items():
             if items:
                 self.subsets.append(Subset(name, subset, items, whole and subset == TRAIN))
+        if QUERY in subsets:
+            splits = getattr(dataset, "splits", ())
+            self.split_paths.extend(item[0] for s in splits for side in s for item in side)
         if found.get(TRAIN):
             self.sources.append((name, dataset))
         self._report_empty(name, key, [s for s in subsets if not found[s]], len(subsets), required)
@@ -97,7 +102,7 @@ class Collection:
 
 def collect_configured(cfg: CfgNode) -> Collection:
     """Training images of ``DATASETS.NAMES``, query and gallery images of ``DATASETS.TESTS``."""
-    collection = Collection([], [], [])
+    collection = Collection()
     combine = {"combineall": cfg.DATASETS.COMBINEALL}
     for name in cfg.DATASETS.NAMES:
         collection.add(name, [TRAIN], "DATASETS.NAMES", required=True, **combine)
@@ -108,7 +113,7 @@ def collect_configured(cfg: CfgNode) -> Collection:
 
 def collect_named(names: Sequence[str]) -> Collection:
     """All images of the named datasets and manifests."""
-    collection = Collection([], [], [])
+    collection = Collection()
     for name in dict.fromkeys(names):
         collection.add(name, SUBSETS, "--datasets", required=False)
     return collection
