@@ -48,7 +48,10 @@ def difference(first: Any, second: Any, where: str = "") -> str:
     elif isinstance(first, (list, tuple)):
         if len(first) != len(second):
             return f"{where}: {len(first)} and {len(second)}"
-        pairs = [(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(first, second))]  # noqa: B905
+        pairs = [
+            (a, b, f"{where}[{index}]")
+            for index, (a, b) in enumerate(zip(first, second, strict=True))
+        ]
     else:
         return "" if first == second else f"{where}: {first} and {second}"
     return next((found for pair in pairs if (found := difference(*pair))), "")

@@ -9,7 +9,7 @@ import logging
 import statistics
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -133,7 +133,7 @@ def test_expansion_reranking_and_roc_are_per_split(
 
 def test_flip_test_averages_with_the_mirrored_image(cfg: CfgNode, reads: Counter[str]) -> None:
     class Halves(torch.nn.Module):
-        seen: list[torch.Tensor] = []  # noqa: RUF012
+        seen: ClassVar[list[torch.Tensor]] = []
 
         def forward(self, batch: dict[str, Any]) -> torch.Tensor:
             self.seen.append(batch["images"].clone())
