@@ -38,6 +38,20 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     _sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
+def reason(error: BaseException) -> str:
+    """The operating system's words for an error, where they are behind it; else its first line.
+
+    Args:
+        error: of reading, writing or parsing a file.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _sync_folder(folder: str) -> None:
     # Other systems than POSIX cannot open a folder.
     if os.name != "posix":

@@ -20,7 +20,7 @@ import torch
 
 from metabin_plugin.cli import run_cli
 from metabin_plugin.errors import CheckpointError
-from metabin_plugin.files import replace_file
+from metabin_plugin.files import reason, replace_file
 from metabin_plugin.modeling.authors_checkpoint import (
     PIXEL_ENTRY,
     Conversion,
@@ -55,9 +55,8 @@ def write(checkpoint: dict[str, Any], path: str) -> None:
         replace_file(path, lambda file: torch.save(checkpoint, file))
     # torch.save can wrap the error of the file it writes to.
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path} cannot be written ({reason}); give a folder that is there and has space"
+            f"{path} cannot be written ({reason(error)}); give a folder that is there and has space"
         ) from error
 
 

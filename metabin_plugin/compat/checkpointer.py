@@ -13,7 +13,7 @@ from fastreid.utils.checkpoint import Checkpointer
 from metabin_plugin.compat.checkpoint_fit import find_misfit, network_state
 from metabin_plugin.compat.checkpoint_folder import TAG, advice, has_tag, newest_whole, read_tag
 from metabin_plugin.errors import CheckpointError, WeightsError
-from metabin_plugin.files import replace_file
+from metabin_plugin.files import reason, replace_file
 from metabin_plugin.weight_files import (
     check_intact,
     unpickle,
@@ -146,7 +146,7 @@ class SafeCheckpointer(Checkpointer):
                 else "there is no earlier one"
             )
             raise CheckpointError(
-                f"{path} cannot be written ({_reason(error)}); {earlier}; free space or make the "
+                f"{path} cannot be written ({reason(error)}); {earlier}; free space or make the "
                 "folder writable, then go on with --resume"
             ) from error
 
@@ -187,7 +187,7 @@ class SafeCheckpointer(Checkpointer):
                 if not isinstance(error, _MISFITS):
                     raise
                 raise WeightsError(
-                    f"{path}: the state of {name} does not fit this run ({_reason(error)}); resume "
+                    f"{path}: the state of {name} does not fit this run ({reason(error)}); resume "
                     "with the config that it was made with, or start anew with MODEL.WEIGHTS"
                 ) from error
         for name in before:
@@ -207,13 +207,3 @@ def _dump(data: Mapping[str, Any], file: BinaryIO) -> None:
             f"({', '.join(refused)}), which are refused when a checkpoint is read; let every "
             "state_dict have only tensors, numbers, strings, lists and dicts"
         )
-
-
-def _reason(error: BaseException) -> str:
-    """The operating system's words for an error, where they are behind it; else its first line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -27,8 +27,8 @@ GRACE_SECONDS = 10.0
 
 _POLL_SECONDS = 0.5
 # What shells add to a signal's number to make an exit status of it.
-_STATUS_BASE = 128
-_STOPPED = (_STATUS_BASE + signal.SIGTERM, _STATUS_BASE + signal.SIGINT)
+STATUS_BASE = 128
+_STOPPED = (STATUS_BASE + signal.SIGTERM, STATUS_BASE + signal.SIGINT)
 # How the others report that one of them is gone.
 _PEER_IS_GONE = re.compile(
     r"gloo|NCCL|Dist(Backend|Network|Store)Error|(closed|reset) by peer|Broken pipe|pair closure"
@@ -144,7 +144,7 @@ class Ranks:
             self._raise_error(causes[0], errors[causes[0]])
         stopped = [p.exitcode for p in self._processes if p.exitcode in _STOPPED]
         if self._signal or stopped:
-            raise SystemExit(_STATUS_BASE + self._signal if self._signal else stopped[0])
+            raise SystemExit(STATUS_BASE + self._signal if self._signal else stopped[0])
         for rank, process in enumerate(self._processes):
             if process.exitcode != 0 and rank not in errors and process not in self._ended:
                 raise LaunchError(self._ending(rank, process.exitcode))
@@ -178,7 +178,7 @@ class Ranks:
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         if self._signal:
             self.kill()
-            raise SystemExit(_STATUS_BASE + number)
+            raise SystemExit(STATUS_BASE + number)
         self._signal = number
         for process in self._alive():
             process.terminate()

@@ -140,6 +140,5 @@ def _split(trainer: DefaultTrainer) -> str:
 
 
 def _checkpoint(trainer: DefaultTrainer) -> str:
-    if not trainer.checkpointer.has_checkpoint():
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {trainer.checkpointer.get_checkpoint_file()}"
+    last = trainer.checkpointer.get_checkpoint_file()
+    return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.compat.mixed_precision import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.data import DomainBalancedSampler
+from metabin_plugin.data.seed import stream_seed
 from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
 from metabin_plugin.engine.meta_faults import MetaFault, find_fault
 from metabin_plugin.errors import ConfigError, NonFiniteError
@@ -60,7 +61,7 @@ class MetaLearningHook(HookBase):
         self.second_order = node.SECOND_ORDER
         self.inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)
         self.period = max(1, round(node.INNER_LR.PERIOD * trainer.iters_per_epoch))
-        self.seed = node.SEED if node.SEED >= 0 else comm.shared_random_seed()
+        self.seed = stream_seed(cfg)
         self.outer_optimizer = torch.optim.SGD(self.model.gates.values(), lr=node.OUTER_LR)
         self.amp, self.amp_dtype = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE
         self.grad_scaler = (
@@ -238,7 +239,7 @@ def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[
     size = cfg.METABIN.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
     balanced = DomainBalancedSampler.__name__ == cfg.DATALOADER.SAMPLER_TRAIN
     if balanced and size == cfg.SOLVER.IMS_PER_BATCH:
-        return trainer._trainer._data_loader_iter
+        return trainer.base_batches
     dataset = trainer.data_loader.dataset
     sampler = DomainBalancedSampler(
         cfg,

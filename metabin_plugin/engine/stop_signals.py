@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from fastreid.utils import comm
 
-# What shells add to a signal's number to make an exit status of it.
-STATUS_BASE = 128
+from metabin_plugin.compat.ranks import STATUS_BASE
+
 # A scheduler's signal to all processes of a job reaches a rank directly and through its launcher.
 SAME_SIGNAL_SECONDS = 1.0
 

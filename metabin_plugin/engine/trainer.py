@@ -127,13 +127,14 @@ class MetaBINTrainer(DefaultTrainer):
         Raises:
             WeightsError: the file is damaged, or does not fit the run.
         """
-        resumes = resume and self.checkpointer.has_checkpoint()
-        self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS and not resumes
-        checkpoint = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resumes)
-        if resumes:
-            source = self.checkpointer.get_checkpoint_file()
-            self._resumption = Resumption(checkpoint, source)
-            self._resumption.apply(self)
+        # Looked for once: without a last_checkpoint, files are read whole to find one.
+        source = self.checkpointer.get_checkpoint_file() if resume else ""
+        if not source:
+            self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            return
+        self._resumption = Resumption(self.checkpointer.load(source), source)
+        self._resumption.apply(self)
 
     def train(self) -> Any:
         """Train from ``start_iter`` to the last epoch.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-TestItem = tuple[str, int, int]
+from metabin_plugin.data.datasets.base import TestItem
 
 
 class Images(NamedTuple):

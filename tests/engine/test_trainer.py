@@ -10,21 +10,13 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
-from fastreid.utils.events import EventStorage
 
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.schedule import steps_from_start
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import HOOK_REGISTRY
+from tests.engine.starting import started
 from tests.engine.tiny_data import tiny_config
-
-
-def started(cfg: CfgNode) -> MetaBINTrainer:
-    """A trainer ready for single iterations."""
-    trainer = MetaBINTrainer(cfg)
-    trainer.iter = trainer.start_iter = trainer.epoch = 0
-    trainer.storage = EventStorage(0)
-    return trainer
 
 
 def snapshot(trainer: MetaBINTrainer) -> dict[str, torch.Tensor]:

@@ -38,6 +38,11 @@ def image_names(release: Release, root: Path, boxes: str) -> Iterator[tuple[str,
         yield path, pair, person, view
 
 
+def train_labels(pair: int, person: int, view: int) -> tuple[str, str]:
+    """Name of a person, who is numbered anew in each camera pair, and of the camera."""
+    return f"P{pair}_{person}", f"P{pair}_cam{view}"
+
+
 class DG_CUHK03(SourceDataset):
     """All detected images of CUHK03 (1,467 identities, 14,097 images).
 
@@ -58,8 +63,8 @@ class DG_CUHK03(SourceDataset):
     def read(self, root: Path) -> list[TrainItem]:
         """Return the images of the extracted folder."""
         return [
-            self.train_item(path, f"P{pair}_{person}", f"P{pair}_cam{view}")
-            for path, pair, person, view in image_names(self.release, root, self.boxes)
+            self.train_item(path, *train_labels(*numbers))
+            for path, *numbers in image_names(self.release, root, self.boxes)
         ]
 
 

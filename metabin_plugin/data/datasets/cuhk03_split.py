@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from metabin_plugin.data.datasets.base import TestItem
-from metabin_plugin.data.datasets.cuhk03 import image_names
+from metabin_plugin.data.datasets.cuhk03 import image_names, train_labels
 from metabin_plugin.data.datasets.own_split import OwnSplit, OwnSplitDataset
 from metabin_plugin.data.datasets.scan import Release
 from metabin_plugin.data.mat_file import read_mat
@@ -48,7 +48,7 @@ class DG_CUHK03_Split(OwnSplitDataset):
             [_image(images, mat, name) for name in _names(protocol, key)] for key in _LISTS
         )
         return OwnSplit(
-            [self.train_item(path, f"P{p}_{n}", f"P{p}_cam{view}") for path, p, n, view in train],
+            [self.train_item(path, *train_labels(*numbers)) for path, *numbers in train],
             [_test_item(*image) for image in query],
             [_test_item(*image) for image in gallery],
         )

@@ -78,24 +78,34 @@ class Edition:
             yield str(images / match[1]), int(match[3]), int(match[2]) - 1
 
 
-class DG_MSMT17(SourceDataset):
-    """All images of MSMT17, version 1 or 2 (4,101 identities, 126,441 images).
+class _MSMT17:
+    """What the readers of MSMT17 share.
 
     Attributes:
         edition: the version that was read, ``MSMT17_V1`` or ``MSMT17_V2``.
-
-    Reference: Wei et al., Person Transfer GAN to Bridge Domain Gap for Person Re-identification,
-    CVPR 2018.
     """
 
     release = _RELEASE
     dataset_name = "msmt17"
     edition: str
 
-    def read(self, root: Path) -> list[TrainItem]:
-        """Return the images of the four lists."""
+    def find(self, root: Path) -> Edition:
+        """Return the version that is there, and keep its name."""
         edition = Edition(root)
         self.edition = edition.name
+        return edition
+
+
+class DG_MSMT17(_MSMT17, SourceDataset):
+    """All images of MSMT17, version 1 or 2 (4,101 identities, 126,441 images).
+
+    Reference: Wei et al., Person Transfer GAN to Bridge Domain Gap for Person Re-identification,
+    CVPR 2018.
+    """
+
+    def read(self, root: Path) -> list[TrainItem]:
+        """Return the images of the four lists."""
+        edition = self.find(root)
         train = [(path, str(person), camera) for path, person, camera in edition.train_items()]
         test = [
             (path, f"test_{person}", camera)
@@ -105,27 +115,19 @@ class DG_MSMT17(SourceDataset):
         return [self.train_item(path, who, str(camera)) for path, who, camera in train + test]
 
 
-class DG_MSMT17_Split(OwnSplitDataset):
+class DG_MSMT17_Split(_MSMT17, OwnSplitDataset):
     """MSMT17, version 1 or 2, in its own partition.
 
     1,041 identities with 32,621 images (2,373 of them the authors' validation images) to train on;
     11,659 queries of 3,060 others against 82,161 gallery images.
 
-    Attributes:
-        edition: the version that was read, ``MSMT17_V1`` or ``MSMT17_V2``.
-
     Reference: Wei et al., Person Transfer GAN to Bridge Domain Gap for Person Re-identification,
     CVPR 2018.
     """
 
-    release = _RELEASE
-    dataset_name = "msmt17"
-    edition: str
-
     def read(self, root: Path) -> OwnSplit:
         """Return the images of the lists."""
-        edition = Edition(root)
-        self.edition = edition.name
+        edition = self.find(root)
         return OwnSplit(
             [
                 self.train_item(path, str(person), str(camera))

@@ -12,6 +12,8 @@ from metabin_plugin.data.datasets import (
     DG_CUHKSYSU,
     DG_GRID,
     DG_PRID,
+    FURTHER_SOURCES,
+    OWN_SPLITS,
     SOURCES,
     TARGETS,
     DG_DukeMTMC,
@@ -241,7 +243,7 @@ def test_sources_never_share_identities_or_cameras(tmp_path):
         seen |= names
 
 
-@pytest.mark.parametrize("dataset", SOURCES + TARGETS)
+@pytest.mark.parametrize("dataset", SOURCES + FURTHER_SOURCES + OWN_SPLITS + TARGETS)
 def test_missing_folder(dataset, tmp_path):
     with pytest.raises(DatasetError) as caught:
         dataset(root=str(tmp_path))
