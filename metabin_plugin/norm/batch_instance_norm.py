@@ -28,6 +28,7 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
 
     Attributes:
         synchronize: whether batch statistics are those of all processes of a distributed run.
+        form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`.
     """
 
     gate: nn.Parameter
@@ -37,6 +38,7 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.synchronize = False
+        self.form = "auto"
         self.gate = nn.Parameter(torch.ones(num_features))
         self.instance_weight = nn.Parameter(torch.ones(num_features))
         self.instance_bias = nn.Parameter(torch.zeros(num_features))
@@ -79,6 +81,7 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
             momentum=momentum,
             eps=self.eps,
             synchronize=self.synchronize,
+            form=self.form,
         )
 
     @torch.no_grad()

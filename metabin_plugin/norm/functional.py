@@ -6,11 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabin_plugin.norm.forms import choose_form
+from metabin_plugin.norm.one_pass import batch_instance_norm_in_passes
+from metabin_plugin.norm.plain import plain_batch_instance_norm
 from metabin_plugin.norm.processes import are_several
 from metabin_plugin.norm.statistics import (
+    Batch,
     batch_statistics,
+    global_batch_statistics,
     global_statistics,
-    instance_statistics,
     update_running_statistics_,
 )
 
@@ -29,12 +33,14 @@ def batch_instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     synchronize: bool = False,
+    form: str = "auto",
 ) -> Tensor:
     """Mix batch and instance normalization channel by channel (Eq. 1).
 
     `y = gate * (weight * BN(x) + bias) + (1 - gate) * (instance_weight * IN(x) + instance_bias)`,
     computed as one affine map per (sample, channel). Statistics and the map are computed in
-    float32 at least; the result has the dtype of `x`. Twice differentiable in every argument.
+    float32 at least; the result has the dtype of `x`. Twice differentiable in every argument; the
+    gradients keep `x` and values per (sample, channel) alive, nothing else of its size.
 
     A 1x1 feature map has no instance statistics: the result is then batch normalization alone,
     and `gate`, `instance_weight` and `instance_bias` take no part in it.
@@ -53,7 +59,10 @@ def batch_instance_norm(
             always uses those of the instance.
         momentum: factor of the new value in the running statistics, in [0, 1].
         eps: added to both variances before the square root.
-        synchronize: whether the batch is that of all processes of a distributed run.
+        synchronize: whether the batch is that of all processes of a distributed run, each of which
+            has feature maps of this height and width.
+        form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`; the results are the same
+            up to rounding.
 
     Returns:
         Tensor of the shape, dtype and memory format of `x`.
@@ -61,42 +70,40 @@ def batch_instance_norm(
     Raises:
         ValueError: `x` is not 4-D, does not have the channels of `gate`, has one value per
             channel in training, or running statistics are missing in evaluation.
+        NormError: `form` is unknown, or "compiled" where nothing can be compiled.
     """
     _check_shapes(x, gate)
     if x.shape[2] == 1 and x.shape[3] == 1:
         batch_norm = synchronized_batch_norm if synchronize else F.batch_norm
         return batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    values = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean, var = instance_statistics(values)
-    if training:
-        batch_mean, batch_var = batch_statistics(mean, var)
-        own_count = x.numel() // x.shape[1]
-        count: int | Tensor = own_count
-        if synchronize and are_several():
-            batch_mean, batch_var, count = global_statistics(batch_mean, batch_var, own_count)
-        if running_mean is not None and running_var is not None:
-            update_running_statistics_(
-                running_mean, running_var, batch_mean, batch_var, count, momentum
-            )
-    elif running_mean is not None and running_var is not None:
-        batch_mean, batch_var = running_mean.to(values.dtype), running_var.to(values.dtype)
+    parameters = (gate, weight, bias, instance_weight, instance_bias)
+    batch = _batch_half(running_mean, running_var, training, synchronize)
+    chosen = choose_form(form, x, batch)
+    if chosen is None:
+        y, statistics = plain_batch_instance_norm(x, *parameters, batch=batch, eps=eps)
     else:
+        y, statistics = batch_instance_norm_in_passes(chosen, x, parameters, batch, eps)
+    if training and running_mean is not None and running_var is not None:
+        batch_mean, batch_var, samples = statistics
+        count = samples * x.shape[2] * x.shape[3]
+        update_running_statistics_(
+            running_mean, running_var, batch_mean, batch_var, count, momentum
+        )
+    return y
+
+
+def _batch_half(
+    running_mean: Tensor | None, running_var: Tensor | None, training: bool, synchronize: bool
+) -> Batch:
+    if training:
+        several = synchronize and are_several()
+        return global_batch_statistics if several else batch_statistics
+    if running_mean is None or running_var is None:
         raise ValueError("batch_instance_norm needs running statistics when training is False")
-    dtype = values.dtype
-    scale, shift = mixed_affine(
-        gate.to(dtype),
-        weight.to(dtype),
-        bias.to(dtype),
-        instance_weight.to(dtype),
-        instance_bias.to(dtype),
-        batch_mean,
-        batch_var,
-        mean,
-        var,
-        eps,
-    )
-    y = torch.addcmul(shift[:, :, None, None], values, scale[:, :, None, None])
-    return y.to(x.dtype)
+    if torch.is_grad_enabled():
+        # Later training moves them in place, perhaps before a backward pass.
+        return running_mean.clone(), running_var.clone()
+    return running_mean, running_var
 
 
 def synchronized_batch_norm(
@@ -143,42 +150,6 @@ def synchronized_batch_norm(
     if bias is not None:
         y = y + bias.to(values.dtype).view(shape)
     return y.to(x.dtype)
-
-
-def mixed_affine(
-    gate: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    instance_weight: Tensor,
-    instance_bias: Tensor,
-    batch_mean: Tensor,
-    batch_var: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Scale and shift per (sample, channel) with which `scale * x + shift` is Eq. 1.
-
-    Args:
-        gate: balancing parameter rho (C,).
-        weight: affine weight of the batch half (C,).
-        bias: affine bias of the batch half (C,).
-        instance_weight: affine weight of the instance half (C,).
-        instance_bias: affine bias of the instance half (C,).
-        batch_mean: batch or running mean (C,).
-        batch_var: batch or running variance (C,).
-        mean: instance means (N, C).
-        var: biased instance variances (N, C).
-        eps: added to both variances before the square root.
-
-    Returns:
-        Scale and shift, each (N, C).
-    """
-    batch_scale = gate * weight * torch.rsqrt(batch_var + eps)
-    instance_scale = (1 - gate) * instance_weight * torch.rsqrt(var + eps)
-    batch_shift = gate * bias - batch_scale * batch_mean
-    instance_shift = (1 - gate) * instance_bias - instance_scale * mean
-    return batch_scale + instance_scale, batch_shift + instance_shift
 
 
 def _check_shapes(x: Tensor, gate: Tensor) -> None:

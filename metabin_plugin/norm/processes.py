@@ -46,6 +46,20 @@ def gather_rows(rows: Tensor) -> Tensor:
     return gather(rows).flatten(0, 1)
 
 
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum of the tensors of all processes, without gradient.
+
+    Args:
+        values: tensor of the same shape and dtype on all processes.
+
+    Returns:
+        Tensor of that shape, the same on all of them.
+    """
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
 class _Sum(torch.autograd.Function):
     """Sum over the processes, which is its own adjoint; torch's differentiable one is deprecated.
 
@@ -54,9 +68,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return sum_over_processes(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

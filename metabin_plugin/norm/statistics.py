@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from metabin_plugin.norm.processes import gather
+from metabin_plugin.norm.processes import gather, sum_over_processes
+
+# Mean and biased variance of a batch, each (C,), and its number of samples.
+BatchStatistics = tuple[Tensor, Tensor, "int | Tensor"]
+# Statistics for the batch half: running ones, or the way to get those of the batch from those of
+# its instances, each (N, C).
+Batch = tuple[Tensor, Tensor] | Callable[[Tensor, Tensor], BatchStatistics]
 
 
 def instance_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,11 +25,12 @@ def instance_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Mean and variance, each (N, C).
     """
-    var, mean = torch.var_mean(x, dim=(2, 3), correction=0)
-    return mean, var
+    # torch.var_mean takes one pass, but that one is several times as slow on CPU.
+    mean = x.mean(dim=(2, 3))
+    return mean, (x - mean[:, :, None, None]).square().mean(dim=(2, 3))
 
 
-def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def batch_statistics(mean: Tensor, var: Tensor) -> BatchStatistics:
     """Batch statistics from instance statistics, without another pass over the feature map.
 
     All instances of a batch have the same number of pixels, so the batch mean is the mean of the
@@ -33,13 +42,55 @@ def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         var: biased instance variances (N, C).
 
     Returns:
-        Mean and biased variance of the batch, each (C,).
+        Mean and biased variance of the batch, each (C,), and its number of instances.
     """
-    between, batch_mean = torch.var_mean(mean, dim=0, correction=0)
-    return batch_mean, var.mean(dim=0) + between
+    batch_mean = mean.mean(dim=0)
+    between = (mean - batch_mean).square().mean(dim=0)
+    return batch_mean, var.mean(dim=0) + between, len(mean)
 
 
-def global_statistics(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def global_batch_statistics(mean: Tensor, var: Tensor) -> BatchStatistics:
+    """`batch_statistics` of the instances of all processes, all with as many pixels."""
+    return global_statistics(*batch_statistics(mean, var))
+
+
+def statistics_of(batch: Batch, mean: Tensor, var: Tensor) -> BatchStatistics:
+    """Statistics for the batch half of a layer.
+
+    Args:
+        batch: where they come from.
+        mean: instance means (N, C).
+        var: biased instance variances (N, C).
+
+    Returns:
+        Mean and biased variance, each (C,), in the dtype of `mean`, and the number of instances.
+    """
+    if callable(batch):
+        return batch(mean, var)
+    running_mean, running_var = batch
+    return running_mean.to(mean.dtype), running_var.to(mean.dtype), len(mean)
+
+
+def gradients_of_statistics(
+    batch: Batch, gradient_of_mean: Tensor, gradient_of_var: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the batch statistics, from what this process computes with them.
+
+    Args:
+        batch: where the statistics came from.
+        gradient_of_mean: of what this process computes (C,).
+        gradient_of_var: the same (C,).
+
+    Returns:
+        Gradients of what all processes that share the statistics compute, each (C,).
+    """
+    if batch is not global_batch_statistics:
+        return gradient_of_mean, gradient_of_var
+    both = sum_over_processes(torch.stack([gradient_of_mean, gradient_of_var]))
+    return both[0], both[1]
+
+
+def global_statistics(mean: Tensor, var: Tensor, count: int | Tensor) -> BatchStatistics:
     """Statistics of the global batch from those of each process's share of it.
 
     The global variance is the mean of the variances plus the variance of the means, both weighted
@@ -48,11 +99,11 @@ def global_statistics(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Te
     Args:
         mean: mean of this process's batch (C,).
         var: its biased variance (C,).
-        count: its number of values per channel.
+        count: its number of values per channel, or of instances with as many values each.
 
     Returns:
-        Mean and biased variance of the global batch, each (C,), and its number of values per
-        channel, a scalar; differentiable as ``metabin_plugin.norm.processes.gather``.
+        Mean and biased variance of the global batch, each (C,), and the sum of the counts, a
+        scalar; differentiable as ``metabin_plugin.norm.processes.gather``.
     """
     shares = gather(torch.cat([mean, var, mean.new_tensor([count])]))
     means, variances, counts = shares.split([len(mean), len(var), 1], dim=1)

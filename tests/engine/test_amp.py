@@ -253,14 +253,15 @@ def test_bfloat16_follows_float32(tmp_path: Path) -> None:
     """On one batch, where the loss falls by more than half in four steps.
 
     bfloat16 rounds by 2^-8; twenty layers, forward and backward, add up to 2 or 3 %, and each step
-    starts from the difference that the ones before it left.
+    multiplies the difference that the ones before it left, so that only the first two compare.
     """
     options = ["METABIN.HOOKS", "()", "SOLVER.WARMUP_ITERS", "0"]
     exact = losses_on_one_batch(tiny_config(tmp_path, *options))
     half = losses_on_one_batch(tiny_config(tmp_path, *options, *AMP))
     assert exact[3] < exact[0] / 2
-    assert half == pytest.approx(exact, rel=0.15)
+    assert half[3] < half[0] / 2
     assert half[0] == pytest.approx(exact[0], rel=0.02)
+    assert half[1] == pytest.approx(exact[1], rel=0.05)
     assert half != exact
 
 

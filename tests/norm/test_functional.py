@@ -10,6 +10,7 @@ from tests.norm.oracle import bin_by_loops, random_arguments
 FORMATS = (torch.contiguous_format, torch.channels_last)
 MODES = ("train", "eval", "hold")
 SHAPES = ((2, 3, 3, 2), (1, 2, 2, 3), (3, 2, 1, 4), (3, 2, 4, 1))
+FORMS = ("plain", "eager", pytest.param("compiled", marks=pytest.mark.slow))
 
 
 def statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,18 +18,24 @@ def statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, torch.linspace(0.5, 2, channels, dtype=torch.float64)
 
 
-def run(mode: str, *inputs: torch.Tensor) -> torch.Tensor:
+def run(mode: str, *inputs: torch.Tensor, form: str = "auto") -> torch.Tensor:
     running = (None, None) if mode == "hold" else statistics(inputs[1].shape[0])
-    return batch_instance_norm(*inputs, *running, training=mode != "eval")
+    return batch_instance_norm(*inputs, *running, training=mode != "eval", form=form)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_definition(shape: tuple[int, int, int, int], mode: str) -> None:
+def test_equals_the_definition(shape: tuple[int, int, int, int], mode: str, form, memory_format):
+    if form == "compiled":
+        # It would be compiled anew for each size of 1.
+        shape = (2 + shape[0], 2 + shape[1], 4 * shape[2], 2 * shape[3])
     inputs = random_arguments(shape)
+    inputs[0] = inputs[0].detach().to(memory_format=memory_format).requires_grad_()
     running = statistics(shape[1]) if mode == "eval" else None
     expected = bin_by_loops(*inputs, running=running)
-    actual = run(mode, *inputs)
+    actual = run(mode, *inputs, form=form)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     incoming = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for one, other in zip(
@@ -40,12 +47,13 @@ def test_equals_the_definition(shape: tuple[int, int, int, int], mode: str) -> N
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
-def test_is_twice_differentiable_in_every_argument(check, mode, memory_format) -> None:
-    x, *parameters = random_arguments((2, 2, 3, 2))
+def test_is_twice_differentiable_in_every_argument(check, mode, form, memory_format) -> None:
+    x, *parameters = random_arguments((2, 2, 4, 2))
     x = x.detach().to(memory_format=memory_format).requires_grad_()
-    assert check(lambda *inputs: run(mode, *inputs), (x, *parameters))
+    assert check(lambda *inputs: run(mode, *inputs, form=form), (x, *parameters))
 
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
@@ -60,36 +68,44 @@ def test_one_pixel_is_twice_differentiable(check) -> None:
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", MODES)
-def test_keeps_shape_and_memory_format(mode: str, memory_format: torch.memory_format) -> None:
+def test_keeps_shape_and_memory_format(mode: str, form: str, memory_format) -> None:
     x, *parameters = random_arguments((2, 3, 4, 5))
     x = x.detach().to(memory_format=memory_format).requires_grad_()
-    y = run(mode, x, *parameters)
+    y = run(mode, x, *parameters, form=form)
     assert y.shape == x.shape
     assert y.is_contiguous(memory_format=memory_format)
     y.sum().backward()
     assert x.grad.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float32, 1e-6)]
 )
-def test_narrow_types_only_round_input_and_output(dtype, tolerance, mode) -> None:
+def test_narrow_types_only_round_input_and_output(
+    dtype, tolerance, mode, form, memory_format
+) -> None:
     inputs = random_arguments((4, 3, 16, 8))
     narrow = [t.detach().to(dtype) for t in inputs]
+    narrow[0] = narrow[0].contiguous(memory_format=memory_format)
     # Variances of half-precision features would overflow in half precision.
     narrow[0] = narrow[0] * 1000
     exact = run(mode, *(t.double() for t in narrow))
-    actual = run(mode, *narrow)
+    actual = run(mode, *narrow, form=form)
     assert actual.dtype == dtype
     assert ((actual.double() - exact).abs().max() / exact.abs().max()) < tolerance
 
 
-def test_large_means_do_not_cancel() -> None:
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("form", FORMS)
+def test_large_means_do_not_cancel(form: str, memory_format: torch.memory_format) -> None:
     x, *parameters = random_arguments((8, 2, 16, 8), dtype=torch.float32)
-    x = x.detach() + 1e4
-    actual = batch_instance_norm(x, *parameters)
+    x = (x.detach() + 1e4).contiguous(memory_format=memory_format)
+    actual = batch_instance_norm(x, *parameters, form=form)
     exact = batch_instance_norm(x.double(), *(p.double() for p in parameters))
     # float32 represents values near 1e4 in steps of 1e-3, in units of a deviation of 2.
     torch.testing.assert_close(actual.double(), exact, rtol=0, atol=3e-3)
