@@ -36,10 +36,6 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(RUN) -m pip install --no-deps "$(FASTREID)"
 	touch $@
 
-# glibc otherwise returns every large tensor's memory to the system and faults it in again.
-demo: export MALLOC_MMAP_THRESHOLD_ := 4294967296
-demo: export MALLOC_TRIM_THRESHOLD_ := 17179869184
-demo: export MALLOC_TOP_PAD_ := 268435456
 demo: export FASTREID_DATASETS := $(DEMO_DATA)
 demo: $(INSTALLED)
 	$(RUN) tools/make_demo_data.py --output $(DEMO_DATA)

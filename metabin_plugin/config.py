@@ -85,6 +85,27 @@ def add_metabin_config(cfg: CfgNode) -> None:
     # from a network with another norm.
     node.PARTIAL_WEIGHTS = False
 
+    # How BIN layers (Eq. 1) are computed; the numbers are the same but for rounding. "auto" is the
+    # fastest form that the device and its compiler allow; "compiled", "eager" and "plain" (an
+    # autograd formula) force one.
+    node.NORM_FORM = "auto"
+
+    # True lets the backbone compute in PyTorch's channels_last memory format.
+    node.CHANNELS_LAST = False
+
+    # True compiles the backbone with torch.compile, for training and evaluation. The first
+    # iterations take minutes longer.
+    node.COMPILE = False
+
+    # True lets the C library keep freed memory when training on CPU, instead of asking the kernel
+    # for fresh pages in every layer. It holds for the whole process; False leaves the library, and
+    # a setting of it in the environment, alone.
+    node.KEEP_MEMORY = True
+
+    # How far below 1 a gate (rho) may be to be taken for 1, which lets its channel be folded into
+    # the convolution when the network is exported, in [0, 1]. 0 folds what changes no result.
+    node.FOLD_TOLERANCE = 0.0
+
     cfg.METABIN = node
 
 

@@ -25,12 +25,33 @@ class NonFiniteLosses(FloatingPointError):
         self.losses = losses
 
 
+class Watch:
+    """A number to be read from the device with the losses of each step, after the backward pass.
+
+    It is at work while it is the attribute ``watch`` of a ``SimpleTrainer``.
+
+    Args:
+        number: computes it, a tensor of one element.
+
+    Attributes:
+        value: the number of the last step.
+    """
+
+    def __init__(self, number: Callable[[], torch.Tensor]) -> None:
+        self.number = number
+        self.value = math.nan
+
+
 def _write_metrics(trainer: Any, losses: Mapping[str, torch.Tensor], data_time: float) -> None:
     from fastreid.utils import comm
     from fastreid.utils.events import get_event_storage
 
+    watch = getattr(trainer, "watch", None)
+    numbers = [*losses.values()] if watch is None else [*losses.values(), watch.number()]
     # All at once: each reading waits for the device.
-    read = torch.cat([loss.detach().reshape(1) for loss in losses.values()]).tolist()
+    read = torch.cat([number.detach().reshape(1) for number in numbers]).tolist()
+    if watch is not None:
+        watch.value = read.pop()
     # To all processes, not to the main one alone: none of them may go on to the optimizer.
     ranks = comm.all_gather((dict(zip(losses, read, strict=True)), data_time))
     for rank, (values, _) in enumerate(ranks):

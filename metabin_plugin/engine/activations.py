@@ -61,7 +61,8 @@ def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> Place | 
 
 def all_finite(tensors: Mapping[str, Tensor]) -> Tensor:
     """Whether no tensor holds a non-finite value: a scalar on their device, not yet read."""
-    return torch.stack([tensor.detach().isfinite().all() for tensor in tensors.values()]).all()
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()])
+    return flat.isfinite().all()
 
 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -12,7 +12,7 @@ from fastreid.engine import DefaultTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from metabin_plugin.compat.metrics import NonFiniteLosses
+from metabin_plugin.compat.metrics import NonFiniteLosses, Watch
 from metabin_plugin.engine.activations import nonfinite_names
 from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
 from metabin_plugin.errors import NonFiniteError
@@ -43,12 +43,14 @@ def finite_base_step(trainer: DefaultTrainer) -> Iterator[None]:
         trainer.model.register_forward_hook(step.remember_losses),
         trainer.optimizer.register_step_pre_hook(step.check_gradients),
     ]
+    trainer._trainer.watch = step.watch
     try:
         yield
         step.check_loss_scale()
     except NonFiniteLosses as signal:
         raise step.error("the loss", signal.losses) from None
     finally:
+        trainer._trainer.watch = None
         for handle in handles:
             handle.remove()
 
@@ -66,6 +68,7 @@ class _BaseStep:
         self._batch: Any = None
         self._autocast: dict[str, Any] = {}
         self._losses: Mapping[str, Tensor] = {}
+        self.watch = None if self._scales_losses() else Watch(self._gradient_sum)
 
     def remember_batch(self, _model: nn.Module, inputs: tuple[Any, ...]) -> None:
         (self._batch,) = inputs
@@ -79,26 +82,34 @@ class _BaseStep:
     ) -> None:
         self._losses = losses
 
-    def check_gradients(self, optimizer: torch.optim.Optimizer, *_arguments: Any) -> None:
-        # fastreid's optimizers hold one flat buffer per learning rate and weight decay: few sums.
-        gradients = [
-            parameter.grad
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        # A sum costs a fraction of looking at each value, and is finite only where all are. That of
-        # huge finite ones may overflow.
-        total = sum(gradient.sum() for gradient in gradients)
-        if not isfinite(total) and not all(gradient.isfinite().all() for gradient in gradients):
+    def check_gradients(self, *_arguments: Any) -> None:
+        # With a loss scale the scaler has looked at each value.
+        if self.watch is None or isfinite(self.watch.value):
+            return
+        # The sum of huge finite ones may overflow.
+        if not all(gradient.isfinite().all() for gradient in self._gradients()):
             raise self._gradient_error()
 
     def check_loss_scale(self) -> None:
-        scaler = self._trainer.grad_scaler
-        if scaler is None or not scaler.is_enabled():
-            return
-        if scaler.get_scale() < LOWEST_LOSS_SCALE:
+        if self._scales_losses() and self._trainer.grad_scaler.get_scale() < LOWEST_LOSS_SCALE:
             raise self._gradient_error()
+
+    def _scales_losses(self) -> bool:
+        scaler = self._trainer.grad_scaler
+        return scaler is not None and scaler.is_enabled()
+
+    def _gradients(self) -> list[Tensor]:
+        # fastreid's optimizers hold one flat buffer per learning rate and weight decay: few sums.
+        return [
+            parameter.grad
+            for group in self._trainer.optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+
+    def _gradient_sum(self) -> Tensor:
+        # It costs a fraction of looking at each value, and is finite only where all are.
+        return sum((gradient.sum() for gradient in self._gradients()), torch.zeros(()))
 
     def error(self, what: str, terms: Mapping[str, float]) -> NonFiniteError:
         fault = Fault(what, terms, _REMEDY)

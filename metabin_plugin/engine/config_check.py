@@ -24,6 +24,7 @@ def check_config(cfg: CfgNode) -> None:
     check_mixed_precision(cfg)
     check_metabin(cfg.METABIN)
     _check_synchronization(cfg)
+    _check_compilation(cfg.METABIN)
 
 
 def _check_synchronization(cfg: CfgNode) -> None:
@@ -33,4 +34,12 @@ def _check_synchronization(cfg: CfgNode) -> None:
             "METABIN.SYNC_STATS is True, but MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE}, which keeps losses and statistics to each process; "
             "use MetaBIN (METABIN.HOOKS () trains it without meta-learning), or set it to False"
+        )
+
+
+def _check_compilation(node: CfgNode) -> None:
+    if node.COMPILE and node.SECOND_ORDER and "MetaLearningHook" in node.HOOKS:
+        raise ConfigError(
+            "METABIN.COMPILE is True, but what torch.compile makes has no second derivative, which "
+            "METABIN.SECOND_ORDER True needs; set one of the two to False"
         )

@@ -17,6 +17,7 @@ from metabin_plugin.engine.activations import (
     first_nonfinite,
     nonfinite_names,
 )
+from metabin_plugin.engine.network_options import uncompiled
 from metabin_plugin.errors import NonFiniteError
 
 # Below it, a gradient that is not finite is none because of the loss scale.
@@ -101,7 +102,7 @@ def require_finite_weights(trainer: DefaultTrainer) -> None:
 def _place(model: nn.Module, forward: Callable[[], object]) -> Place | None:
     for weight in nonfinite_names(dict(model.named_parameters()))[:1]:
         return Place(weight, _BEFORE_ALL_LAYERS)
-    return first_nonfinite(model, forward)
+    return first_nonfinite(model, lambda: uncompiled(forward))
 
 
 def _distance_from_fault(report: tuple[Place | None, dict[str, float]]) -> tuple[float, bool]:

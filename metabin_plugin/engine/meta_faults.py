@@ -45,13 +45,15 @@ _IN_ORDER = (
 )
 
 
-def find_fault(step: MetaStep) -> MetaFault | None:
-    """The first fault of a step in any of the processes, the same in all; None if it is sound.
-
-    The device is waited for once.
+def read_step(step: MetaStep) -> tuple[MetaFault | None, list[float]]:
+    """Read from the device what the rest of the iteration needs to know, in one transfer.
 
     Args:
         step: what the step computed.
+
+    Returns:
+        The first fault of the step in any of the processes, the same in all, None if it is sound;
+        and this process's losses, those of meta-train and then those of meta-test.
     """
     computed: tuple[Mapping[str, Tensor], ...] = (
         step.meta_train_losses,
@@ -59,10 +61,11 @@ def find_fault(step: MetaStep) -> MetaFault | None:
         step.meta_test_losses,
         step.outer_gradients,
     )
-    finite = torch.stack([all_finite(tensors) for tensors in computed]).int()
+    losses = torch.stack([*step.meta_train_losses.values(), *step.meta_test_losses.values()])
+    finite = torch.stack([all_finite(tensors) for tensors in computed]).to(losses.dtype)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-    for fault, fine in zip(_IN_ORDER, finite.tolist(), strict=True):
-        if not fine:
-            return fault
-    return None
+    numbers = torch.cat([finite, losses]).tolist()
+    flags, values = numbers[: len(_IN_ORDER)], numbers[len(_IN_ORDER) :]
+    faults = [fault for fault, fine in zip(_IN_ORDER, flags, strict=True) if not fine]
+    return (faults[0] if faults else None), values

@@ -18,8 +18,8 @@ from metabin_plugin.compat.mixed_precision import LossScaler, autocast_dtype, bu
 from metabin_plugin.data import DomainBalancedSampler
 from metabin_plugin.data.seed import stream_seed
 from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
-from metabin_plugin.engine.meta_faults import MetaFault, find_fault
-from metabin_plugin.errors import ConfigError, NonFiniteError
+from metabin_plugin.engine.meta_faults import MetaFault, read_step
+from metabin_plugin.errors import ConfigError, DatasetError, NonFiniteError
 from metabin_plugin.meta import MetaStep, meta_step, split_domains, triangular
 from metabin_plugin.modeling import META_LOSSES, MetaBIN
 from metabin_plugin.norm import clip_gates_
@@ -71,13 +71,15 @@ class MetaLearningHook(HookBase):
         )
         self.skipped_steps = 0
         self.batches: Any = _meta_batches(cfg, trainer, self.seed)
+        self._knows_order = False
         _check_sides(cfg, self.num_meta_train, self.num_domains)
 
     def after_step(self) -> None:
         """Run one meta-train / meta-test episode and update the gates.
 
         With a loss scale (float16) a gradient that is not finite skips the update, which is
-        counted, and lowers the scale.
+        counted, and lowers the scale. The device is waited for once, before the update, and with a
+        loss scale by the scaler too.
 
         Raises:
             NonFiniteError: a loss, or a gradient that no loss scale is to blame for, is not
@@ -96,14 +98,16 @@ class MetaLearningHook(HookBase):
             loss_scale=self._loss_scale(),
             average=_average,
         )
-        fault = find_fault(step)
+        fault, losses = read_step(step)
+        logged = dict(zip(_logged_names(step), losses, strict=True))
         if fault is None:
             self.outer_update(step.outer_gradients)
         elif fault.is_gradient and self._scale_may_be_too_high():
             self._skip_update(step)
         else:
-            raise self._error(fault, step, train if fault.stage == "meta-train" else test)
-        self._write(step, iteration)
+            batch = train if fault.stage == "meta-train" else test
+            raise self._error(fault, step, batch, logged)
+        self._write(logged, iteration)
 
     def split(self, iteration: int) -> tuple[list[int], list[int]]:
         """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
@@ -146,10 +150,11 @@ class MetaLearningHook(HookBase):
         if state["batches"] is not None:
             self.batches.load_state_dict(state["batches"])
 
-    def _loss_scale(self) -> float:
-        # get_scale() would leave a new scaler uninitialised, which its step() refuses.
-        one = torch.ones((), device=self.model.device)
-        return self.grad_scaler.scale(one).item()
+    def _loss_scale(self) -> float | Tensor:
+        if not self.grad_scaler.is_enabled():
+            return 1.0
+        # get_scale() would wait for the device, and leave a new scaler uninitialised.
+        return self.grad_scaler.scale(torch.ones((), device=self.model.device))
 
     def _scale_may_be_too_high(self) -> bool:
         return self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() >= LOWEST_LOSS_SCALE
@@ -159,14 +164,16 @@ class MetaLearningHook(HookBase):
         self.outer_update({name: g * float("nan") for name, g in step.outer_gradients.items()})
         self.skipped_steps += 1
 
-    def _error(self, fault: MetaFault, step: MetaStep, batch: dict[str, Tensor]) -> NonFiniteError:
+    def _error(
+        self, fault: MetaFault, step: MetaStep, batch: dict[str, Tensor], logged: dict[str, float]
+    ) -> NonFiniteError:
         gates: Mapping[str, Tensor] = self.model.gates
         names = self.train_losses
         if fault.stage == "meta-test":
             names, gates = self.test_losses, step.inner_gates
         return nonfinite_error(
             self.trainer,
-            Fault(fault.name(step), {name: value.item() for name, value in _terms(step)}, _REMEDY),
+            Fault(fault.name(step), logged, _REMEDY),
             self.model,
             lambda: self._losses(names, batch, gates),
         )
@@ -175,14 +182,16 @@ class MetaLearningHook(HookBase):
         batch = next(self.batches)
         device = self.model.device
         tensors = {name: batch[name].to(device) for name in ("images", "targets", "domains")}
+        if not self._knows_order:
+            _check_order(tensors["domains"], self.num_domains)
+            self._knows_order = True
         tensors["images"] = self.model.preprocess_image(tensors)
         return tensors
 
-    @staticmethod
-    def _select(batch: dict[str, Tensor], domains: list[int]) -> dict[str, Tensor]:
-        wanted = torch.tensor(domains, device=batch["domains"].device)
-        rows = torch.isin(batch["domains"], wanted)
-        return {name: values[rows] for name, values in batch.items()}
+    def _select(self, batch: dict[str, Tensor], domains: list[int]) -> dict[str, Tensor]:
+        # Rows are known by their place: to look for labels would be to wait for the device.
+        parts = {name: values.chunk(self.num_domains) for name, values in batch.items()}
+        return {name: torch.cat([part[d] for d in domains]) for name, part in parts.items()}
 
     def _losses(
         self, names: tuple[str, ...], batch: dict[str, Tensor], gates: Mapping[str, Tensor]
@@ -191,23 +200,30 @@ class MetaLearningHook(HookBase):
         with torch.autocast(device.type, autocast_dtype(device, self.amp_dtype), enabled=self.amp):
             return self.model.meta_losses(names, batch, gates)
 
-    def _write(self, step: MetaStep, iteration: int) -> None:
+    def _write(self, losses: Mapping[str, float], iteration: int) -> None:
         storage = self.trainer.storage
-        for name, loss in _terms(step):
-            storage.put_scalar(name, loss.item())
+        for name, loss in losses.items():
+            storage.put_scalar(name, loss)
         if self.grad_scaler.is_enabled():
             storage.put_scalar("meta_skipped_steps", self.skipped_steps, smoothing_hint=False)
         storage.put_scalar("inner_lr", self.inner_lr(iteration), smoothing_hint=False)
 
 
-def _terms(step: MetaStep) -> list[tuple[str, Tensor]]:
-    """All losses of a step under their names in the log."""
+def _logged_names(step: MetaStep) -> list[str]:
+    """Names in the log of a step's losses, in the order in which they are read."""
     stages = (("mtrain", step.meta_train_losses), ("mtest", step.meta_test_losses))
-    return [
-        (f"{stage}_loss_{META_LOSSES[name]}", loss)
-        for stage, losses in stages
-        for name, loss in losses.items()
-    ]
+    return [f"{stage}_loss_{META_LOSSES[name]}" for stage, losses in stages for name in losses]
+
+
+def _check_order(labels: Tensor, num_domains: int) -> None:
+    """Refuse a mini-batch that does not hold equally many images of each domain, one by one."""
+    per_domain, rest = divmod(len(labels), num_domains)
+    expected = torch.arange(num_domains).repeat_interleave(per_domain)
+    if rest or not torch.equal(labels.cpu(), expected):
+        raise DatasetError(
+            "the mini-batch for METABIN.HOOKS MetaLearningHook does not hold equally many images "
+            "of each domain, in the order of the domains; draw it with DomainBalancedSampler"
+        )
 
 
 def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:

@@ -14,6 +14,7 @@ from metabin_plugin.engine.value_checks import (
 )
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.modeling import META_LOSSES
+from metabin_plugin.norm import NORM_FORMS
 from metabin_plugin.registries import HOOK_REGISTRY, registered
 
 # numpy.random.seed takes 32 bits.
@@ -45,6 +46,8 @@ def check_metabin(node: CfgNode) -> None:
     check_count("METABIN.IMS_PER_BATCH", node.IMS_PER_BATCH, 0)
     check_count("METABIN.NUM_META_TRAIN", node.NUM_META_TRAIN, 1)
     check_number("METABIN.OUTER_LR", node.OUTER_LR, 0, _LARGEST_STEP)
+    check_choice("METABIN.NORM_FORM", node.NORM_FORM, NORM_FORMS)
+    check_number("METABIN.FOLD_TOLERANCE", node.FOLD_TOLERANCE, 0, 1)
     _check_inner_lr(node.INNER_LR)
 
 

@@ -8,11 +8,12 @@ import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
+from metabin_plugin.engine.network_options import apply_network_options
 from metabin_plugin.errors import ConfigError
 
 
 def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
-    """Build the network of a config and try its backbone on one black image.
+    """Build the network of a config, try its backbone on one black image and set its options.
 
     Args:
         build: fastreid's ``build_model``.
@@ -23,7 +24,8 @@ def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Mod
 
     Raises:
         ConfigError: the backbone does not know its depth, cannot take images of this size, or gives
-            another number of features than the head expects.
+            another number of features than the head expects; or an option does not fit the
+            network.
     """
     backbone = cfg.MODEL.BACKBONE
     try:
@@ -39,6 +41,8 @@ def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Mod
     # Other architectures cut the backbone up, and a crop makes another size.
     if cfg.MODEL.META_ARCHITECTURE in ("Baseline", "MetaBIN") and not cfg.INPUT.CROP.ENABLED:
         _check_features(network, cfg, size * 2 if len(size) == 1 else size)
+    # Last, for the one image would be a compiled backbone's first batch size.
+    apply_network_options(network, cfg)
     return network
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 from typing import Any
 
+import torch
 from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
@@ -17,6 +18,7 @@ from fastreid.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.optim import Optimizer
 
+from metabin_plugin.allocator import keep_freed_memory
 from metabin_plugin.compat.mixed_precision import use_dtype
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
@@ -241,8 +243,14 @@ class MetaBINTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """fastreid's ``build_model`` on a checked config."""
+        """fastreid's ``build_model`` on a checked config, computing as the METABIN node says.
+
+        With ``METABIN.KEEP_MEMORY`` and a network on CPU the process keeps freed memory from here
+        on.
+        """
         check_config(cfg)
+        if cfg.METABIN.KEEP_MEMORY and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+            keep_freed_memory()
         return build_network(super().build_model, cfg)
 
     @classmethod

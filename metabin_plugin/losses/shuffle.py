@@ -11,7 +11,9 @@ from metabin_plugin.losses.distance import pairwise_distance
 from metabin_plugin.losses.mining import farthest, mean_over_anchors, nearest
 
 
-def shuffle_loss(features: Tensor, identities: Tensor, domains: Tensor) -> Tensor:
+def shuffle_loss(
+    features: Tensor, identities: Tensor, domains: Tensor, *, distances: Tensor | None = None
+) -> Tensor:
     """Pull other domains towards each anchor and push its own domain's identities away (Eq. 7).
 
     Mean over the anchors of `softplus(d(anchor, inter) - d(anchor, intra))`, where `inter` is an
@@ -26,6 +28,7 @@ def shuffle_loss(features: Tensor, identities: Tensor, domains: Tensor) -> Tenso
         features: features (N, D), not normalized.
         identities: identity label of each sample (N,).
         domains: domain label of each sample (N,).
+        distances: `pairwise_distance` of the features, where it is known already.
 
     Returns:
         Scalar, in float32 at least.
@@ -34,7 +37,7 @@ def shuffle_loss(features: Tensor, identities: Tensor, domains: Tensor) -> Tenso
         ValueError: shapes do not fit together.
     """
     check_rows("shuffle_loss", features, identities=identities, domains=domains)
-    distances = pairwise_distance(features)
+    distances = pairwise_distance(features) if distances is None else distances
     same_domain = domains[:, None] == domains[None, :]
     itself = torch.eye(len(domains), dtype=torch.bool, device=domains.device)
     intra = same_domain & (identities[:, None] != identities[None, :])

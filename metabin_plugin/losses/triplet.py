@@ -9,7 +9,9 @@ from metabin_plugin.losses.distance import pairwise_distance
 from metabin_plugin.losses.mining import farthest, mean_over_anchors, nearest
 
 
-def triplet_loss(features: Tensor, identities: Tensor, margin: float = 0.3) -> Tensor:
+def triplet_loss(
+    features: Tensor, identities: Tensor, margin: float = 0.3, *, distances: Tensor | None = None
+) -> Tensor:
     """Pull the hardest positive of each anchor closer than its hardest negative (Eq. 3).
 
     Mean over the anchors of `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, with
@@ -21,6 +23,7 @@ def triplet_loss(features: Tensor, identities: Tensor, margin: float = 0.3) -> T
         features: features (N, D), not normalized.
         identities: identity label of each sample (N,).
         margin: margin m, in units of the distance.
+        distances: `pairwise_distance` of the features, where it is known already.
 
     Returns:
         Scalar, in float32 at least.
@@ -29,7 +32,7 @@ def triplet_loss(features: Tensor, identities: Tensor, margin: float = 0.3) -> T
         ValueError: shapes do not fit together.
     """
     check_rows("triplet_loss", features, identities=identities)
-    distances = pairwise_distance(features)
+    distances = pairwise_distance(features) if distances is None else distances
     same = identities[:, None] == identities[None, :]
     anchors = (~same).any(dim=1)
     gaps = farthest(distances, same) - nearest(distances, ~same)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def held_call(module: nn.Module, *inputs: Any, gates: Mapping[str, Tensor] | None = None) -> Any:
     """Call a module at other gates, with everything else in it held.
 
-    Parameters enter as constants, so no gradient but the gates' is computed. Buffers enter as
-    copies: in training mode batch normalization uses batch statistics while the running ones stay
-    as they are, bit for bit ("hold").
+    Parameters enter as constants, so no gradient but the gates' is computed. In training mode batch
+    normalization uses batch statistics and does not compute running ones ("hold"). Buffers enter as
+    copies, for modules that would write theirs all the same.
 
     Args:
-        module: the module; nothing in it is written.
+        module: the module; afterwards it is as it was.
         *inputs: its positional inputs.
         gates: values to use instead of the parameters of these names.
 
@@ -27,4 +29,21 @@ def held_call(module: nn.Module, *inputs: Any, gates: Mapping[str, Tensor] | Non
     tensors = {name: parameter.detach() for name, parameter in module.named_parameters()}
     tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
     tensors.update(gates or {})
-    return functional_call(module, tensors, inputs)
+    with _held_statistics(module):
+        return functional_call(module, tensors, inputs)
+
+
+@contextmanager
+def _held_statistics(module: nn.Module) -> Iterator[None]:
+    held = [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and norm.training and norm.track_running_stats
+    ]
+    for norm in held:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in held:
+            norm.track_running_stats = True

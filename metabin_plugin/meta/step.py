@@ -55,7 +55,7 @@ def meta_step(
     inner_lr: float,
     *,
     second_order: bool = False,
-    loss_scale: float = 1.0,
+    loss_scale: float | Tensor = 1.0,
     average: Callable[[Gates], Gates] | None = None,
 ) -> MetaStep:
     """Gradient of the meta-test loss at rho' with respect to rho (Eq. 8-10).
@@ -76,7 +76,8 @@ def meta_step(
         inner_lr: beta, the inner step size.
         second_order: keep the term with the Hessian.
         loss_scale: factor on the losses during differentiation (mixed precision), so that small
-            gradients do not vanish in half precision. ``average`` gets scaled gradients.
+            gradients do not vanish in half precision; a number, or a scalar on the device, which
+            is not waited for. ``average`` gets scaled gradients.
         average: mean over the processes of a gradient by gate name; None with one process.
 
     Returns:
@@ -87,14 +88,14 @@ def meta_step(
     train_losses = meta_train(leaves)
     scaled_inner = _gradients(train_losses, leaves, loss_scale, create_graph=second_order)
     inner = average({name: g.detach() for name, g in scaled_inner.items()})
-    inner_gradients = {name: g / loss_scale for name, g in inner.items()}
+    inner_gradients = _unscaled(inner, loss_scale)
 
     moved = inner_update(leaves, inner_gradients, inner_lr)
     moved_leaves = {name: gate.requires_grad_() for name, gate in moved.items()}
     test_losses = meta_test(moved_leaves)
     outer = average(_gradients(test_losses, moved_leaves, loss_scale))
     if second_order:
-        direction = {name: g / loss_scale for name, g in outer.items()}
+        direction = _unscaled(outer, loss_scale)
         curvature = average(_hessian_product(scaled_inner, leaves, direction))
         outer = {name: g - inner_lr * curvature[name] for name, g in outer.items()}
 
@@ -111,7 +112,15 @@ def _alone(gradients: Gates) -> Gates:
     return gradients
 
 
-def _gradients(losses: Losses, gates: Gates, scale: float, create_graph: bool = False) -> Gates:
+def _unscaled(gradients: Gates, scale: float | Tensor) -> Gates:
+    if isinstance(scale, float) and scale == 1.0:
+        return gradients
+    return {name: gradient / scale for name, gradient in gradients.items()}
+
+
+def _gradients(
+    losses: Losses, gates: Gates, scale: float | Tensor, create_graph: bool = False
+) -> Gates:
     total = torch.stack(list(losses.values())).sum() * scale
     # A layer whose input is 1x1 does not use its gate; its gradient is zero.
     gradients = torch.autograd.grad(

@@ -10,7 +10,13 @@ from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.losses import cross_entropy_loss, scatter_loss, shuffle_loss, triplet_loss
+from metabin_plugin.losses import (
+    cross_entropy_loss,
+    pairwise_distance,
+    scatter_loss,
+    shuffle_loss,
+    triplet_loss,
+)
 from metabin_plugin.meta import held_call
 from metabin_plugin.norm import gate_parameters, synchronize_norms
 from metabin_plugin.norm.processes import are_several, gather_rows
@@ -22,6 +28,7 @@ META_LOSSES = {
     "TripletLoss": "triplet",
     "CrossEntropyLoss": "cls",
 }
+_USING_DISTANCES = frozenset({"ShuffleLoss", "TripletLoss"})
 
 
 class MetaBIN(Baseline):
@@ -103,24 +110,34 @@ class MetaBIN(Baseline):
             Scalar loss by name.
         """
         feature_map = held_call(self.backbone, batch["images"], gates=gates)
-        rows = {
-            "features": held_call(self.heads.pool_layer, feature_map)[..., 0, 0],
-            "targets": batch["targets"],
-            "domains": batch["domains"],
-        }
+        rows = {"targets": batch["targets"], "domains": batch["domains"]}
         if "CrossEntropyLoss" in names:
-            rows["logits"] = held_call(self.heads, feature_map, batch["targets"])["cls_outputs"]
-        rows = self._everyones(rows)
+            pooled, rows["logits"] = self._pool_and_classify(feature_map, batch["targets"])
+        else:
+            pooled = held_call(self.heads.pool_layer, feature_map)
+        rows = self._everyones({**rows, "features": pooled[..., 0, 0]})
+        if not _USING_DISTANCES.isdisjoint(names):
+            rows["distances"] = pairwise_distance(rows["features"])
         return {name: self._meta_loss(name, rows) for name in names}
+
+    def _pool_and_classify(self, feature_map: Tensor, identities: Tensor) -> tuple[Tensor, Tensor]:
+        pooled: list[Tensor] = []
+        # The head has them only behind its BNNeck, where MODEL.HEADS.NECK_FEAT is "after".
+        with self.heads.pool_layer.register_forward_hook(
+            lambda _layer, _inputs, output: pooled.append(output)
+        ):
+            outputs = held_call(self.heads, feature_map, identities)
+        return pooled[0], outputs["cls_outputs"]
 
     def _meta_loss(self, name: str, rows: Mapping[str, Tensor]) -> Tensor:
         features, targets, domains = rows["features"], rows["targets"], rows["domains"]
         if name == "ScatterLoss":
             return scatter_loss(features, domains, self.scatter_average)
         if name == "ShuffleLoss":
-            return shuffle_loss(features, targets, domains)
+            return shuffle_loss(features, targets, domains, distances=rows["distances"])
         if name == "TripletLoss":
-            return triplet_loss(features, targets, self.loss_kwargs["tri"]["margin"])
+            margin = self.loss_kwargs["tri"]["margin"]
+            return triplet_loss(features, targets, margin, distances=rows["distances"])
         if name == "CrossEntropyLoss":
             return cross_entropy_loss(rows["logits"], targets, self.loss_kwargs["ce"]["eps"])
         raise ConfigError(f"unknown meta loss {name!r}: choose among {', '.join(META_LOSSES)}")

@@ -112,3 +112,17 @@ def test_without_synchronization_ranks_share_all_but_their_statistics(
             first["it2 state backbone.1.running_mean"],
             other["it2 state backbone.1.running_mean"],
         )
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_computes_the_same_on_several_ranks(tmp_path: Path) -> None:
+    options = [*BATCH, "METABIN.SYNC_STATS", "True", "METABIN.COMPILE"]
+    plain, compiled = (
+        run_ranks(
+            tmp_path / word, 2, iterations, tiny_config(tmp_path, *options, word), torch.float64
+        )
+        for word in ("False", "True")
+    )
+    for one, other in zip(plain, compiled, strict=True):
+        assert list(one) == list(other)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

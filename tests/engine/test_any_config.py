@@ -108,6 +108,12 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "OUTER_LR": step_sizes,
         "SYNC_STATS": st.booleans(),
         "PARTIAL_WEIGHTS": st.booleans(),
+        "NORM_FORM": st.sampled_from(["auto", "eager", "plain"]),
+        "CHANNELS_LAST": st.booleans(),
+        # Compiling takes longer than all else; a test of its own has it.
+        "COMPILE": st.just(False),
+        "KEEP_MEMORY": st.booleans(),
+        "FOLD_TOLERANCE": st.floats(0, 1),
     }
 
 
@@ -136,8 +142,9 @@ anything = st.recursive(
 
 
 def endless(key: str, value: Any) -> bool:
-    """Whether a value is allowed but makes the first iteration take for ever."""
-    return key == "FIRST_BASE_UPDATES" and isinstance(value, int) and value > 3
+    """Whether a value is allowed but makes the first iteration take for ever, or seconds."""
+    many_updates = key == "FIRST_BASE_UPDATES" and isinstance(value, int) and value > 3
+    return many_updates or (key == "COMPILE" and value is True)
 
 
 @st.composite

@@ -167,6 +167,13 @@ BAD_VALUES = [
     ("METABIN.SYNC_STATS", 1, "True or False"),
     ("METABIN.PARTIAL_WEIGHTS", None, "True or False"),
     ("METABIN.SECOND_ORDER", "yes", "True or False"),
+    ("METABIN.NORM_FORM", "triton", "auto, compiled, eager, plain"),
+    ("METABIN.CHANNELS_LAST", "True", "True or False"),
+    ("METABIN.COMPILE", 1, "True or False"),
+    ("METABIN.KEEP_MEMORY", None, "True or False"),
+    ("METABIN.FOLD_TOLERANCE", -0.1, "at least 0"),
+    ("METABIN.FOLD_TOLERANCE", 1.5, "at most 1"),
+    ("METABIN.FOLD_TOLERANCE", float("nan"), "finite"),
     ("METABIN.STEPS_COUNT_WARMUP", 0, "True or False"),
     ("METABIN.SEED", 2**32, "at most 4294967295"),
     ("METABIN.INNER_LR.PERIOD", float("inf"), "finite"),
@@ -196,6 +203,19 @@ def test_synchronization_needs_the_architecture_that_has_it() -> None:
     cfg.MODEL.META_ARCHITECTURE = "Baseline"
     cfg.METABIN.HOOKS = ()
     assert refused(cfg).startswith("METABIN.SYNC_STATS is True")
+
+
+def test_what_is_compiled_has_no_second_derivative() -> None:
+    cfg = good()
+    cfg.METABIN.COMPILE = True
+    check_config(cfg)
+    cfg.METABIN.SECOND_ORDER = True
+    sentence = refused(cfg)
+    assert sentence.startswith("METABIN.COMPILE is True")
+    assert "METABIN.SECOND_ORDER" in sentence
+    # Nothing is differentiated twice without the meta step.
+    cfg.METABIN.HOOKS = ()
+    check_config(cfg)
 
 
 def test_a_run_without_evaluation_needs_no_target() -> None:

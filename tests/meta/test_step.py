@@ -70,7 +70,7 @@ def run(
     network: nn.Module,
     images: tuple[Tensor, Tensor],
     second_order: bool,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     average: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> MetaStep:
     return meta_step(
@@ -135,6 +135,48 @@ def test_only_gates_get_gradients(network: nn.Module, images: tuple[Tensor, Tens
     loss = held_call(network, images[0], gates=gates).sum()
     assert torch.autograd.grad(loss, weight, allow_unused=True, retain_graph=True) == (None,)
     assert all(g is not None for g in torch.autograd.grad(loss, list(gates.values())))
+
+
+class Counting(nn.Module):
+    """A layer that writes its buffer in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return x
+
+
+def test_a_held_module_is_afterwards_as_it_was() -> None:
+    frozen, untracked = nn.BatchNorm2d(3).eval(), nn.BatchNorm2d(3, track_running_stats=False)
+    module = nn.Sequential(Counting(), nn.BatchNorm2d(3), frozen, untracked)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.randn(4, 3, 2, 2)
+
+    def flags() -> list[bool]:
+        return [norm.track_running_stats for norm in module[1:]]
+
+    seen: list[list[bool]] = []
+    handle = module[1].register_forward_pre_hook(lambda *_: seen.append(flags()))
+    held = held_call(module, x)
+    with pytest.raises(RuntimeError):
+        held_call(module, x[:, :2])
+    assert seen[0] == [False, True, False]
+    assert flags() == [True, True, False]
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    handle.remove()
+    torch.testing.assert_close(module(x), held, rtol=0, atol=0)
+    assert module[0].calls == 1
+    assert not torch.equal(module[1].running_mean, before["1.running_mean"])
+
+
+def test_a_scale_may_be_on_the_device(network: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    number = run(network, images, True, 1024.0)
+    tensor = run(network, images, True, torch.tensor(1024.0))
+    for kind in ("inner_gradients", "outer_gradients"):
+        torch.testing.assert_close(getattr(tensor, kind), getattr(number, kind), rtol=0, atol=0)
 
 
 def test_inner_update_clips() -> None:
