@@ -33,3 +33,7 @@ class CheckpointError(MetaBINError):
 
 class NonFiniteError(MetaBINError):
     """A loss, a gradient or a gate is not a finite number any more."""
+
+
+class ExportError(MetaBINError):
+    """A network cannot be exported."""

@@ -45,7 +45,7 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
             f"{type(module).__name__} has no BatchNorm2d layer that could be converted to "
             f"{norm!r}: choose a backbone with batch normalization, or leave its norm as it is"
         )
-    _substitute(module, replacements)
+    substitute(module, replacements)
     return replacements.get(module, module)
 
 
@@ -64,10 +64,16 @@ def synchronize_norms(module: nn.Module) -> None:
             layer.synchronize = True
         elif isinstance(layer, nn.BatchNorm2d):
             replacements[layer] = _replacement(layer, SynchronizedBatchNorm2d)
-    _substitute(module, replacements)
+    substitute(module, replacements)
 
 
-def _substitute(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+def substitute(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace layers of a network wherever it holds them, in place.
+
+    Args:
+        module: network; itself not replaced.
+        replacements: layer to what takes its place.
+    """
     for parent in list(module.modules()):
         # Not named_children(), which lists a layer used twice under its first name only.
         for name, child in list(parent._modules.items()):

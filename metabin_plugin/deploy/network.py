@@ -1,0 +1,99 @@
+"""The network of a config and its weights, folded for inference."""
+
+from __future__ import annotations
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.utils.checkpoint import Checkpointer
+from torch import Tensor, nn
+
+from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.errors import ConfigError, ExportError
+from metabin_plugin.norm import Folding, fold_norms
+
+# Far above rounding in float64, far below what an image can change.
+_ROUNDING = 1e-6
+
+
+def image_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width of the images that a config's evaluation gives to the network.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        ConfigError: it leaves them open.
+    """
+    key = "INPUT.CROP.SIZE" if cfg.INPUT.CROP.ENABLED else "INPUT.SIZE_TEST"
+    size = list(cfg.INPUT.CROP.SIZE if cfg.INPUT.CROP.ENABLED else cfg.INPUT.SIZE_TEST)
+    if cfg.INPUT.CROP.ENABLED and len(size) == 1:
+        size *= 2
+    if len(size) != 2 or min(size) < 1:
+        raise ConfigError(
+            f"{key} is {size}, but an exported network takes images of one size; set it to "
+            "[height, width]"
+        )
+    return size[0], size[1]
+
+
+def random_images(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+    """Images of noise (count, 3, height, width), float32 in [0, 255], the same for the same seed.
+
+    Args:
+        count: number of images.
+        size: height and width.
+        seed: of the generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((count, 3, *size), generator=generator) * 255
+
+
+def trained_network(cfg: CfgNode) -> nn.Module:
+    """The network of a config with ``MODEL.WEIGHTS``, on the CPU, in evaluation mode.
+
+    Args:
+        cfg: the config; it is not changed.
+
+    Raises:
+        ConfigError: ``MODEL.WEIGHTS`` is empty, or the config cannot work.
+        WeightsError: the file is damaged or does not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "MODEL.WEIGHTS is empty, but it is what is exported; add MODEL.WEIGHTS and the path of "
+            "a checkpoint, OUTPUT_DIR/model_final.pth for example"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    # How the network is run here is no part of it.
+    cfg.METABIN.COMPILE = cfg.METABIN.CHANNELS_LAST = False
+    network = MetaBINTrainer.build_model(cfg)
+    Checkpointer(network).load(cfg.MODEL.WEIGHTS)
+    return network.eval()
+
+
+def fold_network(network: nn.Module, size: tuple[int, int], tolerance: float) -> Folding:
+    """Fold a whole network and measure what that changes, on four images of noise.
+
+    Args:
+        network: takes a batch of images, gives a batch of features; it becomes float64.
+        size: height and width of the images.
+        tolerance: how far below 1 a gate is taken for 1.
+
+    Returns:
+        The folded network, float32, with the difference.
+
+    Raises:
+        ExportError: with tolerance 0 the folded network computes something else.
+    """
+    folding = fold_norms(network.double(), tolerance, random_images(4, size).double())
+    folding.network.float()
+    if tolerance == 0 and not (folding.difference or 0) < _ROUNDING:
+        raise ExportError(
+            f"folding the normalization of {type(network).__name__} changes its features by "
+            f"{folding.difference:.1e} of the largest one; its backbone calls layers in a way that "
+            "folding does not see, so export another one"
+        )
+    return folding

@@ -1,0 +1,129 @@
+"""Networks as ONNX files."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metabin_plugin.errors import ExportError
+
+INPUT, OUTPUT = "images", "features"
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# The kernels of onnxruntime add up in another order.
+_ROUNDING = 1e-3
+
+
+def check_packages() -> None:
+    """Check that the packages of the extra ``export`` are there.
+
+    Raises:
+        ExportError: one is missing.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"the ONNX export needs {', '.join(missing)}; install it with "
+            'pip install "metabin_plugin[export]"'
+        )
+
+
+def to_onnx(network: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+    """The content of an ONNX file: ``images`` in, ``features`` out, with any number of images.
+
+    Args:
+        network: in evaluation mode.
+        example: two or more images; all but their number is fixed by them.
+        metadata: entries of the file's metadata.
+
+    Raises:
+        ExportError: the network has an operation that cannot be exported.
+    """
+    try:
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ExportError(
+            f"{type(network).__name__} cannot be exported to ONNX ({reason}); export another "
+            "backbone, or change what it names"
+        ) from error
+    assert program is not None
+    model = program.model_proto
+    _remove_traces(model.graph)
+    for name, value in metadata.items():
+        model.metadata_props.add(key=name, value=value)
+    return model.SerializeToString()
+
+
+def operators(content: bytes) -> dict[str, int]:
+    """Number of each operator in an ONNX file, functions in it included.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        Operator, with its domain unless that is ONNX's own, to number; sorted by name.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    names = [
+        f"{node.domain}.{node.op_type}".lstrip(".")
+        for part in (model.graph, *model.functions)
+        for node in part.node
+    ]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def check_onnx(content: bytes, network: nn.Module, batches: Sequence[Tensor]) -> float:
+    """Run an ONNX file in onnxruntime and compare its features with the network's.
+
+    Args:
+        content: of the file.
+        network: what it was made of, in evaluation mode.
+        batches: images, of different numbers.
+
+    Returns:
+        The largest difference, as a share of the largest feature of its batch.
+
+    Raises:
+        ExportError: it is more than rounding.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for images in batches:
+        with torch.no_grad():
+            expected = network(images)
+        (features,) = session.run([OUTPUT], {INPUT: images.numpy()})
+        difference = (torch.from_numpy(features) - expected).abs().max() / expected.abs().max()
+        # Written so that a NaN does not pass.
+        if not difference < _ROUNDING:
+            raise ExportError(
+                f"onnxruntime's features differ from PyTorch's by {float(difference):.1e} of the "
+                f"largest one on {len(images)} images; report it with your versions of torch, "
+                "onnxscript and onnxruntime"
+            )
+        worst = max(worst, float(difference))
+    return worst
+
+
+def _remove_traces(graph: Any) -> None:
+    """Remove where in which Python file each node comes from: paths of this machine."""
+    for part in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
+        for item in part:
+            del item.metadata_props[:]
+            item.doc_string = ""
+    del graph.metadata_props[:]

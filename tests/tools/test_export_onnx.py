@@ -1,0 +1,201 @@
+"""The exported file computes the trained network's features by plain operators."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import export_onnx
+from metabin_plugin.deploy.network import fold_network, image_size
+from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, to_onnx
+from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.errors import ConfigError, ExportError
+from metabin_plugin.norm import BatchInstanceNorm2d
+from tests.engine.tiny_data import tiny_config, tiny_options
+
+ROOT = Path(__file__).parents[2]
+SIZE = ["INPUT.SIZE_TEST", "[64, 32]"]
+PLAIN = {
+    *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "ReduceMean", "Gather", "Unsqueeze"),
+    *("Conv", "MaxPool", "Relu"),
+}
+
+
+def export(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/export_onnx.py", "--config-file", "configs/MetaBIN-demo.yml"]
+    command += ["--output", str(folder / "model.onnx"), *tiny_options(folder), *SIZE, *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@dataclass(frozen=True)
+class Export:
+    network: nn.Module
+    done: subprocess.CompletedProcess[str]
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """A network with random norms and gates, half of them 1, and the tool's file of it."""
+    folder = tmp_path_factory.mktemp("export")
+    network = MetaBINTrainer.build_model(tiny_config(folder, *SIZE))
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, 0.3, 0.1)
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+        if isinstance(layer, BatchInstanceNorm2d):
+            layer.gate.data.uniform_(-1, 1).abs_()[::2] = 1
+    torch.save({"model": network.state_dict()}, folder / "trained.pth")
+    # The export runs on the CPU, whatever the training ran on.
+    done = export(folder, "MODEL.WEIGHTS", str(folder / "trained.pth"), "MODEL.DEVICE", "cuda")
+    assert done.returncode == 0, done.stderr
+    return Export(network.eval(), done, folder / "model.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_onnxruntime_computes_the_features_of_evaluation(exported: Export, count: int) -> None:
+    images = torch.randint(0, 256, (count, 3, 64, 32)).float()
+    with torch.no_grad():
+        expected = exported.network({"images": images.clone()}).numpy()
+    session = onnxruntime.InferenceSession(exported.path)
+    (features,) = session.run(["features"], {"images": images.numpy()})
+    assert features.shape == (count, 512)
+    assert np.abs(features - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_the_file_has_plain_operators_and_says_what_it_is(exported: Export) -> None:
+    model = onnx.load(exported.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert not model.functions
+    used = {(node.domain, node.op_type) for node in model.graph.node}
+    assert used <= {("", name) for name in PLAIN}
+    batch, *rest = model.graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param and [dim.dim_value for dim in rest] == [3, 64, 32]
+
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    assert entries["MODEL.BACKBONE.NAME"] == "build_resnet_backbone"
+    assert entries["INPUT.SIZE_TEST"] == "[64, 32]"
+    assert entries["weights"] == "trained.pth"
+    # 20 layers of BIN with every other gate at 1; the BNNeck has no convolution in front of it.
+    assert (
+        "2400 folded into convolutions, 512 a constant affine map, 2400 open" in entries["folding"]
+    )
+    assert entries["folding"] in exported.done.stdout
+
+
+@pytest.mark.slow
+def test_the_file_has_no_path_of_the_machine(exported: Export) -> None:
+    content = exported.path.read_bytes()
+    for folder in (ROOT, exported.path.parent, Path(sys.prefix), Path(torch.__file__).parent):
+        assert str(folder).encode() not in content
+    assert b"stack_trace" not in content
+
+
+@pytest.mark.slow
+def test_a_file_that_computes_something_else_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
+    images = torch.rand(2, 3, 5, 5)
+    content = to_onnx(network, images, {})
+    assert check_onnx(content, network, [images, images[:1]]) < 1e-5
+    with torch.no_grad():
+        network[0].weight[0] *= 1.1
+    with pytest.raises(ExportError, match="differ from PyTorch's"):
+        check_onnx(content, network, [images])
+    with torch.no_grad():
+        network[0].weight.fill_(float("nan"))
+    with pytest.raises(ExportError, match="differ from PyTorch's by nan"):
+        check_onnx(content, network, [images])
+
+
+class Unexportable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(x.sum().item() > 0) if x.sum() > 0 else x
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_be_exported_is_named() -> None:
+    with pytest.raises(ExportError, match="Unexportable cannot be exported to ONNX"):
+        to_onnx(Unexportable().eval(), torch.rand(2, 3), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+        (["MODEL.WEIGHTS", "absent.pth"], "absent.pth"),
+    ],
+)
+def test_what_users_get_wrong_ends_in_one_sentence(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    done = export(tmp_path, *options)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert words in sentence
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    export_onnx.check_folder(str(tmp_path / "model.onnx"))
+    for path in (tmp_path, tmp_path / "absent" / "model.onnx"):
+        with pytest.raises(ExportError, match="--output"):
+            export_onnx.check_folder(str(path))
+
+
+def test_an_output_that_cannot_be_written_after_all_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx.partial").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"old")
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_onnx.write(b"new", str(tmp_path / "model.onnx"))
+    assert (tmp_path / "model.onnx").read_bytes() == b"old"
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_packages()
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match=r"needs onnxscript; .*metabin_plugin\[export\]"):
+        check_packages()
+
+
+def test_the_image_size_is_that_of_evaluation(tmp_path: Path) -> None:
+    assert image_size(tiny_config(tmp_path, *SIZE)) == (64, 32)
+    crop = ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[24]"]
+    assert image_size(tiny_config(tmp_path, *SIZE, *crop)) == (24, 24)
+    for size in ("[64]", "[-1, -1]"):
+        with pytest.raises(ConfigError, match=r"INPUT.SIZE_TEST is .* set it to \[height, width\]"):
+            image_size(tiny_config(tmp_path, "INPUT.SIZE_TEST", size))
+
+
+class InPieces(nn.Module):
+    """Calls the layers of a block by itself, and looks at what is between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.block[1].running_mean.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() < -1e9:
+            return x
+        y = self.block[0](x)
+        return self.block[1](y) + y.square()
+
+
+def test_a_network_that_folding_spoils_is_refused() -> None:
+    with pytest.raises(ExportError, match="changes its features by"):
+        fold_network(InPieces().eval(), (4, 4), tolerance=0)
