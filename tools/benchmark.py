@@ -1,10 +1,16 @@
 """Measure the project against what it replaces.
 
-python tools/benchmark.py rank [--size market|msmt17] [--repetitions N] [--json FILE]
-python tools/benchmark.py eval [--images N] [--splits N] [--json FILE]
+python tools/benchmark.py layer     the normalization layer, against nn.BatchNorm2d
+python tools/benchmark.py step      a training iteration, against one of batch normalization
+python tools/benchmark.py memory    the peak memory of the two
+python tools/benchmark.py inference images to features, against batch normalization
+python tools/benchmark.py load      images that the loader gives, against those that training takes
+python tools/benchmark.py eval      an evaluation of several splits
+python tools/benchmark.py rank      CMC, mAP and mINP
 
-Arms of a comparison run in one process, after a warm-up, in turns; the table has the median of
-their times. Peak memory is that of a process of its own that runs the arm once, data included.
+Each has arguments of its own (layer --help) and takes --json FILE. Arms of a comparison run in one
+process with one setting of its memory allocator, after a warm-up, in turns; tables have medians
+and their ratios. Peak memory is that of a process of its own that runs the arm, data included.
 """
 
 from __future__ import annotations
@@ -16,10 +22,20 @@ import metabin_plugin
 
 metabin_plugin.register()
 
-from benchmarks import evaluation, rank
+from benchmarks import evaluation, inference, layer, load, rank, step, training_memory
 from benchmarks.machine import describe
+from benchmarks.report import to_json
+from metabin_plugin.cli import run_cli
 
-BENCHMARKS = {"rank": rank, "eval": evaluation}
+BENCHMARKS = {
+    "layer": layer,
+    "step": step,
+    "memory": training_memory,
+    "inference": inference,
+    "load": load,
+    "rank": rank,
+    "eval": evaluation,
+}
 
 
 def main() -> None:
@@ -29,15 +45,21 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="benchmark", required=True)
     for name, module in BENCHMARKS.items():
-        command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        command = commands.add_parser(
+            name,
+            help=(module.__doc__ or "").splitlines()[0],
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.add_argument("--json", type=Path, help="file for machine, settings and all times")
         module.add_arguments(command)
     args = parser.parse_args()
     machine = describe()
-    report = BENCHMARKS[args.benchmark].run(args)
-    print(f"{machine}\n\n{report.text()}")
+    with run_cli():
+        result = BENCHMARKS[args.benchmark].run(args)
+    print(f"{machine}\n\n{result.text()}")
     if args.json:
-        args.json.write_text(report.to_json(args.benchmark, machine))
+        args.json.write_text(to_json(result, args.benchmark, machine))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import memory, rank, retrieval_data
-from benchmarks.report import Arm, Report
+from benchmarks import memory, rank, retrieval_data, timing
+from benchmarks.report import Arm, Case, Comparison, Report, Results, to_json
 from benchmarks.timing import times_in_turns
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,20 @@ def test_arms_take_turns_after_a_warm_up() -> None:
     seconds = times_in_turns(arms, 3)
     assert "".join(calls) == "ab" + "ababab"
     assert [len(times) for times in seconds.values()] == [3, 3]
+
+
+def test_a_time_is_the_mean_of_the_calls_and_warm_ups_are_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    durations = iter([10.0] * 4 + [1.0, 2.0, 3.0, 4.0])
+
+    def work() -> None:
+        clock[0] += next(durations)
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    seconds = times_in_turns({"a": work}, 2, warmups=2, calls=2)
+    assert seconds == {"a": [1.5, 3.5]}
 
 
 def test_peak_memory_is_that_of_the_function_and_not_of_who_asks() -> None:
@@ -46,10 +61,41 @@ def test_the_table_has_medians_and_ratios_to_the_first_arm() -> None:
     arms = [Arm("ours", [1.0, 4.0, 2.0], 3 * MIB), Arm("theirs", [5.0]), Arm("data", (), MIB)]
     lines = Report("What", arms, ["A note."]).text().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:7]]
-    assert cells[0] == ["ours", "2.000", "1.000 – 4.000", "3", "1.0", "3"]
-    assert cells[1] == ["theirs", "5.000", "5.000 – 5.000", "1", "2.5", ""]
+    assert cells[0] == ["ours", "2.000", "1.000 – 4.000", "3", "1.00", "3"]
+    assert cells[1] == ["theirs", "5.000", "5.000 – 5.000", "1", "2.50", ""]
     assert cells[2] == ["data", "", "", "", "", "1"]
     assert lines[-1] == "A note."
+
+
+def test_without_times_the_ratio_is_that_of_memory() -> None:
+    arms = [Arm("theirs", (), 4 * MIB), Arm("ours", (), 5 * MIB)]
+    lines = Report("What", arms).text().splitlines()
+    assert [cell.strip() for cell in lines[5].split("|")[1:-1]] == ["ours", "5", "1.25"]
+
+
+def test_a_comparison_has_ratios_of_medians_and_a_weighted_sum() -> None:
+    cases = [
+        Case("small", {"base": [0.001, 0.003, 0.002], "other": [0.004]}, weight=3),
+        Case("large", {"base": [0.01], "other": [0.01]}),
+    ]
+    result = Comparison("What", "ms", 1e-3, ["base", "other"], cases, summed=True)
+    lines = result.text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:7]]
+    assert lines[0].startswith("What") and lines[0].endswith("ratios to base)")
+    assert cells[0] == ["", "base, ms", "other"]
+    assert cells[2:4] == [["small", "2.00", "2.00"], ["large", "10.00", "1.00"]]
+    assert cells[4][1:] == ["16.00", f"{22 / 16:.2f}"]
+    assert result.ratios("other", "base") == [2.0, 1.0]
+
+
+def test_results_keep_their_tables_in_text_and_json() -> None:
+    parts = [Report(title, [Arm("ours", [1.0])]) for title in ("First", "Second")]
+    results = Results(parts, ["A note."])
+    text = results.text()
+    assert text.index("First") < text.index("Second") < text.index("A note.")
+    written = json.loads(to_json(results, "name", "machine"))
+    assert [part["title"] for part in written["parts"]] == ["First", "Second"]
+    assert (written["benchmark"], written["machine"]) == ("name", "machine")
 
 
 @pytest.mark.parametrize("size", retrieval_data.SIZES.values(), ids=retrieval_data.SIZES)
@@ -80,6 +126,7 @@ def test_rank_reports_every_arm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_eval_runs_from_the_command_line(tmp_path: Path) -> None:
     small = ["INPUT.SIZE_TEST", "[32, 16]", "DATALOADER.NUM_WORKERS", "0"]
     small += ["MODEL.BACKBONE.DEPTH", "1.0x-paper", "MODEL.BACKBONE.FEAT_DIM", "1280"]
+    small += ["METABIN.NORM_FORM", "plain"]
     command = [sys.executable, "tools/benchmark.py", "eval", "--images", "16", "--splits", "3"]
     command += ["--repetitions", "1", "--json", str(tmp_path / "eval.json"), *small]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -33,4 +33,7 @@ def _processor() -> str:
 
 
 def _accelerator() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    if not torch.cuda.is_available():
+        return "no GPU"
+    libraries = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{torch.cuda.get_device_name()}, {libraries}"

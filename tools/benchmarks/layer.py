@@ -1,0 +1,143 @@
+"""Batch-instance normalization in its forms, beside nn.BatchNorm2d and the mix of two layers.
+
+Training is a forward and a backward pass, inference a forward pass in evaluation mode. Parameters
+are float32 whatever the dtype of the feature map, as under autocast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import layer_arms
+from benchmarks.arguments import Numbers, add_device, add_images
+from benchmarks.layer_arms import BATCH_NORM, NAIVE
+from benchmarks.networks import BACKBONES, Shape, norm_shapes
+from benchmarks.process import compilations, keep_memory
+from benchmarks.report import Case, Comparison, Results
+from benchmarks.timing import times_in_turns
+
+SHAPES: tuple[Shape, ...] = ((80, 96, 64, 32), (80, 192, 32, 16), (80, 48, 128, 64))
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+FORMS = ("compiled", "eager", "plain")
+TRAINING, KEPT, INFERENCE = "training", "kept", "inference"
+# The first run compiles, and the second may once more, for sizes that vary.
+_WARMUPS = 2
+_UNITS = {TRAINING: ("ms", 1e-3), KEPT: ("MiB", 2**20), INFERENCE: ("ms", 1e-3)}
+_TITLES = {
+    TRAINING: "Training: forward and backward of the layer",
+    KEPT: "Memory that the forward pass keeps for the backward pass, the input included",
+    INFERENCE: "Inference: forward of the layer in evaluation mode",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The benchmark's own arguments."""
+    shapes = parser.add_mutually_exclusive_group()
+    shapes.add_argument(
+        "--shapes",
+        type=Numbers(",", 4),
+        nargs="+",
+        default=SHAPES,
+        metavar="N,C,H,W",
+        help="feature maps (default: three of those at 256x128, batch 80)",
+    )
+    shapes.add_argument(
+        "--network",
+        choices=BACKBONES,
+        help="instead, all feature maps of a network with --size and --batch, and their sum",
+    )
+    add_images(parser)
+    parser.add_argument("--format", choices=[*FORMATS, "both"], default="both")
+    dtypes = ["float32", "bfloat16", "float16"]
+    parser.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes[:1])
+    parser.add_argument("--forms", nargs="+", choices=["auto", *FORMS], default=FORMS)
+    parser.add_argument("--mode", choices=[TRAINING, INFERENCE, "both"], default="both")
+    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument(
+        "--calls", type=int, help="in each repetition (default: 1 on a CPU, 20 on a GPU)"
+    )
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> Results:
+    """Measure."""
+    allocator = keep_memory(args.device)
+    weights = dict.fromkeys(args.shapes, 1)
+    if args.network:
+        weights = norm_shapes(args.network, args.size, args.batch)
+    formats = list(FORMATS) if args.format == "both" else [args.format]
+    wanted = [TRAINING, KEPT] if args.mode != INFERENCE else []
+    wanted += [INFERENCE] if args.mode != TRAINING else []
+    device = torch.device(args.device)
+    arms = [BATCH_NORM, NAIVE, *map(layer_arms.form_arm, args.forms)]
+    work = _Work(arms, args.repetitions, args.calls or (20 if device.type == "cuda" else 1), device)
+    summed = bool(args.network) and len(formats) * len(args.dtype) == 1
+    tables = {
+        name: Comparison(_TITLES[name], *_UNITS[name], arms, [], summed=summed) for name in wanted
+    }
+    for shape, memory_format, dtype in product(weights, formats, args.dtype):
+        measured = work.measure(shape, memory_format, dtype, wanted)
+        name = f"{' × '.join(map(str, shape))}, {memory_format}, {dtype}"
+        if weights[shape] > 1:
+            name += f", {weights[shape]} layers"
+        for table, values in measured.items():
+            tables[table].cases.append(Case(name, values, weights[shape]))
+    return Results(list(tables.values()), [*_notes(tables), allocator])
+
+
+@dataclass
+class _Work:
+    """How each case is measured."""
+
+    arms: Sequence[str]
+    repetitions: int
+    calls: int
+    device: torch.device
+
+    def measure(
+        self, shape: Shape, memory_format: str, dtype: str, wanted: Sequence[str]
+    ) -> dict[str, Mapping[str, Sequence[float]]]:
+        """What is wanted, as values by arm."""
+        layers = {arm: layer_arms.build_layer(arm, shape[1], self.device) for arm in self.arms}
+        torch.manual_seed(0)
+        x = torch.randn(shape).to(self.device, getattr(torch, dtype))
+        x = x.contiguous(memory_format=FORMATS[memory_format])
+        measured: dict[str, Mapping[str, Sequence[float]]] = {}
+        if TRAINING in wanted:
+            measured[TRAINING] = self._training(layers, x)
+            measured[KEPT] = {
+                arm: [layer_arms.saved_bytes(layer, x)] for arm, layer in layers.items()
+            }
+        if INFERENCE in wanted:
+            measured[INFERENCE] = self._inference(layers, x.detach())
+        gc.collect()
+        return measured
+
+    def _training(self, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
+        gradient = torch.randn_like(x)
+        x.requires_grad_()
+        calls = {arm: layer_arms.training_call(layers[arm], x, gradient) for arm in self.arms}
+        return times_in_turns(calls, self.repetitions, warmups=_WARMUPS, calls=self.calls)
+
+    def _inference(self, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
+        calls = {arm: layer_arms.inference_call(layers[arm], x) for arm in self.arms}
+        return times_in_turns(calls, self.repetitions, warmups=_WARMUPS, calls=self.calls)
+
+
+def _notes(tables: Mapping[str, Comparison]) -> list[str]:
+    compiled = layer_arms.form_arm("compiled")
+    notes = [f"torch.compile has made {compilations()} graph(s)."]
+    if TRAINING in tables and compiled in tables[TRAINING].arms:
+        gains = tables[TRAINING].ratios(NAIVE, compiled)
+        notes.append(
+            f"{compiled}, is {min(gains):.1f} to {max(gains):.1f} times as fast as {NAIVE} in "
+            "training."
+        )
+    return notes

@@ -1,0 +1,113 @@
+"""The two trainings that are compared, by the project's own trainer on images in files."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.utils.events import EventStorage
+
+from benchmarks.setting import ARMS, Setting, training_config
+from benchmarks.timing import time_once
+from benchmarks.training_data import write_domains
+from metabin_plugin.engine import MetaBINTrainer
+
+DATA, BASE, META = PARTS = ("waiting for data", "base step", "meta step")
+
+
+class Training:
+    """A training of which single iterations can be run.
+
+    Args:
+        cfg: of ``training_config``.
+
+    Attributes:
+        trainer: the project's trainer.
+        parts: seconds that the iterations so far spent on each of ``PARTS``.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # fastreid would set up a log on standard output for a logger of a higher level.
+        logging.getLogger("fastreid").setLevel(logging.INFO)
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+        self.trainer = MetaBINTrainer(cfg)
+        self.parts: dict[str, list[float]] = {name: [] for name in PARTS}
+        self._batches = _TimedBatches(self.trainer.base_batches)
+        self.trainer._trainer._data_loader_iter = self._batches
+        for hook in self.trainer._hooks:
+            if getattr(hook, "batches", None) is self._batches.batches:
+                hook.batches = self._batches
+        self.trainer.iter, self.trainer.epoch = 0, 0
+        self.trainer.storage = EventStorage(0)
+        with self.trainer.storage:
+            self.trainer.before_train()
+            self.trainer.before_epoch()
+
+    def iterate(self) -> None:
+        """Run one iteration, hooks included."""
+        trainer = self.trainer
+        # The steps look for the innermost storage, and other trainings have theirs.
+        with trainer.storage:
+            trainer.before_step()
+            base, base_wait = self._timed(trainer.run_step)
+            meta, meta_wait = self._timed(trainer.after_step)
+        trainer.iter += 1
+        for name, seconds in zip(PARTS, (base_wait + meta_wait, base, meta), strict=True):
+            self.parts[name].append(seconds)
+
+    def close(self) -> None:
+        """End the processes that load images."""
+        self._batches.batches.close()
+
+    def _timed(self, run: Callable[[], object]) -> tuple[float, float]:
+        """Seconds of work and of waiting for data."""
+        before = self._batches.seconds
+        seconds = time_once(run)
+        waited = self._batches.seconds - before
+        return seconds - waited, waited
+
+
+class _TimedBatches(Iterator[Any]):
+    """Batches, and the seconds spent on waiting for them."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+        self.seconds = 0.0
+
+    def __next__(self) -> Any:
+        start = time.perf_counter()
+        batch = next(self.batches)
+        self.seconds += time.perf_counter() - start
+        return batch
+
+
+@contextmanager
+def trainings(
+    settings: Sequence[Setting], arms: Sequence[str] = ARMS
+) -> Iterator[dict[str, Training]]:
+    """Trainings by ``Setting.arm``, on data that exists as long as the block runs.
+
+    Args:
+        settings: of each there are all arms.
+        arms: which of ``ARMS``.
+    """
+    started: dict[str, Training] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifests = write_domains(folder)
+        try:
+            for setting, arm in product(settings, arms):
+                cfg = training_config(setting, arm, manifests, folder)
+                started[setting.arm(arm)] = Training(cfg)
+            yield started
+        finally:
+            for training in started.values():
+                training.close()
