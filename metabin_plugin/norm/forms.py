@@ -55,7 +55,7 @@ def choose_form(form: str, x: Tensor, batch: Batch) -> Form | None:
         NormError: there is no such form, or it is "compiled" and nothing can be compiled.
     """
     _check(form)
-    if form == "plain" or _is_traced(x):
+    if form == "plain" or is_traced(x):
         return None
     if form == "eager" or (form == "auto" and not _is_worth_compiling(x)):
         return Form(eager_passes(x), EAGER_VECTORS)
@@ -75,7 +75,12 @@ def _check(form: str) -> None:
         raise NormError(f"BIN has no form {form!r}; choose among {', '.join(NORM_FORMS)}")
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
+    """Whether operators are recorded, so that neither values nor hand-written kernels may matter.
+
+    Args:
+        x: feature map.
+    """
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()

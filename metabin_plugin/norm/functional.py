@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabin_plugin.norm.forms import choose_form
+from metabin_plugin.norm.forms import choose_form, is_traced
 from metabin_plugin.norm.one_pass import batch_instance_norm_in_passes
 from metabin_plugin.norm.plain import plain_batch_instance_norm
 from metabin_plugin.norm.processes import are_several
@@ -76,8 +76,10 @@ def batch_instance_norm(
     if x.shape[2] == 1 and x.shape[3] == 1:
         batch_norm = synchronized_batch_norm if synchronize else F.batch_norm
         return batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    parameters = (gate, weight, bias, instance_weight, instance_bias)
     batch = _batch_half(running_mean, running_var, training, synchronize)
+    if not training and _is_batch_normalization(x, gate):
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    parameters = (gate, weight, bias, instance_weight, instance_bias)
     chosen = choose_form(form, x, batch)
     if chosen is None:
         y, statistics = plain_batch_instance_norm(x, *parameters, batch=batch, eps=eps)
@@ -150,6 +152,12 @@ def synchronized_batch_norm(
     if bias is not None:
         y = y + bias.to(values.dtype).view(shape)
     return y.to(x.dtype)
+
+
+def _is_batch_normalization(x: Tensor, gate: Tensor) -> bool:
+    # On a GPU the question would cost more than the statistics: the answer has to be waited for.
+    asks = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced(x)
+    return asks and bool((gate == 1).all())
 
 
 def _check_shapes(x: Tensor, gate: Tensor) -> None:

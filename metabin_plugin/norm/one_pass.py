@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metabin_plugin.norm.affine import Parameters
-from metabin_plugin.norm.passes import Passes
+from metabin_plugin.norm.passes import Passes, dense
 from metabin_plugin.norm.plain import plain_batch_instance_norm
 from metabin_plugin.norm.statistics import Batch, BatchStatistics
 from metabin_plugin.norm.vectors import Vectors
@@ -43,8 +43,7 @@ def batch_instance_norm_in_passes(
     Returns:
         The normalized feature map, and the statistics of the batch half, without gradients.
     """
-    if not x.is_contiguous():
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = dense(x)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         mean, var = form.passes.statistics(x.detach())
         scale, shift, statistics = form.vectors.map_of(

@@ -37,6 +37,11 @@ def widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def dense(x: Tensor) -> Tensor:
+    """The map in one of the two memory formats, channels_last if it is in neither."""
+    return x if x.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
+
+
 def over_map(values: Tensor) -> Tensor:
     """Values (N, C), to be broadcast over a feature map."""
     return values[:, :, None, None]

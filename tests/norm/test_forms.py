@@ -217,3 +217,23 @@ def test_a_backward_pass_in_evaluation_outlives_later_training() -> None:
     layer.train()(x.detach() * 9 + 5)
     (actual,) = torch.autograd.grad(y.pow(3).sum(), [x])
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", ["auto", "plain", "eager"])
+def test_gates_of_1_cost_no_statistics_in_evaluation(form: str, monkeypatch) -> None:
+    layer = BatchInstanceNorm2d(3).eval()
+    set_norm_form(layer, form)
+    x = torch.randn(4, 3, 8, 4)
+    with torch.no_grad():
+        layer.running_mean.normal_()
+        layer.weight.normal_()
+    expected = nn.functional.batch_norm(
+        x, layer.running_mean, layer.running_var, layer.weight, layer.bias
+    )
+    torch.testing.assert_close(layer(x), expected)
+    monkeypatch.delattr("metabin_plugin.norm.functional.choose_form")
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+        layer.gate[0] = 0.5
+        with pytest.raises(NameError):
+            layer(x)
