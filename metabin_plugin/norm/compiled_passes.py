@@ -148,12 +148,14 @@ def can_compile(device: str, dtype: torch.dtype, memory_format: torch.memory_for
 
 def _run(x: Tensor) -> None:
     logger.info("compiling BIN for %s %s; the result is cached on disk", x.device.type, x.dtype)
-    with torch.no_grad():
+    # As the layer calls them, or all would be compiled once more for another state.
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         mean, var = COMPILED_PASSES.statistics(x)
         # Five tensors, for the compiler would count on one being the other.
         parameters = tuple(torch.ones_like(mean[0]) for _ in range(5))
         scale, shift, batch = COMPILED_VECTORS.map_of(mean, var, batch_statistics, parameters, 1e-5)
-        COMPILED_VECTORS.map_of(mean, var, (mean[0], var[0]), parameters, 1e-5)
+        running = (mean[0].clone(), var[0].clone())
+        COMPILED_VECTORS.map_of(mean, var, running, parameters, 1e-5)
         y = COMPILED_PASSES.affine(x, scale, shift)
         sums = COMPILED_PASSES.sums(y, x, mean)
         size = x.shape[2] * x.shape[3]

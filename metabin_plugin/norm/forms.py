@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm.compiled_passes import COMPILED_PASSES, COMPILED_VECTORS, can_compile
 from metabin_plugin.norm.one_pass import Form, memory_format_of
-from metabin_plugin.norm.passes import eager_passes
+from metabin_plugin.norm.passes import CONTIGUOUS_CPU, eager_passes
 from metabin_plugin.norm.statistics import Batch, batch_statistics
 from metabin_plugin.norm.vectors import EAGER_VECTORS
 
@@ -16,8 +16,10 @@ from metabin_plugin.norm.vectors import EAGER_VECTORS
 # alone, with more memory and time; "auto", the fastest that there is for a feature map.
 NORM_FORMS = ("auto", "compiled", "eager", "plain")
 
-# Below it, calling a compiled function costs more than it saves.
-_SMALLEST_WORTH_COMPILING = 2**18
+# Numbers of values below which the eager form is as fast: that with PyTorch's native kernels, and
+# any other, where the cost of calling compiled functions decides.
+_WORTH_COMPILING_FOR_NATIVE = 2**22
+_WORTH_COMPILING = 2**18
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -90,10 +92,11 @@ def is_traced(x: Tensor) -> bool:
 
 
 def _is_worth_compiling(x: Tensor) -> bool:
-    # Sizes of 1 would each be compiled for.
+    has_native = x.dtype == torch.float32 and eager_passes(x) is CONTIGUOUS_CPU
     return (
         x.device.type in ("cpu", "cuda")
         and x.dtype in _NARROW
-        and x.numel() >= _SMALLEST_WORTH_COMPILING
+        and x.numel() >= (_WORTH_COMPILING_FOR_NATIVE if has_native else _WORTH_COMPILING)
+        # Sizes of 1 would each be compiled for.
         and min(x.shape) > 1
     )

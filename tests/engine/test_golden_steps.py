@@ -87,7 +87,7 @@ class Recorder:
 
 
 def build_trainer(
-    description: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    description: dict[str, Any], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> MetaBINTrainer:
     spec = description["spec"]
     cfg = get_cfg()
@@ -110,6 +110,7 @@ def build_trainer(
         ratios = [it["inner_step"] for it in description["iterations"]]
         cfg.METABIN.INNER_LR.LOW, cfg.METABIN.INNER_LR.HIGH = _ends(ratios, 5 * spec["ipe"])
     cfg.METABIN.OUTER_LR = gate_lr
+    cfg.METABIN.NORM_FORM = form
     # Both kinds of batches come from one stream here, in the recipe's order.
     cfg.DATALOADER.SAMPLER_TRAIN = "DomainBalancedSampler"
     cfg.SOLVER.AMP.ENABLED = False
@@ -181,14 +182,24 @@ def evaluate(trainer: MetaBINTrainer, images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *((name, "eager") for name in FILES),
+        *(
+            pytest.param(name, form, marks=pytest.mark.slow)
+            for name in ("step_mobilenet", "step_resnet18")
+            for form in ("plain", "compiled")
+        ),
+    ],
+)
 def test_three_iterations_equal_the_reference(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description, arrays = recipe.load(name)
     spec = description["spec"]
     rename = recipe.mobilenet_name if spec["bb"] == "mobilenet" else recipe.plugin_name
-    trainer = build_trainer(description, tmp_path, monkeypatch)
+    trainer = build_trainer(description, form, tmp_path, monkeypatch)
     if spec["bb"] == "resnet":
         # fastreid's stem pools with ceil_mode instead of padding.
         trainer.model.backbone.maxpool = nn.MaxPool2d(3, 2, padding=1)

@@ -141,7 +141,10 @@ def test_one_bright_pixel_does_not_drown_the_others(form: str, memory_format) ->
 
 
 @pytest.mark.slow
-def test_all_layers_and_batch_sizes_share_their_compiled_form() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_layers_and_batch_sizes_share_their_compiled_form(dtype: torch.dtype) -> None:
+    forms.can_compile.cache_clear()
+    torch.compiler.reset()
     network = nn.ModuleList(BatchInstanceNorm2d(channels) for _, _, channels in LAYERS)
     set_norm_form(network, "compiled")
     made = set()
@@ -152,8 +155,9 @@ def test_all_layers_and_batch_sizes_share_their_compiled_form() -> None:
                     network.train(training), LAYERS, strict=True
                 ):
                     x = torch.randn(batch, channels, height, width)
-                    x = x.to(memory_format=memory_format).requires_grad_(training)
-                    y = layer(x)
+                    x = x.to(dtype, memory_format=memory_format).requires_grad_(training)
+                    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+                        y = layer(x)
                     if training:
                         y.sum().backward()
                 made.add(counters["stats"]["unique_graphs"])
@@ -161,17 +165,29 @@ def test_all_layers_and_batch_sizes_share_their_compiled_form() -> None:
     assert len(made) == len(FORMATS)
 
 
-@pytest.mark.slow
-def test_large_maps_are_compiled_and_small_ones_are_not() -> None:
-    large = torch.randn(16, 64, 32, 8)
-    small, one_image = large[:, :, :4, :4], torch.randn(1, 64, 256, 128)
-    batch = (torch.zeros(64), torch.ones(64))
-    chosen = [forms.choose_form("auto", x, batch).passes for x in (large, small, one_image)]
-    assert [passes is forms.COMPILED_PASSES for passes in chosen] == [True, False, False]
+@pytest.mark.parametrize(
+    ("shape", "dtype", "memory_format", "compiles"),
+    [
+        ((16, 64, 64, 64), torch.float32, torch.contiguous_format, True),
+        ((16, 64, 64, 32), torch.float32, torch.contiguous_format, False),
+        ((16, 64, 64, 32), torch.float32, torch.channels_last, True),
+        ((16, 64, 64, 32), torch.bfloat16, torch.contiguous_format, True),
+        ((16, 64, 8, 4), torch.bfloat16, torch.channels_last, False),
+        ((1, 64, 256, 256), torch.float32, torch.contiguous_format, False),
+        ((16, 64, 64, 64), torch.float64, torch.contiguous_format, False),
+    ],
+)
+def test_large_maps_are_compiled_and_small_ones_are_not(
+    shape, dtype, memory_format, compiles, monkeypatch
+) -> None:
+    monkeypatch.setattr(forms, "can_compile", lambda *_kind: True)
+    x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=memory_format)
+    chosen = forms.choose_form("auto", x, (torch.zeros(64), torch.ones(64)))
+    assert (chosen.passes is forms.COMPILED_PASSES) == compiles
 
 
 def test_without_a_compiler_it_runs_eagerly_and_says_so(no_compiler, caplog) -> None:
-    x = torch.randn(16, 64, 32, 8)
+    x = torch.randn(16, 64, 32, 16).to(memory_format=torch.channels_last)
     with caplog.at_level(logging.WARNING):
         y = BatchInstanceNorm2d(64)(x)
         BatchInstanceNorm2d(64)(x)

@@ -21,6 +21,7 @@ REGULAR = [name for name, case in CASES.items() if case["shape"][2] > 1]
 PARAMETERS = ("gate", "bn_w", "bn_b", "in_w", "in_b")
 GRADIENTS = ("dx", *(f"d{name}" for name in PARAMETERS))
 MODES = ("general", "hold", "eval")
+FORMS = ("plain", "eager", pytest.param("compiled", marks=pytest.mark.slow))
 
 
 def array(case: str, name: str) -> Tensor:
@@ -43,11 +44,12 @@ def assert_matches(actual: Tensor, case: str, name: str) -> None:
     assert error <= tolerance, f"{case}/{name}: relative error {error:.1e}"
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", REGULAR)
-def test_output_and_gradients(case: str, mode: str) -> None:
+def test_output_and_gradients(case: str, mode: str, form: str) -> None:
     inputs = arguments(case)
-    y = batch_instance_norm(*inputs, *running(case, mode), training=mode != "eval")
+    y = batch_instance_norm(*inputs, *running(case, mode), training=mode != "eval", form=form)
     assert_matches(y, case, f"{mode}/y")
     gradients = torch.autograd.grad(y, inputs, array(case, "gout"))
     for name, gradient in zip(GRADIENTS, gradients, strict=True):
