@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
-from metabin_plugin.norm.convert import convert_norm, synchronize_norms
+from metabin_plugin.norm.convert import convert_norm, set_norm_form, synchronize_norms
 from metabin_plugin.norm.folding import Folding, fold_norms
-from metabin_plugin.norm.forms import NORM_FORMS, set_norm_form
+from metabin_plugin.norm.forms import NORM_FORMS
 from metabin_plugin.norm.functional import batch_instance_norm
 from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
+from metabin_plugin.norm.forms import check_form
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 NormFactory = Callable[..., nn.Module]
@@ -65,6 +66,22 @@ def synchronize_norms(module: nn.Module) -> None:
         elif isinstance(layer, nn.BatchNorm2d):
             replacements[layer] = _replacement(layer, SynchronizedBatchNorm2d)
     substitute(module, replacements)
+
+
+def set_norm_form(module: nn.Module, form: str) -> None:
+    """Let all BIN layers of a network compute in one form, in place.
+
+    Args:
+        module: network.
+        form: one of `NORM_FORMS`.
+
+    Raises:
+        NormError: there is no such form.
+    """
+    check_form(form)
+    for layer in module.modules():
+        if isinstance(layer, BatchInstanceNorm2d):
+            layer.form = form
 
 
 def substitute(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

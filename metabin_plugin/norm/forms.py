@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Parameter
 
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm.compiled_passes import COMPILED_PASSES, COMPILED_VECTORS, can_compile
@@ -23,24 +24,6 @@ _WORTH_COMPILING = 2**18
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def set_norm_form(module: nn.Module, form: str) -> None:
-    """Let all BIN layers of a network compute in one form, in place.
-
-    Args:
-        module: network.
-        form: one of `NORM_FORMS`.
-
-    Raises:
-        NormError: there is no such form.
-    """
-    from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
-
-    _check(form)
-    for layer in module.modules():
-        if isinstance(layer, BatchInstanceNorm2d):
-            layer.form = form
-
-
 def choose_form(form: str, x: Tensor, batch: Batch) -> Form | None:
     """The form to compute a feature map in.
 
@@ -56,7 +39,7 @@ def choose_form(form: str, x: Tensor, batch: Batch) -> Form | None:
     Raises:
         NormError: there is no such form, or it is "compiled" and nothing can be compiled.
     """
-    _check(form)
+    check_form(form)
     if form == "plain" or is_traced(x):
         return None
     if form == "eager" or (form == "auto" and not _is_worth_compiling(x)):
@@ -72,7 +55,12 @@ def choose_form(form: str, x: Tensor, batch: Batch) -> Form | None:
     return Form(COMPILED_PASSES, COMPILED_VECTORS if own else EAGER_VECTORS)
 
 
-def _check(form: str) -> None:
+def check_form(form: str) -> None:
+    """Refuse a name that is none of `NORM_FORMS`.
+
+    Raises:
+        NormError: there is no such form.
+    """
     if form not in NORM_FORMS:
         raise NormError(f"BIN has no form {form!r}; choose among {', '.join(NORM_FORMS)}")
 
@@ -86,7 +74,7 @@ def is_traced(x: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or type(x) not in (Tensor, nn.Parameter)
+        or type(x) not in (Tensor, Parameter)
         or torch._C._are_functorch_transforms_active()
     )
 
