@@ -73,11 +73,10 @@ def _affine_into(y: Tensor, x: Tensor, scale: Tensor, shift: Tensor) -> None:
     y.copy_(widened(x) * scale + shift)
 
 
-def _sums_of_blocks(gradient: Tensor, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+def _sums_in_blocks(gradient: Tensor, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     values = widened(gradient)
-    # Both within blocks first: the compiler then makes one pass of them.
-    total, products = values.sum(2), (values * (widened(x) - centre)).sum(2)
-    return total.sum(1), products.sum(1)
+    # Two sums that look alike, of all blocks in one dimension: the compiler makes one pass of them.
+    return values.sum(1), (values * (widened(x) - centre)).sum(1)
 
 
 def _combination_into(
@@ -89,7 +88,7 @@ def _combination_into(
 _compile = functools.partial(torch.compile, dynamic=True)
 _compiled_statistics = _compile(_statistics_of_blocks)
 _compiled_affine = _compile(_affine_into)
-_compiled_sums = _compile(_sums_of_blocks)
+_compiled_sums = _compile(_sums_in_blocks)
 _compiled_combination = _compile(_combination_into)
 
 
@@ -105,14 +104,18 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _sums(gradient: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    blocks = _blocks(x)
+    count = blocks.shape[1]
     if x.is_contiguous():
-        found = _compiled_sums(_blocks(gradient), _blocks(x), mean.reshape(-1, 1, 1))
-        total, products = (values.view_as(mean) for values in found)
-        return total, products
-    # A centre per sample would keep the compiler from making one pass.
-    centre = mean.mean(0)
-    total, products = _compiled_sums(_blocks(gradient), _blocks(x), centre)
-    return total, products - (mean - centre) * total
+        centre = mean.reshape(-1, 1).expand(-1, count).reshape(-1, 1)
+    else:
+        # One for all samples, or the centre of each block would be as large as its sums.
+        centre = mean.mean(0)
+    found = _compiled_sums(_blocks(gradient).flatten(0, 1), blocks.flatten(0, 1), centre)
+    total, products = (part.unflatten(0, (-1, count)).sum(1).view_as(mean) for part in found)
+    if not x.is_contiguous():
+        products = products - (mean - centre) * total
+    return total, products
 
 
 def _combination(gradient: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
