@@ -86,7 +86,7 @@ def test_a_signal_while_evaluating_stops_there(
     trainer = noisy_trainer(noisy_options(tmp_path))
 
     def evaluate(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         pytest.fail("the evaluation went on")
 
     real_test = MetaBINTrainer.test
@@ -109,7 +109,7 @@ def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopSignals() as signals:
         assert signals.agreed() == 0
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert signals.agreed() == signal.SIGINT
         with pytest.raises(Stopped), signals.raising():
             pytest.fail("a signal that has come already was not noticed")
@@ -119,7 +119,7 @@ def test_handlers_are_put_back() -> None:
 def test_a_dying_loader_is_no_error_of_its_own() -> None:
     with StopSignals() as signals, pytest.raises(Stopped) as stopped, signals.raising():
         signals._raises = False
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("DataLoader worker is killed by signal: Terminated.")
     assert stopped.value.code == 143
 
