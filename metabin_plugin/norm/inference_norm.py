@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.norm.forms import choose_form
+from metabin_plugin.norm.one_pass import Form
 from metabin_plugin.norm.passes import dense, over_map, widened
 from metabin_plugin.norm.statistics import batch_statistics
 
@@ -80,7 +81,7 @@ class InferenceNorm2d(nn.Module):
             return torch.addcmul(self.shift, widened(x), self.scale).to(x.dtype)
         x = dense(x)
         scale, shift = self._mixed_affine(x)
-        form = choose_form("auto", x, batch_statistics)
+        form = _form(x)
         if form is None:
             return torch.addcmul(shift, widened(x), scale).to(x.dtype)
         return form.passes.affine(x, scale.flatten(1), shift.flatten(1))
@@ -88,9 +89,9 @@ class InferenceNorm2d(nn.Module):
     def _mixed_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gathers = self._gathers(x)
         needed = x.index_select(1, self.open_channels) if gathers else x
-        form = choose_form("auto", needed, batch_statistics)
+        form = _form(needed)
         if form is None:
-            mean, var = _traced_statistics(widened(needed))
+            mean, var = _plain_statistics(widened(needed))
         else:
             mean, var = (over_map(values) for values in form.passes.statistics(needed))
         factor = torch.rsqrt(var + self.eps)
@@ -110,7 +111,14 @@ class InferenceNorm2d(nn.Module):
         return f"{len(self.place)}, open={len(self.open_channels)}, eps={self.eps}"
 
 
-def _traced_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
+def _form(x: Tensor) -> Form | None:
+    # The passes have no derivative of their own.
+    if torch.is_grad_enabled() and x.requires_grad:
+        return None
+    return choose_form("auto", x, batch_statistics)
+
+
+def _plain_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     # Dimensions are kept, or an exported network would reshape at every call.
     mean = values.mean(dim=(2, 3), keepdim=True)
     centred = values - mean

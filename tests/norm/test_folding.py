@@ -309,3 +309,12 @@ def test_the_tolerance_rounds_gates_and_says_how_many() -> None:
 def test_a_tolerance_outside_0_and_1_is_refused(tolerance: float) -> None:
     with pytest.raises(NormError, match=r"give a number in \[0, 1\]"):
         fold_norms(nn.BatchNorm2d(3), tolerance)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_folded_network_has_the_gradient_of_its_images(memory_format) -> None:
+    layer = trained(BatchInstanceNorm2d(3))
+    x = MAPS.to(memory_format=memory_format).requires_grad_()
+    (expected,) = torch.autograd.grad(layer(x).pow(3).sum(), [x])
+    (actual,) = torch.autograd.grad(fold_norms(layer).network(x).pow(3).sum(), [x])
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
