@@ -24,8 +24,8 @@ from metabin_plugin.cli import run_cli
 from metabin_plugin.deploy.network import (
     fold_network,
     image_size,
+    network_to_export,
     random_images,
-    trained_network,
 )
 from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, operators, to_onnx
 from metabin_plugin.engine import read_config
@@ -58,7 +58,7 @@ def main() -> None:
     check_packages()
     check_folder(arguments.output)
     cfg = read_config(arguments.config_file, arguments.opts)
-    network = trained_network(cfg)
+    network = network_to_export(cfg)
     size = image_size(cfg)
     folding = fold_network(network, size, cfg.METABIN.FOLD_TOLERANCE)
     print(folding)

@@ -15,11 +15,9 @@ metabin_plugin.register()
 
 from fastreid.config import CfgNode
 from fastreid.engine import default_argument_parser, default_setup, launch
-from fastreid.utils.checkpoint import Checkpointer
 
 from metabin_plugin.cli import run_cli
-from metabin_plugin.engine import MetaBINTrainer, check_config, read_config
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.engine import MetaBINTrainer, check_config, read_config, trained_network
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -44,16 +42,7 @@ def main(args: argparse.Namespace) -> Any:
 
 def evaluate(cfg: CfgNode) -> Any:
     """Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TESTS``; the results by target."""
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError(
-            "--eval-only evaluates MODEL.WEIGHTS, which is empty; add MODEL.WEIGHTS and the path "
-            "of a checkpoint, OUTPUT_DIR/model_final.pth for example"
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    model = MetaBINTrainer.build_model(cfg)
-    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    model = trained_network(cfg, "--eval-only evaluates MODEL.WEIGHTS, which is empty")
     return MetaBINTrainer.test(cfg, model)
 
 

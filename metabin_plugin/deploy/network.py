@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from fastreid.config import CfgNode
-from fastreid.utils.checkpoint import Checkpointer
 from torch import Tensor, nn
 
-from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.engine import trained_network
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.norm import Folding, fold_norms
 
@@ -48,7 +47,7 @@ def random_images(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     return torch.rand((count, 3, *size), generator=generator) * 255
 
 
-def trained_network(cfg: CfgNode) -> nn.Module:
+def network_to_export(cfg: CfgNode) -> nn.Module:
     """The network of a config with ``MODEL.WEIGHTS``, on the CPU, in evaluation mode.
 
     Args:
@@ -58,20 +57,12 @@ def trained_network(cfg: CfgNode) -> nn.Module:
         ConfigError: ``MODEL.WEIGHTS`` is empty, or the config cannot work.
         WeightsError: the file is damaged or does not fit.
     """
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError(
-            "MODEL.WEIGHTS is empty, but it is what is exported; add MODEL.WEIGHTS and the path of "
-            "a checkpoint, OUTPUT_DIR/model_final.pth for example"
-        )
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.PRETRAIN = False
     # How the network is run here is no part of it.
     cfg.METABIN.COMPILE = cfg.METABIN.CHANNELS_LAST = False
-    network = MetaBINTrainer.build_model(cfg)
-    Checkpointer(network).load(cfg.MODEL.WEIGHTS)
-    return network.eval()
+    return trained_network(cfg, "MODEL.WEIGHTS is empty, but it is what is exported").eval()
 
 
 def fold_network(network: nn.Module, size: tuple[int, int], tolerance: float) -> Folding:
