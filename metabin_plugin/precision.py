@@ -1,4 +1,4 @@
-"""The precision in which losses are computed."""
+"""The precision in which losses and statistics are computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Widen half-precision values to float32, in which distances of features keep their digits.
+    """Widen half-precision values to float32, in which distances and variances keep their digits.
 
     Args:
         x: floating-point tensor.

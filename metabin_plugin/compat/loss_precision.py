@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from metabin_plugin.compat.rebinding import repair
+from metabin_plugin.precision import at_least_float32
 
 
 def _widened(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _widened(item) for name, item in value.items()}
     if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.to(torch.promote_types(value.dtype, torch.float32))
+        return at_least_float32(value)
     return value
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabin_plugin.losses.checks import check_rows
-from metabin_plugin.losses.precision import at_least_float32
+from metabin_plugin.precision import at_least_float32
 
 
 def cross_entropy_loss(logits: Tensor, identities: Tensor, epsilon: float = 0.1) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from metabin_plugin.losses.checks import check_rows
-from metabin_plugin.losses.precision import at_least_float32, product
+from metabin_plugin.precision import at_least_float32, product
 
 
 def scatter_loss(features: Tensor, domains: Tensor, average: str = "sample") -> Tensor:

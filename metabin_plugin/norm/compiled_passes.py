@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metabin_plugin.norm.passes import Passes, widened
+from metabin_plugin.norm.passes import Passes
 from metabin_plugin.norm.statistics import batch_statistics
 from metabin_plugin.norm.vectors import Vectors, gradients_of_map, map_of
+from metabin_plugin.precision import at_least_float32
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def _blocks(x: Tensor) -> Tensor:
 
 
 def _statistics_of_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
-    values = widened(x)
+    values = at_least_float32(x)
     blocks, pixels = values.shape[1:3]
     # Around a pixel of the block itself, the sum of squares exceeds that around the mean at most
     # by the factor 1 + pixels, whatever the values: one pass, and no catastrophic cancellation.
@@ -70,22 +74,31 @@ def _statistics_of_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine_into(y: Tensor, x: Tensor, scale: Tensor, shift: Tensor) -> None:
-    y.copy_(widened(x) * scale + shift)
+    y.copy_(at_least_float32(x) * scale + shift)
 
 
 def _sums_in_blocks(gradient: Tensor, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    values = widened(gradient)
+    values = at_least_float32(gradient)
     # Two sums that look alike, of all blocks in one dimension: the compiler makes one pass of them.
-    return values.sum(1), (values * (widened(x) - centre)).sum(1)
+    return values.sum(1), (values * (at_least_float32(x) - centre)).sum(1)
 
 
 def _combination_into(
     y: Tensor, gradient: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor
 ) -> None:
-    y.copy_(widened(gradient) * a + (widened(x) * b + c))
+    y.copy_(at_least_float32(gradient) * a + (at_least_float32(x) * b + c))
 
 
-_compile = functools.partial(torch.compile, dynamic=True)
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    # At the first call, since torch.compile imports the whole compiler, which takes seconds.
+    compiled = functools.cache(lambda: torch.compile(function, dynamic=True))
+
+    def call(*arguments: Any) -> Any:
+        return compiled()(*arguments)
+
+    return call
+
+
 _compiled_statistics = _compile(_statistics_of_blocks)
 _compiled_affine = _compile(_affine_into)
 _compiled_sums = _compile(_sums_in_blocks)
@@ -138,7 +151,7 @@ def can_compile(device: str, dtype: torch.dtype, memory_format: torch.memory_for
         dtype: of the feature map.
         memory_format: `torch.contiguous_format` or `torch.channels_last`.
     """
-    x = torch.linspace(-1, 1, _count(_MADE_UP), device=device).view(_MADE_UP).to(dtype)
+    x = torch.linspace(-1, 1, math.prod(_MADE_UP), device=device).view(_MADE_UP).to(dtype)
     try:
         _run(x.contiguous(memory_format=memory_format))
     except Exception as error:
@@ -166,7 +179,3 @@ def _run(x: Tensor) -> None:
             *sums, mean, var, batch, batch_statistics, parameters, 1e-5, size
         )
         COMPILED_PASSES.combination(y, x, a, b, c)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()

@@ -17,6 +17,7 @@ from metabin_plugin.norm.statistics import (
     global_statistics,
     update_running_statistics_,
 )
+from metabin_plugin.precision import at_least_float32
 
 
 def batch_instance_norm(
@@ -138,7 +139,7 @@ def synchronized_batch_norm(
     """
     if not (training and are_several()):
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    values = x.to(torch.promote_types(x.dtype, torch.float32))
+    values = at_least_float32(x)
     axes = [0, *range(2, x.dim())]
     var, mean = torch.var_mean(values, dim=axes, correction=0)
     mean, var, count = global_statistics(mean, var, x.numel() // x.shape[1])

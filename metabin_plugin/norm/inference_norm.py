@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from metabin_plugin.norm.forms import choose_form
 from metabin_plugin.norm.one_pass import Form
-from metabin_plugin.norm.passes import dense, over_map, widened
-from metabin_plugin.norm.statistics import batch_statistics
+from metabin_plugin.norm.passes import dense, over_map
+from metabin_plugin.norm.statistics import batch_statistics, instance_statistics
+from metabin_plugin.precision import at_least_float32
 
 
 class InferenceNorm2d(nn.Module):
@@ -78,12 +79,12 @@ class InferenceNorm2d(nn.Module):
             Normalized feature map of the same shape, dtype and memory format.
         """
         if len(self.open_channels) == 0 or (x.shape[2] == 1 and x.shape[3] == 1):
-            return torch.addcmul(self.shift, widened(x), self.scale).to(x.dtype)
+            return torch.addcmul(self.shift, at_least_float32(x), self.scale).to(x.dtype)
         x = dense(x)
         scale, shift = self._mixed_affine(x)
         form = _form(x)
         if form is None:
-            return torch.addcmul(shift, widened(x), scale).to(x.dtype)
+            return torch.addcmul(shift, at_least_float32(x), scale).to(x.dtype)
         return form.passes.affine(x, scale.flatten(1), shift.flatten(1))
 
     def _mixed_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,8 @@ class InferenceNorm2d(nn.Module):
         needed = x.index_select(1, self.open_channels) if gathers else x
         form = _form(needed)
         if form is None:
-            mean, var = _plain_statistics(widened(needed))
+            # Dimensions are kept, or an exported network would reshape at every call.
+            mean, var = instance_statistics(at_least_float32(needed), keepdim=True)
         else:
             mean, var = (over_map(values) for values in form.passes.statistics(needed))
         factor = torch.rsqrt(var + self.eps)
@@ -116,10 +118,3 @@ def _form(x: Tensor) -> Form | None:
     if torch.is_grad_enabled() and x.requires_grad:
         return None
     return choose_form("auto", x, batch_statistics)
-
-
-def _plain_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-    # Dimensions are kept, or an exported network would reshape at every call.
-    mean = values.mean(dim=(2, 3), keepdim=True)
-    centred = values - mean
-    return mean, (centred * centred).mean(dim=(2, 3), keepdim=True)

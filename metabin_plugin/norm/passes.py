@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabin_plugin.precision import at_least_float32
+
 
 class Passes(NamedTuple):
     """One way to run the passes; in all of them feature maps are (N, C, H, W), the rest (N, C).
@@ -32,11 +34,6 @@ class Passes(NamedTuple):
     combination: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def widened(x: Tensor) -> Tensor:
-    """The values in float32, or in float64 where they are that."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def dense(x: Tensor) -> Tensor:
     """The map in one of the two memory formats, channels_last if it is in neither."""
     return x if x.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
@@ -48,25 +45,25 @@ def over_map(values: Tensor) -> Tensor:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    values = widened(x)
+    values = at_least_float32(x)
     mean = values.mean(dim=(2, 3))
     centred = values - over_map(mean)
     return mean, centred.mul_(centred).mean(dim=(2, 3))
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(over_map(shift), widened(x), over_map(scale)).to(x.dtype)
+    return torch.addcmul(over_map(shift), at_least_float32(x), over_map(scale)).to(x.dtype)
 
 
 def _sums(gradient: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    values = widened(gradient)
-    products = (widened(x) - over_map(mean)).mul_(values)
+    values = at_least_float32(gradient)
+    products = (at_least_float32(x) - over_map(mean)).mul_(values)
     return values.sum(dim=(2, 3)), products.sum(dim=(2, 3))
 
 
 def _combination(gradient: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    result = torch.addcmul(over_map(c), widened(x), over_map(b))
-    return result.addcmul_(widened(gradient), over_map(a)).to(x.dtype)
+    result = torch.addcmul(over_map(c), at_least_float32(x), over_map(b))
+    return result.addcmul_(at_least_float32(gradient), over_map(a)).to(x.dtype)
 
 
 ANY_DEVICE = Passes(_statistics, _affine, _sums, _combination)
@@ -78,7 +75,7 @@ ANY_DEVICE = Passes(_statistics, _affine, _sums, _combination)
 
 
 def _planes(x: Tensor) -> Tensor:
-    values = widened(x)
+    values = at_least_float32(x)
     return values.reshape(1, -1, *values.shape[2:])
 
 
@@ -87,7 +84,7 @@ def _native_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     size = height * width
     eps = torch.finfo(torch.float32).eps
     _, mean, inverse = torch.native_group_norm(
-        widened(x), None, None, samples, channels, size, channels, eps
+        at_least_float32(x), None, None, samples, channels, size, channels, eps
     )
     return mean, (inverse.pow(-2) - eps).clamp_(min=0)
 
@@ -121,8 +118,8 @@ def _native_sums(gradient: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Ten
 
 
 def _native_combination(gradient: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    result = _native_affine(widened(x), b, c)
-    return result.addcmul_(widened(gradient), over_map(a)).to(x.dtype)
+    result = _native_affine(at_least_float32(x), b, c)
+    return result.addcmul_(at_least_float32(gradient), over_map(a)).to(x.dtype)
 
 
 CONTIGUOUS_CPU = Passes(_native_statistics, _native_affine, _native_sums, _native_combination)

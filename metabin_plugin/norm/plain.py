@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from metabin_plugin.norm.affine import mixed_affine
-from metabin_plugin.norm.passes import over_map, widened
+from metabin_plugin.norm.passes import over_map
 from metabin_plugin.norm.statistics import (
     Batch,
     BatchStatistics,
     instance_statistics,
     statistics_of,
 )
+from metabin_plugin.precision import at_least_float32
 
 
 def plain_batch_instance_norm(
@@ -29,7 +30,7 @@ def plain_batch_instance_norm(
     Returns:
         The normalized feature map, and the statistics of the batch half.
     """
-    values = widened(x)
+    values = at_least_float32(x)
     mean, var = instance_statistics(values)
     statistics = statistics_of(batch, mean, var)
     gate, weight, bias, instance_weight, instance_bias = (p.to(values.dtype) for p in parameters)

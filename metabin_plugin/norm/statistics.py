@@ -16,18 +16,21 @@ BatchStatistics = tuple[Tensor, Tensor, "int | Tensor"]
 Batch = tuple[Tensor, Tensor] | Callable[[Tensor, Tensor], BatchStatistics]
 
 
-def instance_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def instance_statistics(x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of every (sample, channel) over its height and width.
 
     Args:
         x: feature map (N, C, H, W), float32 or float64.
+        keepdim: whether height and width remain, as 1.
 
     Returns:
-        Mean and variance, each (N, C).
+        Mean and variance, each (N, C) or (N, C, 1, 1).
     """
     # torch.var_mean takes one pass, but that one is several times as slow on CPU.
-    mean = x.mean(dim=(2, 3))
-    return mean, (x - mean[:, :, None, None]).square().mean(dim=(2, 3))
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    centred = x - mean
+    var = (centred * centred).mean(dim=(2, 3), keepdim=keepdim)
+    return mean if keepdim else mean[:, :, 0, 0], var
 
 
 def batch_statistics(mean: Tensor, var: Tensor) -> BatchStatistics:

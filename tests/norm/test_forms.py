@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
-from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.layer_arms import saved_bytes
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm import (
     NORM_FORMS,
@@ -46,21 +46,6 @@ def gradients(form: str, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[to
     weights = torch.linspace(-1, 1, y.numel()).bfloat16().view(y.shape).to(y.dtype)
     wanted = [t for t in (x, *parameters) if t.requires_grad]
     return torch.autograd.grad((y * weights).sum(), wanted)
-
-
-def saved_bytes(layer: nn.Module, x: torch.Tensor) -> int:
-    sizes = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        # y is kept alive, or another tensor could have its address.
-        y = layer(x)
-    del y
-    return sum(sizes.values())
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
