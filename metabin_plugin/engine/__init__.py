@@ -1,5 +1,6 @@
 """Training: the meta-learning hook and the trainer that wires it into fastreid's loop."""
 
+from metabin_plugin.engine.command_line import run_command_line, train_or_evaluate
 from metabin_plugin.engine.config_check import check_config
 from metabin_plugin.engine.config_file import read_config
 from metabin_plugin.engine.fastreid_check import check_data_keys
@@ -13,5 +14,7 @@ __all__ = [
     "check_config",
     "check_data_keys",
     "read_config",
+    "run_command_line",
+    "train_or_evaluate",
     "trained_network",
 ]

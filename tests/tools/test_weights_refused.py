@@ -1,4 +1,4 @@
-"""tools/train_net.py with weight files that are damaged or would run code."""
+"""The command of training with weight files that are damaged or would run code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import metabin_plugin
 from metabin_plugin.errors import MetaBINError
 from tests.engine.tiny_data import CONFIGS, tiny_options
 from tests.processes import context, start
@@ -19,13 +20,14 @@ from tests.weight_file_samples import flip_bit, save_malicious
 
 def run_main(commands: list[list[str]], parent: Connection) -> None:
     """Run commands one after the other; what each ended with: an error's kind and sentence."""
+    metabin_plugin.register()
     from fastreid.engine import default_argument_parser
 
-    import train_net
+    from metabin_plugin.engine import train_or_evaluate
 
     for command in commands:
         try:
-            train_net.main(default_argument_parser().parse_args(command))
+            train_or_evaluate(default_argument_parser().parse_args(command))
             parent.send(("", ""))
         except MetaBINError as error:
             parent.send((type(error).__name__, str(error)))
