@@ -42,8 +42,14 @@ def add_metabin_config(cfg: CfgNode) -> None:
     node.FIRST_BASE_UPDATES = 1
 
     # Names in HOOK_REGISTRY to run in every iteration. ("MetaLearningHook",) is the
-    # meta-learning episode of Algorithm 1, lines 7-15; () trains without it.
+    # meta-learning episode of Algorithm 1, lines 7-15; ("MLDGHook",) is MLDG, its rival in Table 3,
+    # for any META_ARCHITECTURE; () trains without meta-learning.
     node.HOOKS = ()
+
+    # True separates the episodes (Section 3.3): the base step moves everything but the gates, the
+    # meta step the gates alone. False lets both move all parameters ("MetaBIN w/o episode
+    # separation" of Table 3), gates with the base optimizer's step size and no weight decay too.
+    node.EPISODE_SEPARATION = True
 
     # Images in the mini-batch that is split into X_S and X_T; 0 is SOLVER.IMS_PER_BATCH.
     # It holds equally many of each domain.

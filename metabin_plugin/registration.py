@@ -30,7 +30,7 @@ def register() -> None:
         route_train_loader,
     )
     from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
-    from metabin_plugin.engine import MetaBINTrainer, MetaLearningHook
+    from metabin_plugin.engine import MetaBINTrainer, MetaLearningHook, MLDGHook
     from metabin_plugin.modeling import (
         MetaBIN,
         route_mobilenetv2,
@@ -47,6 +47,7 @@ def register() -> None:
     extensions.add(NORM_REGISTRY, "BIN", BatchInstanceNorm2d)
     extensions.add(SAMPLER_REGISTRY, "DomainBalancedSampler", DomainBalancedSampler)
     extensions.add(HOOK_REGISTRY, "MetaLearningHook", MetaLearningHook)
+    extensions.add(HOOK_REGISTRY, "MLDGHook", MLDGHook)
     extensions.add(META_ARCH_REGISTRY, "MetaBIN", MetaBIN)
     for dataset in (*SOURCES, *TARGETS, *FURTHER_SOURCES, *OWN_SPLITS):
         extensions.add(DATASET_REGISTRY, dataset.__name__, dataset)

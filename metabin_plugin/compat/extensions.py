@@ -75,10 +75,15 @@ def extend_loaders(route_train_loader: Route, route_test_loader: Route) -> None:
 
 
 def extend_optimizer() -> None:
-    """Treat ``instance_bias`` as the bias it is: fastreid knows biases by the name ``bias``."""
+    """Treat ``instance_bias`` as the bias it is, and keep weight decay from ``gate``.
+
+    fastreid knows biases by the name ``bias``, and takes a gate for a norm layer's weight. Gates
+    have no weight decay in the paper's own optimizer (Section 4.1), nor where they are trained
+    jointly: it would pull every channel towards instance normalization.
+    """
     from fastreid.solver import build
 
-    repair(build, "get_default_optimizer_params", _with_instance_bias)
+    repair(build, "get_default_optimizer_params", _with_bin_parameters)
 
 
 def replace_trainer(trainer: type) -> None:
@@ -92,7 +97,7 @@ def replace_trainer(trainer: type) -> None:
     rebind(defaults.DefaultTrainer, trainer)
 
 
-def _with_instance_bias(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_bin_parameters(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_default_optimizer_params(model: Any, *args: Any, **kwargs: Any) -> Any:
         override = {}
         factor = kwargs.get("bias_lr_factor")
@@ -100,7 +105,8 @@ def _with_instance_bias(original: Callable[..., Any]) -> Callable[..., Any]:
             override["lr"] = kwargs["base_lr"] * factor
         if kwargs.get("weight_decay_bias") is not None:
             override["weight_decay"] = kwargs["weight_decay_bias"]
-        overrides = {**(kwargs.pop("overrides", None) or {}), "instance_bias": override}
+        own = {"instance_bias": override, "gate": {"weight_decay": 0.0}}
+        overrides = {**(kwargs.pop("overrides", None) or {}), **own}
         return original(model, *args, overrides=overrides, **kwargs)
 
     return get_default_optimizer_params

@@ -5,10 +5,12 @@ from metabin_plugin.engine.config_check import check_config
 from metabin_plugin.engine.config_file import read_config
 from metabin_plugin.engine.fastreid_check import check_data_keys
 from metabin_plugin.engine.meta_learning import MetaLearningHook
+from metabin_plugin.engine.mldg import MLDGHook
 from metabin_plugin.engine.trained import trained_network
 from metabin_plugin.engine.trainer import MetaBINTrainer
 
 __all__ = [
+    "MLDGHook",
     "MetaBINTrainer",
     "MetaLearningHook",
     "check_config",

@@ -10,17 +10,16 @@ from fastreid.config import CfgNode
 from fastreid.data import build as loaders
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
-from fastreid.utils import comm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.compat.mixed_precision import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.data import DomainBalancedSampler
-from metabin_plugin.data.seed import stream_seed
+from metabin_plugin.engine.episodes import Episodes, mean_over_processes
 from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
 from metabin_plugin.engine.meta_faults import MetaFault, read_step
-from metabin_plugin.errors import ConfigError, DatasetError, NonFiniteError
-from metabin_plugin.meta import MetaStep, meta_step, split_domains, triangular
+from metabin_plugin.errors import ConfigError, NonFiniteError
+from metabin_plugin.meta import MetaStep, meta_step
 from metabin_plugin.modeling import META_LOSSES, MetaBIN
 from metabin_plugin.norm import clip_gates_
 
@@ -33,9 +32,10 @@ _REMEDY = (
 class MetaLearningHook(HookBase):
     """Moves the gates after each base step, on a domain-balanced mini-batch of its own.
 
-    Domain split and inner step size are functions of the seed and the iteration; the state of the
-    hook is the seed, the outer optimizer (plain SGD, Section 4.1), the loss scale, the number of
-    updates that were skipped because of it, and the position in the stream of batches.
+    With ``METABIN.EPISODE_SEPARATION`` False it moves all parameters. Domain split and inner step
+    size are functions of the seed and the iteration; the state of the hook is the seed, the outer
+    optimizer (plain SGD, Section 4.1), the loss scale, the number of updates that were skipped
+    because of it, and the position in the stream of batches.
 
     Args:
         cfg: the config with the METABIN node.
@@ -54,15 +54,15 @@ class MetaLearningHook(HookBase):
                 f"not {type(self.model).__name__}; change one of the two"
             )
         node = cfg.METABIN
-        self.num_domains = trainer.data_loader.dataset.num_domains
-        self.num_meta_train = node.NUM_META_TRAIN
-        _check_split(self.num_meta_train, self.num_domains, node.DOMAIN)
+        size = node.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
+        self.episodes = Episodes(
+            cfg, trainer, size, "METABIN.IMS_PER_BATCH (or SOLVER.IMS_PER_BATCH, where it is 0)"
+        )
         self.train_losses, self.test_losses = node.META_TRAIN_LOSSES, node.META_TEST_LOSSES
         self.second_order = node.SECOND_ORDER
-        self.inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)
-        self.period = max(1, round(node.INNER_LR.PERIOD * trainer.iters_per_epoch))
-        self.seed = stream_seed(cfg)
-        self.outer_optimizer = torch.optim.SGD(self.model.gates.values(), lr=node.OUTER_LR)
+        # Other views of the parameters: their .grad is the base optimizer's, or must stay None.
+        self._moved = {name: p.detach() for name, p in self.model.meta_parameters.items()}
+        self.outer_optimizer = torch.optim.SGD(self._moved.values(), lr=node.OUTER_LR)
         self.amp, self.amp_dtype = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE
         self.grad_scaler = (
             build_grad_scaler(self.model.device, self.amp_dtype)
@@ -70,9 +70,7 @@ class MetaLearningHook(HookBase):
             else LossScaler(enabled=False)
         )
         self.skipped_steps = 0
-        self.batches: Any = _meta_batches(cfg, trainer, self.seed)
-        self._knows_order = False
-        _check_sides(cfg, self.num_meta_train, self.num_domains)
+        self.batches: Any = _meta_batches(cfg, trainer, self.episodes.seed)
 
     def after_step(self) -> None:
         """Run one meta-train / meta-test episode and update the gates.
@@ -86,17 +84,17 @@ class MetaLearningHook(HookBase):
                 finite. The gates are as they were.
         """
         iteration = self.trainer.iter
-        domains = self.split(iteration)
         batch = self._next_batch()
-        train, test = (self._select(batch, side) for side in domains)
+        train, test = (self.episodes.select(batch, side) for side in self.split(iteration))
         step = meta_step(
-            self.model.gates,
-            lambda gates: self._losses(self.train_losses, train, gates),
-            lambda gates: self._losses(self.test_losses, test, gates),
-            self.inner_lr(iteration),
+            self._moved,
+            lambda parameters: self._losses(self.train_losses, train, parameters),
+            lambda parameters: self._losses(self.test_losses, test, parameters),
+            self.episodes.inner_lr(iteration),
+            gates=self.model.gates,
             second_order=self.second_order,
             loss_scale=self._loss_scale(),
-            average=_average,
+            average=mean_over_processes,
         )
         fault, losses = read_step(step)
         logged = dict(zip(_logged_names(step), losses, strict=True))
@@ -111,30 +109,26 @@ class MetaLearningHook(HookBase):
 
     def split(self, iteration: int) -> tuple[list[int], list[int]]:
         """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
-        return split_domains(self.num_domains, self.num_meta_train, self.seed, iteration)
-
-    def inner_lr(self, iteration: int) -> float:
-        """beta of Eq. 9 at an iteration; the first one is a step above the low end."""
-        return triangular(iteration + 1, self.period, *self.inner_lr_range)
+        return self.episodes.split(iteration)
 
     def outer_update(self, gradients: dict[str, Tensor]) -> None:
         """Eq. 10: rho <- clip(rho - gamma * gradient) to [0, 1].
 
         Args:
-            gradients: outer gradients by gate name, times the loss scale, the same in all
+            gradients: outer gradients by parameter name, times the loss scale, the same in all
                 processes. With a loss scale, non-finite ones are skipped.
         """
-        for name, gate in self.model.gates.items():
-            gate.grad = gradients[name]
+        for name, parameter in self._moved.items():
+            parameter.grad = gradients[name]
         self.grad_scaler.step(self.outer_optimizer)
         self.grad_scaler.update()
         self.outer_optimizer.zero_grad()
-        clip_gates_(self.model.backbone)
+        clip_gates_(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside model and base optimizer."""
         return {
-            "seed": self.seed,
+            "seed": self.episodes.seed,
             "outer_optimizer": self.outer_optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
             "skipped_steps": self.skipped_steps,
@@ -143,7 +137,7 @@ class MetaLearningHook(HookBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a ``state_dict``."""
-        self.seed = state["seed"]
+        self.episodes.seed = state["seed"]
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         self.grad_scaler.load_state_dict(state["grad_scaler"])
         self.skipped_steps = state["skipped_steps"]
@@ -167,38 +161,31 @@ class MetaLearningHook(HookBase):
     def _error(
         self, fault: MetaFault, step: MetaStep, batch: dict[str, Tensor], logged: dict[str, float]
     ) -> NonFiniteError:
-        gates: Mapping[str, Tensor] = self.model.gates
+        parameters: Mapping[str, Tensor] = self._moved
         names = self.train_losses
         if fault.stage == "meta-test":
-            names, gates = self.test_losses, step.inner_gates
+            names, parameters = self.test_losses, step.inner_parameters
         return nonfinite_error(
             self.trainer,
             Fault(fault.name(step), logged, _REMEDY),
             self.model,
-            lambda: self._losses(names, batch, gates),
+            lambda: self._losses(names, batch, parameters),
         )
 
     def _next_batch(self) -> dict[str, Tensor]:
         batch = next(self.batches)
         device = self.model.device
         tensors = {name: batch[name].to(device) for name in ("images", "targets", "domains")}
-        if not self._knows_order:
-            _check_order(tensors["domains"], self.num_domains)
-            self._knows_order = True
+        self.episodes.check_order(tensors["domains"])
         tensors["images"] = self.model.preprocess_image(tensors)
         return tensors
 
-    def _select(self, batch: dict[str, Tensor], domains: list[int]) -> dict[str, Tensor]:
-        # Rows are known by their place: to look for labels would be to wait for the device.
-        parts = {name: values.chunk(self.num_domains) for name, values in batch.items()}
-        return {name: torch.cat([part[d] for d in domains]) for name, part in parts.items()}
-
     def _losses(
-        self, names: tuple[str, ...], batch: dict[str, Tensor], gates: Mapping[str, Tensor]
+        self, names: tuple[str, ...], batch: dict[str, Tensor], parameters: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         device = self.model.device
         with torch.autocast(device.type, autocast_dtype(device, self.amp_dtype), enabled=self.amp):
-            return self.model.meta_losses(names, batch, gates)
+            return self.model.meta_losses(names, batch, parameters)
 
     def _write(self, losses: Mapping[str, float], iteration: int) -> None:
         storage = self.trainer.storage
@@ -206,48 +193,13 @@ class MetaLearningHook(HookBase):
             storage.put_scalar(name, loss)
         if self.grad_scaler.is_enabled():
             storage.put_scalar("meta_skipped_steps", self.skipped_steps, smoothing_hint=False)
-        storage.put_scalar("inner_lr", self.inner_lr(iteration), smoothing_hint=False)
+        storage.put_scalar("inner_lr", self.episodes.inner_lr(iteration), smoothing_hint=False)
 
 
 def _logged_names(step: MetaStep) -> list[str]:
     """Names in the log of a step's losses, in the order in which they are read."""
     stages = (("mtrain", step.meta_train_losses), ("mtest", step.meta_test_losses))
     return [f"{stage}_loss_{META_LOSSES[name]}" for stage, losses in stages for name in losses]
-
-
-def _check_order(labels: Tensor, num_domains: int) -> None:
-    """Refuse a mini-batch that does not hold equally many images of each domain, one by one."""
-    per_domain, rest = divmod(len(labels), num_domains)
-    expected = torch.arange(num_domains).repeat_interleave(per_domain)
-    if rest or not torch.equal(labels.cpu(), expected):
-        raise DatasetError(
-            "the mini-batch for METABIN.HOOKS MetaLearningHook does not hold equally many images "
-            "of each domain, in the order of the domains; draw it with DomainBalancedSampler"
-        )
-
-
-def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
-    if num_domains < 2:
-        raise ConfigError(
-            f"METABIN.DOMAIN {domain!r}: the training data has {num_domains} domain(s), and "
-            "meta-learning needs at least 2; add a data set to DATASETS.NAMES, or set "
-            'METABIN.DOMAIN "camera" for a single source'
-        )
-    if not 1 <= num_meta_train < num_domains:
-        raise ConfigError(
-            f"METABIN.NUM_META_TRAIN is {num_meta_train} of {num_domains} domains; choose 1 to "
-            f"{num_domains - 1}, so that meta-train and meta-test both have one"
-        )
-
-
-def _check_sides(cfg: CfgNode, num_meta_train: int, num_domains: int) -> None:
-    size = cfg.METABIN.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
-    per_domain = size // num_domains // comm.get_world_size()
-    if min(num_meta_train, num_domains - num_meta_train) * per_domain < 2:
-        raise ConfigError(
-            f"METABIN.IMS_PER_BATCH (or SOLVER.IMS_PER_BATCH, where it is 0) is {size}, which "
-            "leaves one image in each process to meta-train or meta-test; raise it, for both need 2"
-        )
 
 
 def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -269,14 +221,3 @@ def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[
     cfg.defrost()
     cfg.SOLVER.IMS_PER_BATCH = size
     return iter(loaders.build_reid_train_loader(cfg, train_set=dataset, sampler=sampler))
-
-
-def _average(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mean over the processes, in one collective for all gates."""
-    if comm.get_world_size() == 1:
-        return gradients
-    mean = torch.cat(list(gradients.values()))
-    torch.distributed.all_reduce(mean)
-    mean /= comm.get_world_size()
-    parts = mean.split([len(gradient) for gradient in gradients.values()])
-    return dict(zip(gradients, parts, strict=True))

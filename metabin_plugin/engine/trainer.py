@@ -96,6 +96,10 @@ class MetaBINTrainer(DefaultTrainer):
         """Stream of the base step's batches."""
         return self._trainer._data_loader_iter
 
+    @base_batches.setter
+    def base_batches(self, batches: Any) -> None:
+        self._trainer._data_loader_iter = batches
+
     def build_hooks(self) -> list[HookBase]:
         """fastreid's hooks behind those of ``METABIN.HOOKS``, so that its timer measures them.
 

@@ -1,4 +1,4 @@
-"""Calling a module without changing it."""
+"""Calling a module at other parameters, without changing it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def held_call(module: nn.Module, *inputs: Any, gates: Mapping[str, Tensor] | None = None) -> Any:
-    """Call a module at other gates, with everything else in it held.
+def held_call(
+    module: nn.Module, *inputs: Any, parameters: Mapping[str, Tensor] | None = None
+) -> Any:
+    """Call a module at other parameters, with everything else in it held.
 
-    Parameters enter as constants, so no gradient but the gates' is computed. In training mode batch
-    normalization uses batch statistics and does not compute running ones ("hold"). Buffers enter as
-    copies, for modules that would write theirs all the same.
+    Its own parameters enter as constants, so that no gradient but those of ``parameters`` is
+    computed. In training mode batch normalization uses batch statistics and does not compute
+    running ones ("hold"). Buffers enter as copies, for modules that would write theirs all the
+    same.
 
     Args:
         module: the module; afterwards it is as it was.
         *inputs: its positional inputs.
-        gates: values to use instead of the parameters of these names.
+        parameters: values to use instead of the parameters of these names.
 
     Returns:
-        What the module returns; differentiable with respect to ``gates`` and ``inputs``.
+        What the module returns; differentiable with respect to ``parameters`` and ``inputs``.
     """
-    tensors = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    tensors = {name: value.detach() for name, value in module.named_parameters()}
     tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
-    tensors.update(gates or {})
+    tensors.update(parameters or {})
     with _held_statistics(module):
         return functional_call(module, tensors, inputs)
 

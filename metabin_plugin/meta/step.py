@@ -1,15 +1,15 @@
-"""One meta-learning step on the gates: inner update (Eq. 9) and outer gradient (Eq. 10)."""
+"""One meta-learning step: inner update (Eq. 9) and outer gradient (Eq. 10)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Gates = dict[str, Tensor]
-Losses = dict[str, Tensor]
+# By parameter name, or by loss.
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -17,48 +17,84 @@ class MetaStep:
     """What one meta-learning step computed.
 
     Attributes:
-        inner_gradients: gradient of L_mtr at rho, per gate.
-        inner_gates: rho' of Eq. 9, per gate, in [0, 1].
-        outer_gradients: gradient of the meta-test loss for Eq. 10, per gate, times the loss scale.
+        inner_gradients: gradient of L_mtr at rho, by parameter name.
+        inner_parameters: rho' of Eq. 9, by parameter name; gates in [0, 1].
+        outer_gradients: gradient of the meta-test loss for Eq. 10, by parameter name, times the
+            loss scale.
         meta_train_losses: terms of L_mtr (Eq. 8), detached scalars.
         meta_test_losses: terms of the meta-test loss, detached scalars.
     """
 
-    inner_gradients: Gates
-    inner_gates: Gates
-    outer_gradients: Gates
-    meta_train_losses: Losses
-    meta_test_losses: Losses
+    inner_gradients: Tensors
+    inner_parameters: Tensors
+    outer_gradients: Tensors
+    meta_train_losses: Tensors
+    meta_test_losses: Tensors
 
 
-def inner_update(gates: Mapping[str, Tensor], gradients: Gates, inner_lr: float) -> Gates:
+def inner_update(
+    parameters: Mapping[str, Tensor],
+    gradients: Tensors,
+    inner_lr: float,
+    gates: Collection[str] | None = None,
+) -> Tensors:
     """Eq. 9: rho' = clip(rho - beta * gradient) to [0, 1].
 
     Args:
-        gates: rho, per layer, shape (C,).
+        parameters: rho, and without episode separation all others.
         gradients: gradient of L_mtr, of the same names and shapes.
         inner_lr: beta.
+        gates: names of those to be clipped; None clips all.
 
     Returns:
-        rho', detached.
+        What the parameters become, detached.
     """
-    return {
-        name: (gate.detach() - inner_lr * gradients[name].detach()).clamp_(0.0, 1.0)
-        for name, gate in gates.items()
+    moved = {
+        name: value.detach() - inner_lr * gradients[name].detach()
+        for name, value in parameters.items()
     }
+    for name in parameters if gates is None else gates:
+        moved[name].clamp_(0.0, 1.0)
+    return moved
+
+
+def gradients_of(
+    losses: Tensors, leaves: Tensors, scale: float | Tensor = 1.0, create_graph: bool = False
+) -> Tensors:
+    """Gradient of a sum of losses.
+
+    Args:
+        losses: scalars by name.
+        leaves: what to differentiate with respect to, by name.
+        scale: factor on the sum.
+        create_graph: whether the gradient is to be differentiated again.
+
+    Returns:
+        Gradients of the names of `leaves`; zero where the losses do not depend on them, as on the
+        gate of a layer whose input is 1x1, or on a classifier where the losses are of features.
+    """
+    total = torch.stack(list(losses.values())).sum() * scale
+    gradients = torch.autograd.grad(
+        total, list(leaves.values()), create_graph=create_graph, materialize_grads=True
+    )
+    return dict(zip(leaves, gradients, strict=True))
 
 
 def meta_step(
-    gates: Mapping[str, Tensor],
-    meta_train: Callable[[Gates], Losses],
-    meta_test: Callable[[Gates], Losses],
+    parameters: Mapping[str, Tensor],
+    meta_train: Callable[[Tensors], Tensors],
+    meta_test: Callable[[Tensors], Tensors],
     inner_lr: float,
     *,
+    gates: Collection[str] | None = None,
     second_order: bool = False,
     loss_scale: float | Tensor = 1.0,
-    average: Callable[[Gates], Gates] | None = None,
+    average: Callable[[Tensors], Tensors] | None = None,
 ) -> MetaStep:
     """Gradient of the meta-test loss at rho' with respect to rho (Eq. 8-10).
+
+    rho stands for all parameters that the step moves: the gates alone in MetaBIN, all of the
+    network without episode separation (Table 3).
 
     The clip of Eq. 9 to [0, 1] passes gradients through unchanged, as in the authors' code: a gate
     at a bound would otherwise never leave it. With v the meta-test gradient at rho' and H the
@@ -70,30 +106,31 @@ def meta_step(
     result are the same everywhere. A value that is not finite in one process is so in all.
 
     Args:
-        gates: rho, per layer, shape (C,). Only their values are used.
-        meta_train: terms of L_mtr as a function of the gates; their sum is differentiated.
-        meta_test: terms of the meta-test loss as a function of the gates.
+        parameters: rho, by name. Only their values are used.
+        meta_train: terms of L_mtr as a function of the parameters; their sum is differentiated.
+        meta_test: terms of the meta-test loss as a function of the parameters.
         inner_lr: beta, the inner step size.
+        gates: names of the parameters that Eq. 9 clips to [0, 1]; None clips all.
         second_order: keep the term with the Hessian.
         loss_scale: factor on the losses during differentiation (mixed precision), so that small
             gradients do not vanish in half precision; a number, or a scalar on the device, which
             is not waited for. ``average`` gets scaled gradients.
-        average: mean over the processes of a gradient by gate name; None with one process.
+        average: mean over the processes of a gradient by parameter name; None with one process.
 
     Returns:
         Gradients, rho' and losses; nothing is updated.
     """
     average = average or _alone
-    leaves = {name: gate.detach().requires_grad_() for name, gate in gates.items()}
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     train_losses = meta_train(leaves)
-    scaled_inner = _gradients(train_losses, leaves, loss_scale, create_graph=second_order)
+    scaled_inner = gradients_of(train_losses, leaves, loss_scale, create_graph=second_order)
     inner = average({name: g.detach() for name, g in scaled_inner.items()})
     inner_gradients = _unscaled(inner, loss_scale)
 
-    moved = inner_update(leaves, inner_gradients, inner_lr)
-    moved_leaves = {name: gate.requires_grad_() for name, gate in moved.items()}
+    moved = inner_update(leaves, inner_gradients, inner_lr, gates)
+    moved_leaves = {name: value.requires_grad_() for name, value in moved.items()}
     test_losses = meta_test(moved_leaves)
-    outer = average(_gradients(test_losses, moved_leaves, loss_scale))
+    outer = average(gradients_of(test_losses, moved_leaves, loss_scale))
     if second_order:
         direction = _unscaled(outer, loss_scale)
         curvature = average(_hessian_product(scaled_inner, leaves, direction))
@@ -101,37 +138,26 @@ def meta_step(
 
     return MetaStep(
         inner_gradients=inner_gradients,
-        inner_gates={name: gate.detach() for name, gate in moved_leaves.items()},
+        inner_parameters={name: value.detach() for name, value in moved_leaves.items()},
         outer_gradients=outer,
         meta_train_losses={name: loss.detach() for name, loss in train_losses.items()},
         meta_test_losses={name: loss.detach() for name, loss in test_losses.items()},
     )
 
 
-def _alone(gradients: Gates) -> Gates:
+def _alone(gradients: Tensors) -> Tensors:
     return gradients
 
 
-def _unscaled(gradients: Gates, scale: float | Tensor) -> Gates:
+def _unscaled(gradients: Tensors, scale: float | Tensor) -> Tensors:
     if isinstance(scale, float) and scale == 1.0:
         return gradients
     return {name: gradient / scale for name, gradient in gradients.items()}
 
 
-def _gradients(
-    losses: Losses, gates: Gates, scale: float | Tensor, create_graph: bool = False
-) -> Gates:
-    total = torch.stack(list(losses.values())).sum() * scale
-    # A layer whose input is 1x1 does not use its gate; its gradient is zero.
-    gradients = torch.autograd.grad(
-        total, list(gates.values()), create_graph=create_graph, materialize_grads=True
-    )
-    return dict(zip(gates, gradients, strict=True))
-
-
-def _hessian_product(gradients: Gates, gates: Gates, direction: Gates) -> Gates:
-    product = sum((gradients[name] * direction[name]).sum() for name in gates)
+def _hessian_product(gradients: Tensors, leaves: Tensors, direction: Tensors) -> Tensors:
+    product = sum((gradients[name] * direction[name]).sum() for name in leaves)
     if not isinstance(product, Tensor) or not product.requires_grad:
-        return {name: torch.zeros_like(gate) for name, gate in gates.items()}
-    rows = torch.autograd.grad(product, list(gates.values()), materialize_grads=True)
-    return dict(zip(gates, rows, strict=True))
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    rows = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, rows, strict=True))

@@ -34,10 +34,13 @@ _USING_DISTANCES = frozenset({"ShuffleLoss", "TripletLoss"})
 class MetaBIN(Baseline):
     """fastreid's ``Baseline`` (base step, Eq. 2-5; evaluation) plus the forward of the meta step.
 
-    The gates of the backbone are parameters that do not require a gradient, so the base optimizer,
-    its buffers and data-parallel wrappers leave them alone (episode separation, Section 3.3).
+    With episode separation (Section 3.3) the gates of the backbone are parameters that do not
+    require a gradient, so the base optimizer, its buffers and data-parallel wrappers leave them
+    alone, and they are all that the meta step moves. Without it both steps move all parameters
+    (Table 3).
 
     Args:
+        episode_separation: whether base step and meta step move different parameters.
         scatter_average: "sample" or "domain", see ``metabin_plugin.losses.scatter_loss``.
         sync_stats: whether batch statistics and losses are those of the global batch of all
             processes, so that the mean of their gradients is the gradient that one process with
@@ -51,9 +54,15 @@ class MetaBIN(Baseline):
 
     @configurable
     def __init__(
-        self, *, scatter_average: str = "sample", sync_stats: bool = False, **baseline: Any
+        self,
+        *,
+        episode_separation: bool = True,
+        scatter_average: str = "sample",
+        sync_stats: bool = False,
+        **baseline: Any,
     ) -> None:
         super().__init__(**baseline)
+        self.episode_separation = episode_separation
         self.scatter_average = scatter_average
         self.sync_stats = sync_stats
         if not self.gates:
@@ -61,8 +70,9 @@ class MetaBIN(Baseline):
                 "MODEL.META_ARCHITECTURE is MetaBIN, but the backbone has no gates: set "
                 'MODEL.BACKBONE.NORM "BIN"'
             )
-        for gate in self.gates.values():
-            gate.requires_grad_(False)
+        if episode_separation:
+            for gate in self.gates.values():
+                gate.requires_grad_(False)
         if sync_stats:
             synchronize_norms(self)
 
@@ -71,14 +81,22 @@ class MetaBIN(Baseline):
         """Arguments of the constructor from a config."""
         return {
             **super().from_config(cfg),
+            "episode_separation": cfg.METABIN.EPISODE_SEPARATION,
             "scatter_average": cfg.METABIN.SCATTER_AVERAGE,
             "sync_stats": cfg.METABIN.SYNC_STATS,
         }
 
     @property
     def gates(self) -> dict[str, nn.Parameter]:
-        """rho: name within the backbone to gates of shape (C,)."""
-        return gate_parameters(self.backbone)
+        """rho: name to gates of shape (C,)."""
+        return {f"backbone.{name}": gate for name, gate in gate_parameters(self.backbone).items()}
+
+    @property
+    def meta_parameters(self) -> dict[str, nn.Parameter]:
+        """What the meta step moves, by name: the gates; without episode separation all trained."""
+        if self.episode_separation:
+            return self.gates
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def losses(self, outputs: Mapping[str, Tensor], gt_labels: Tensor) -> dict[str, Tensor]:
         """Losses of the base step (Eq. 4), of the global batch with ``sync_stats``.
@@ -94,9 +112,9 @@ class MetaBIN(Baseline):
         return super().losses(rows, rows["gt_labels"])
 
     def meta_losses(
-        self, names: Collection[str], batch: Mapping[str, Tensor], gates: Mapping[str, Tensor]
+        self, names: Collection[str], batch: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Losses of a batch at given gates; of all parameters only ``gates`` get gradients.
+        """Losses of a batch at given parameters; only these get gradients.
 
         Features are the pooled ones before the BNNeck. Batch normalization uses batch statistics
         and keeps its running ones. The classifier is run only for "CrossEntropyLoss".
@@ -104,29 +122,38 @@ class MetaBIN(Baseline):
         Args:
             names: which of ``META_LOSSES`` to compute.
             batch: normalized ``images`` (N, 3, H, W); ``targets`` and ``domains`` (N,).
-            gates: values to use for rho, named as in ``self.gates``.
+            parameters: values to use for those of these names, as in ``self.meta_parameters``.
 
         Returns:
             Scalar loss by name.
         """
-        feature_map = held_call(self.backbone, batch["images"], gates=gates)
+        feature_map = held_call(
+            self.backbone, batch["images"], parameters=_within("backbone", parameters)
+        )
         rows = {"targets": batch["targets"], "domains": batch["domains"]}
         if "CrossEntropyLoss" in names:
-            pooled, rows["logits"] = self._pool_and_classify(feature_map, batch["targets"])
+            pooled, rows["logits"] = self._pool_and_classify(
+                feature_map, batch["targets"], parameters
+            )
         else:
-            pooled = held_call(self.heads.pool_layer, feature_map)
+            pool = _within("heads.pool_layer", parameters)
+            pooled = held_call(self.heads.pool_layer, feature_map, parameters=pool)
         rows = self._everyones({**rows, "features": pooled[..., 0, 0]})
         if not _USING_DISTANCES.isdisjoint(names):
             rows["distances"] = pairwise_distance(rows["features"])
         return {name: self._meta_loss(name, rows) for name in names}
 
-    def _pool_and_classify(self, feature_map: Tensor, identities: Tensor) -> tuple[Tensor, Tensor]:
+    def _pool_and_classify(
+        self, feature_map: Tensor, identities: Tensor, parameters: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         pooled: list[Tensor] = []
         # The head has them only behind its BNNeck, where MODEL.HEADS.NECK_FEAT is "after".
         with self.heads.pool_layer.register_forward_hook(
             lambda _layer, _inputs, output: pooled.append(output)
         ):
-            outputs = held_call(self.heads, feature_map, identities)
+            outputs = held_call(
+                self.heads, feature_map, identities, parameters=_within("heads", parameters)
+            )
         return pooled[0], outputs["cls_outputs"]
 
     def _meta_loss(self, name: str, rows: Mapping[str, Tensor]) -> Tensor:
@@ -146,3 +173,13 @@ class MetaBIN(Baseline):
         """Rows of the global batch, whose images the losses compare."""
         gathers = self.sync_stats and are_several()
         return {name: gather_rows(own) if gathers else own for name, own in rows.items()}
+
+
+def _within(module: str, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a submodule, under the names that they have there."""
+    prefix = f"{module}."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in parameters.items()
+        if name.startswith(prefix)
+    }

@@ -44,7 +44,7 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
 
     def step(*args: Any, **kwargs: Any) -> Any:
         result = real_step(*args, **kwargs)
-        for kind in ("inner_gradients", "inner_gates", "outer_gradients"):
+        for kind in ("inner_gradients", "inner_parameters", "outer_gradients"):
             keep(f"it{trainer.iter} {kind}", getattr(result, kind))
         return result
 

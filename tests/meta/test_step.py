@@ -75,8 +75,8 @@ def run(
 ) -> MetaStep:
     return meta_step(
         dict(gate_parameters(network)),
-        lambda gates: {"a": train_loss(held_call(network, images[0], gates=gates))},
-        lambda gates: {"b": test_loss(held_call(network, images[1], gates=gates))},
+        lambda gates: {"a": train_loss(held_call(network, images[0], parameters=gates))},
+        lambda gates: {"b": test_loss(held_call(network, images[1], parameters=gates))},
         INNER_LR,
         second_order=second_order,
         loss_scale=scale,
@@ -116,7 +116,7 @@ def test_the_clip_passes_gradients_through(
     for gate in gate_parameters(network).values():
         nn.init.ones_(gate)
     step = run(network, images, second_order=True)
-    clipped = {name: step.inner_gates[name] == 1 for name in step.inner_gates}
+    clipped = {name: step.inner_parameters[name] == 1 for name in step.inner_parameters}
     assert any(mask.any() for mask in clipped.values())
     assert all(step.outer_gradients[name][mask].abs().min() > 0 for name, mask in clipped.items())
 
@@ -132,7 +132,7 @@ def test_nothing_is_written(network: nn.Module, images: tuple[Tensor, Tensor]) -
 def test_only_gates_get_gradients(network: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     gates = {n: g.detach().requires_grad_() for n, g in gate_parameters(network).items()}
     weight = network[0].weight
-    loss = held_call(network, images[0], gates=gates).sum()
+    loss = held_call(network, images[0], parameters=gates).sum()
     assert torch.autograd.grad(loss, weight, allow_unused=True, retain_graph=True) == (None,)
     assert all(g is not None for g in torch.autograd.grad(loss, list(gates.values())))
 
@@ -209,7 +209,7 @@ def test_the_mean_over_processes_is_the_step_of_the_mean_loss(
     shares = [images, tuple(1.3 * x.flip(0) - 0.2 for x in images)]
 
     def on_all(loss: Callable[[Tensor], Tensor], side: int, gates: dict[str, Tensor]) -> Tensor:
-        return sum(loss(held_call(network, share[side], gates=gates)) for share in shares) / 2
+        return sum(loss(held_call(network, share[side], parameters=gates)) for share in shares) / 2
 
     expected = meta_step(
         dict(gate_parameters(network)),
@@ -227,7 +227,7 @@ def test_the_mean_over_processes_is_the_step_of_the_mean_loss(
 
     with ThreadPoolExecutor(2) as threads:
         steps = list(threads.map(process, range(2)))
-    for kind in ("inner_gradients", "inner_gates", "outer_gradients"):
+    for kind in ("inner_gradients", "inner_parameters", "outer_gradients"):
         wanted, first, second = (getattr(step, kind) for step in (expected, *steps))
         assert all(torch.equal(first[name], second[name]) for name in wanted)
         torch.testing.assert_close(first, wanted, rtol=1e-10, atol=1e-12)
