@@ -32,7 +32,8 @@ def load_imagenet_weights(network: nn.Module, path: str, partial: bool = False) 
 
     For MobileNetV2 the names of fastreid, torchvision, timm and torchreid are recognised; ResNet
     has the same names everywhere. A classifier is ignored. The first block's expansion that only
-    the paper's MobileNetV2 has may be absent: it is set to the identity.
+    the paper's MobileNetV2 has may be absent: it is set to the identity. Of a checkpoint of a whole
+    fastreid network the backbone is taken.
 
     Args:
         network: the backbone, changed in place; it must still have batch normalization.
@@ -43,7 +44,7 @@ def load_imagenet_weights(network: nn.Module, path: str, partial: bool = False) 
         WeightsError: the file is missing, unreadable, or differs from the network; the message
             names the first difference and the known backbones that it fits.
     """
-    weights = _state_dict(read_pretrained(path))
+    weights = _of_backbone(_state_dict(read_pretrained(path)))
     state = state_for(network, weights)
     own = network.state_dict()
     names = names_for(network, weights)
@@ -96,6 +97,12 @@ def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
     nested = [content[name] for name in STATE_DICT_NAMES if isinstance(content.get(name), Mapping)]
     candidates = (_tensors(candidate) for candidate in (*nested, content))
     return next(filter(None, candidates), {})
+
+
+def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "backbone."
+    inside = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+    return inside or state
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -306,3 +306,19 @@ def test_fastreids_own_downloads_stay_its_own(
     network = build_backbone(config(RESNET, "18x", ""))
     assert len(urls) == 1
     assert torch.equal(network.layer4[1].bn2.bias, state["layer4.1.bn2.bias"])
+
+
+@pytest.mark.parametrize(("name", "depth"), [(MOBILENETV2, "1.0x-paper"), (RESNET, "18x")])
+def test_of_a_checkpoint_the_backbone_is_taken(tmp_path: Path, name: str, depth: str) -> None:
+    cfg = config(name, depth, "")
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    trained = build_backbone(cfg)
+    randomize(trained)
+    whole = nn.ModuleDict({"backbone": trained, "heads": nn.Linear(2, 2)})
+    path = tmp_path / "model_final.pth"
+    torch.save({"model": whole.state_dict(), "iteration": 3}, path)
+    cfg = config(name, depth, str(path))
+    for norm in ("BN", "BIN"):
+        cfg.MODEL.BACKBONE.NORM = norm
+        state = build_backbone(cfg).state_dict()
+        assert all(torch.equal(state[key], value) for key, value in trained.state_dict().items())
