@@ -33,18 +33,26 @@ def register() -> None:
     from metabin_plugin.engine import MetaBINTrainer, MetaLearningHook, MLDGHook
     from metabin_plugin.modeling import (
         MetaBIN,
+        insert_dual_norm,
         route_mobilenetv2,
         route_norm_layers,
         route_norms,
         route_pretrained,
         route_resnet,
     )
-    from metabin_plugin.norm import BatchInstanceNorm2d
-    from metabin_plugin.registries import HOOK_REGISTRY, NORM_REGISTRY, SAMPLER_REGISTRY
+    from metabin_plugin.norm import NORMS
+    from metabin_plugin.registries import (
+        BACKBONE_NORM_REGISTRY,
+        HOOK_REGISTRY,
+        NORM_REGISTRY,
+        SAMPLER_REGISTRY,
+    )
 
     _log_with_fastreid()
     add_metabin_config(_C)
-    extensions.add(NORM_REGISTRY, "BIN", BatchInstanceNorm2d)
+    for name, norm in NORMS.items():
+        extensions.add(NORM_REGISTRY, name, norm)
+    extensions.add(BACKBONE_NORM_REGISTRY, "DualNorm", insert_dual_norm)
     extensions.add(SAMPLER_REGISTRY, "DomainBalancedSampler", DomainBalancedSampler)
     extensions.add(HOOK_REGISTRY, "MetaLearningHook", MetaLearningHook)
     extensions.add(HOOK_REGISTRY, "MLDGHook", MLDGHook)

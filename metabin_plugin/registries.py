@@ -16,6 +16,12 @@ The backbone is built (and its pretrained weights loaded) with batch normalizati
 ``nn.BatchNorm2d`` in it is replaced.
 """
 
+BACKBONE_NORM_REGISTRY = Registry("BACKBONE_NORM")
+BACKBONE_NORM_REGISTRY.__doc__ = """
+Changes of a whole backbone for ``MODEL.BACKBONE.NORM``, called with ``obj(network)``, which has
+batch normalization and its pretrained weights; they return the network to use.
+"""
+
 SAMPLER_REGISTRY = Registry("SAMPLER")
 SAMPLER_REGISTRY.__doc__ = """
 Training samplers for ``DATALOADER.SAMPLER_TRAIN``, called with ``obj(cfg, dataset)``; they yield an

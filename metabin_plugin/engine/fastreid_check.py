@@ -23,7 +23,12 @@ from metabin_plugin.engine.value_checks import (
     check_number,
 )
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.registries import NORM_REGISTRY, SAMPLER_REGISTRY, registered
+from metabin_plugin.registries import (
+    BACKBONE_NORM_REGISTRY,
+    NORM_REGISTRY,
+    SAMPLER_REGISTRY,
+    registered,
+)
 
 FASTREID_NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
 _BASELINE_LOSSES = ("CrossEntropyLoss", "TripletLoss", "CircleLoss", "Cosface")
@@ -145,7 +150,8 @@ def _check_network(model: CfgNode) -> None:
     norms = [*FASTREID_NORMS, *registered(NORM_REGISTRY)]
     check_choice("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, registered(META_ARCH_REGISTRY))
     check_choice("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, registered(BACKBONE_REGISTRY))
-    check_choice("MODEL.BACKBONE.NORM", model.BACKBONE.NORM, norms)
+    backbone_norms = [*norms, *registered(BACKBONE_NORM_REGISTRY)]
+    check_choice("MODEL.BACKBONE.NORM", model.BACKBONE.NORM, backbone_norms)
     check_choice("MODEL.HEADS.NAME", model.HEADS.NAME, registered(REID_HEADS_REGISTRY))
     check_choice("MODEL.HEADS.NORM", model.HEADS.NORM, norms)
     # Other heads and architectures may have options of their own.

@@ -7,6 +7,7 @@ from metabin_plugin.modeling.backbones import (
     route_pretrained,
     route_resnet,
 )
+from metabin_plugin.modeling.dual_norm import insert_dual_norm
 from metabin_plugin.modeling.meta_arch import META_LOSSES, MetaBIN
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
 
@@ -14,6 +15,7 @@ __all__ = [
     "META_LOSSES",
     "MetaBIN",
     "MobileNetV2",
+    "insert_dual_norm",
     "route_mobilenetv2",
     "route_norm_layers",
     "route_norms",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
@@ -19,7 +21,7 @@ from metabin_plugin.modeling.weights import (
     read_pretrained,
 )
 from metabin_plugin.norm import convert_norm, count_gates
-from metabin_plugin.registries import NORM_REGISTRY, registered
+from metabin_plugin.registries import BACKBONE_NORM_REGISTRY, NORM_REGISTRY, registered
 from metabin_plugin.weight_files import numpy_values_allowed
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ def route_resnet(original: Builder) -> Builder:
 
 
 def route_norms(original: Builder) -> Builder:
-    """Let ``MODEL.BACKBONE.NORM`` name an entry of ``NORM_REGISTRY``, for any backbone.
+    """Let ``MODEL.BACKBONE.NORM`` name an entry of one of the two registries of norms.
 
     The backbone is built with batch normalization and gets its pretrained weights; then its norm
     layers are replaced, so that ImageNet weights are those of batch normalization.
@@ -82,11 +84,13 @@ def route_norms(original: Builder) -> Builder:
 
     def build_backbone(cfg: CfgNode) -> nn.Module:
         name = cfg.MODEL.BACKBONE.NORM
-        if name not in registered(NORM_REGISTRY):
+        if name in registered(BACKBONE_NORM_REGISTRY):
+            network = BACKBONE_NORM_REGISTRY.get(name)(original(_with(cfg, NORM="BN")))
+        elif name in registered(NORM_REGISTRY):
+            network = convert_norm(original(_with(cfg, NORM="BN")), NORM_REGISTRY.get(name))
+        else:
             return original(cfg)
-        network = convert_norm(original(_with(cfg, NORM="BN")), NORM_REGISTRY.get(name))
-        layers, gates = count_gates(network)
-        logger.info("MODEL.BACKBONE.NORM %s: %d layers with %d gates", name, layers, gates)
+        logger.info("MODEL.BACKBONE.NORM %s: %s", name, _norms(network))
         return network
 
     return build_backbone
@@ -132,6 +136,16 @@ def _with(cfg: CfgNode, **backbone: Any) -> CfgNode:
     return cfg
 
 
+def _norms(network: nn.Module) -> str:
+    """What normalizes a network, in words."""
+    counts = Counter(
+        type(layer).__name__ for layer in network.modules() if isinstance(layer, _NormBase)
+    )
+    layers = [f"{count} {kind} layers" for kind, count in counts.items()]
+    gates = count_gates(network)[1]
+    return ", ".join([*layers, *([f"{gates} gates"] if gates else [])])
+
+
 def _weights_fault(error: OSError | KeyError | RuntimeError) -> str | None:
     """What an exception of a backbone's builder says about its weights; None if nothing."""
     if isinstance(error, OSError):
@@ -147,10 +161,13 @@ def _weights_fault(error: OSError | KeyError | RuntimeError) -> str | None:
 def route_norm_layers(original: Callable[..., Any]) -> Callable[..., Any]:
     """Let fastreid's ``get_norm`` make the layers of ``NORM_REGISTRY`` too, frozen parts included.
 
-    Some meta-architectures (MGN) build blocks of their own besides the backbone's.
+    Some meta-architectures (MGN) build blocks of their own besides the backbone's. A norm that only
+    a whole backbone can have leaves those with batch normalization.
     """
 
     def get_norm(norm: Any, out_channels: int, **kwargs: Any) -> Any:
+        if norm in registered(BACKBONE_NORM_REGISTRY):
+            return original("BN", out_channels, **kwargs)
         if norm in registered(NORM_REGISTRY):
             layer = original("BN", out_channels, **kwargs)
             return convert_norm(layer, NORM_REGISTRY.get(norm))

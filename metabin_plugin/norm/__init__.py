@@ -1,19 +1,31 @@
-"""Batch-instance normalization: functional form, layer, conversion of networks, gates."""
+"""Batch-instance normalization and the norms beside it; conversion of networks, gates."""
 
 from __future__ import annotations
 
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
-from metabin_plugin.norm.convert import convert_norm, set_norm_form, synchronize_norms
+from metabin_plugin.norm.convert import (
+    NORMS,
+    convert_norm,
+    set_norm_form,
+    synchronize_norms,
+)
 from metabin_plugin.norm.folding import Folding, fold_norms
 from metabin_plugin.norm.forms import NORM_FORMS
 from metabin_plugin.norm.functional import batch_instance_norm
 from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters
+from metabin_plugin.norm.half_norm import HalfInstanceNorm2d
+from metabin_plugin.norm.instance_norm import InstanceNorm2d
+from metabin_plugin.norm.mixed_norm import MixedNorm2d
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 __all__ = [
+    "NORMS",
     "NORM_FORMS",
     "BatchInstanceNorm2d",
     "Folding",
+    "HalfInstanceNorm2d",
+    "InstanceNorm2d",
+    "MixedNorm2d",
     "SynchronizedBatchNorm2d",
     "batch_instance_norm",
     "clip_gates_",

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from metabin_plugin.norm.functional import batch_instance_norm
-from metabin_plugin.norm.statistics import count_batch_
+from metabin_plugin.norm.affine import Parameters
+from metabin_plugin.norm.mixed_norm import MixedNorm2d
 
 
-class BatchInstanceNorm2d(nn.BatchNorm2d):
+class BatchInstanceNorm2d(MixedNorm2d):
     """Batch and instance normalization, balanced per channel by a gate (paper section 3.2, Eq. 1).
 
     The batch half keeps the parameter and buffer names of `nn.BatchNorm2d`, so its checkpoints
     load (with `strict=False`: `gate`, `instance_weight` and `instance_bias` are missing there).
     With all gates at 1, where they start, the layer computes what `nn.BatchNorm2d` computes.
-
-    Statistics follow `nn.BatchNorm2d` too: in training with `track_running_stats` switched off the
-    statistics of the batch are used and the running ones stay as they are (the "hold" of the meta
-    step); in evaluation the batch half uses the running statistics, the instance half always those
-    of the instance. A 1x1 feature map is only batch-normalized.
+    A 1x1 feature map is only batch-normalized; statistics follow `nn.BatchNorm2d`, as `MixedNorm2d`
+    has it.
 
     Args:
         num_features: number of channels C.
         eps: added to both variances before the square root.
         momentum: factor of the new value in the running statistics; None is a cumulative average.
-
-    Attributes:
-        synchronize: whether batch statistics are those of all processes of a distributed run.
-        form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`.
     """
 
     gate: nn.Parameter
@@ -36,9 +29,7 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
     instance_bias: nn.Parameter
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__(num_features, eps=eps, momentum=momentum)
-        self.synchronize = False
-        self.form = "auto"
+        super().__init__(num_features, eps, momentum)
         self.gate = nn.Parameter(torch.ones(num_features))
         self.instance_weight = nn.Parameter(torch.ones(num_features))
         self.instance_bias = nn.Parameter(torch.zeros(num_features))
@@ -52,37 +43,9 @@ class BatchInstanceNorm2d(nn.BatchNorm2d):
             nn.init.ones_(self.instance_weight)
             nn.init.zeros_(self.instance_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize a feature map.
-
-        Args:
-            x: feature map (N, C, H, W).
-
-        Returns:
-            Normalized feature map of the same shape, dtype and memory format.
-
-        Raises:
-            ValueError: `x` is not 4-D, has another number of channels, or has one value per
-                channel in training.
-        """
-        updates = self.training and self.track_running_stats
-        momentum = count_batch_(self) if updates else 0.0
-        holds = self.training and not self.track_running_stats
-        return batch_instance_norm(
-            x,
-            self.gate,
-            self.weight,
-            self.bias,
-            self.instance_weight,
-            self.instance_bias,
-            None if holds else self.running_mean,
-            None if holds else self.running_var,
-            training=self.training or self.running_mean is None,
-            momentum=momentum,
-            eps=self.eps,
-            synchronize=self.synchronize,
-            form=self.form,
-        )
+    def mixture(self) -> Parameters:
+        """The layer's own gates and affine maps."""
+        return self.gate, self.weight, self.bias, self.instance_weight, self.instance_bias
 
     @torch.no_grad()
     def clip_gate_(self) -> None:

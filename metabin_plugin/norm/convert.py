@@ -10,9 +10,19 @@ from torch import Tensor, nn
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
 from metabin_plugin.norm.forms import check_form
+from metabin_plugin.norm.half_norm import HalfInstanceNorm2d
+from metabin_plugin.norm.instance_norm import InstanceNorm2d
+from metabin_plugin.norm.mixed_norm import MixedNorm2d
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 NormFactory = Callable[..., nn.Module]
+
+# The layers of the paper's Table 4 by the name that configs use.
+NORMS: Mapping[str, type[nn.Module]] = {
+    "BIN": BatchInstanceNorm2d,
+    "IN": InstanceNorm2d,
+    "BNINHalf": HalfInstanceNorm2d,
+}
 
 
 def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
@@ -27,7 +37,7 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
 
     Args:
         module: network, or a single `nn.BatchNorm2d`.
-        norm: "BIN", or a class or function called with `(num_features, eps=, momentum=)`.
+        norm: one of `NORMS`, or a class or function called with `(num_features, eps=, momentum=)`.
 
     Returns:
         `module`, or the new layer where `module` itself is a `nn.BatchNorm2d`.
@@ -53,7 +63,7 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
 def synchronize_norms(module: nn.Module) -> None:
     """Let the norm layers of a network take batch statistics over all processes, in place.
 
-    `BatchInstanceNorm2d` is switched; every other `nn.BatchNorm2d` is replaced by a
+    Every `MixedNorm2d` is switched; every other `nn.BatchNorm2d` is replaced by a
     `SynchronizedBatchNorm2d` with its parameters and buffers. Weights keep their names.
 
     Args:
@@ -61,7 +71,7 @@ def synchronize_norms(module: nn.Module) -> None:
     """
     replacements: dict[nn.Module, nn.Module] = {}
     for layer in module.modules():
-        if isinstance(layer, BatchInstanceNorm2d):
+        if isinstance(layer, MixedNorm2d):
             layer.synchronize = True
         elif isinstance(layer, nn.BatchNorm2d):
             replacements[layer] = _replacement(layer, SynchronizedBatchNorm2d)
@@ -69,7 +79,7 @@ def synchronize_norms(module: nn.Module) -> None:
 
 
 def set_norm_form(module: nn.Module, form: str) -> None:
-    """Let all BIN layers of a network compute in one form, in place.
+    """Let all layers of a network that compute Eq. 1 do so in one form, in place.
 
     Args:
         module: network.
@@ -80,7 +90,7 @@ def set_norm_form(module: nn.Module, form: str) -> None:
     """
     check_form(form)
     for layer in module.modules():
-        if isinstance(layer, BatchInstanceNorm2d):
+        if isinstance(layer, MixedNorm2d):
             layer.form = form
 
 
@@ -99,11 +109,14 @@ def substitute(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -
 
 
 def _factory(norm: str | NormFactory) -> NormFactory:
-    if norm == "BIN":
-        return BatchInstanceNorm2d
-    if isinstance(norm, str):
-        raise NormError(f"{norm!r} is not a normalization that convert_norm knows: use 'BIN'")
-    return norm
+    if not isinstance(norm, str):
+        return norm
+    if norm not in NORMS:
+        raise NormError(
+            f"{norm!r} is not a normalization that convert_norm knows: use one of "
+            f"{', '.join(NORMS)}"
+        )
+    return NORMS[norm]
 
 
 def _replacement(layer: nn.BatchNorm2d, factory: NormFactory) -> nn.Module:

@@ -66,7 +66,8 @@ class _Tracer(fx.Tracer):
         self._norms = norms
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m in self._norms or super().is_leaf_module(m, module_qualified_name)
+        is_norm = m in self._norms or isinstance(m, nn.InstanceNorm2d)
+        return is_norm or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pairs(

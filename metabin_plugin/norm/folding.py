@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.errors import NormError
-from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
 from metabin_plugin.norm.convert import substitute
 from metabin_plugin.norm.convolutions import feeding_convolutions, has_hooks
 from metabin_plugin.norm.inference_norm import InferenceNorm2d
+from metabin_plugin.norm.mixed_norm import MixedNorm2d
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 logger = logging.getLogger(__name__)
 
 # Layers whose forward in evaluation is known; a subclass may compute anything else.
-_KNOWN = {layer.forward for layer in (nn.BatchNorm2d, BatchInstanceNorm2d, SynchronizedBatchNorm2d)}
+_KNOWN = {layer.forward for layer in (nn.BatchNorm2d, MixedNorm2d, SynchronizedBatchNorm2d)}
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,9 @@ def _fold(
 
 def _instance_half(layer: nn.BatchNorm2d, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gates, instance weight and instance bias (C,), float64; batch normalization has gates 1."""
-    if isinstance(layer, BatchInstanceNorm2d):
-        return layer.gate.double(), layer.instance_weight.double(), layer.instance_bias.double()
+    if isinstance(layer, MixedNorm2d):
+        gate, _, _, instance_weight, instance_bias = layer.mixture()
+        return gate.double(), instance_weight.double(), instance_bias.double()
     return torch.ones_like(like), torch.ones_like(like), torch.zeros_like(like)
 
 
