@@ -16,6 +16,8 @@ from metabin_plugin.modeling import MetaBIN
 def check_config(cfg: CfgNode) -> None:
     """Check the keys that the plugin reads and those that fastreid fails on without a reason.
 
+    A meta-architecture with keys of its own checks them in a class method ``check_config(cfg)``.
+
     Raises:
         ConfigError: a key's value cannot work; the sentence names both and the remedy.
     """
@@ -23,12 +25,14 @@ def check_config(cfg: CfgNode) -> None:
     check_fastreid(cfg)
     check_mixed_precision(cfg)
     check_metabin(cfg.METABIN)
-    _check_synchronization(cfg)
-    _check_compilation(cfg.METABIN)
-
-
-def _check_synchronization(cfg: CfgNode) -> None:
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    _check_synchronization(cfg, architecture)
+    _check_compilation(cfg.METABIN)
+    if hasattr(architecture, "check_config"):
+        architecture.check_config(cfg)
+
+
+def _check_synchronization(cfg: CfgNode, architecture: type) -> None:
     if cfg.METABIN.SYNC_STATS and not issubclass(architecture, MetaBIN):
         raise ConfigError(
             "METABIN.SYNC_STATS is True, but MODEL.META_ARCHITECTURE is "

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from fastreid.config import CfgNode
 from fastreid.evaluation import ReidEvaluator
 from fastreid.utils import comm
+from torch import Tensor
 
 from metabin_plugin.evaluation.images import Images, Members
 from metabin_plugin.evaluation.scoring import score
 from metabin_plugin.evaluation.split_results import over_splits
+
+Sides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class RankingEvaluator(ReidEvaluator):
@@ -23,7 +26,19 @@ class RankingEvaluator(ReidEvaluator):
         cfg: the config.
         num_query: number of queries; the images after them are the gallery.
         output_dir: as fastreid's, unused.
+        sides: for a network whose queries and gallery are represented differently: makes the
+            features to compare from its outputs for the queries (Q, D) and the gallery (G, D).
     """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        num_query: int,
+        output_dir: str | None = None,
+        sides: Sides | None = None,
+    ) -> None:
+        super().__init__(cfg, num_query, output_dir)
+        self._sides = sides
 
     def evaluate(self) -> dict[str, float]:
         """Gather the features of all processes and score them in the first.
@@ -44,6 +59,12 @@ class RankingEvaluator(ReidEvaluator):
         """Return the metrics of all images, which are in the order of the loader's dataset."""
         query = images.part(slice(self._num_query))
         gallery = images.part(slice(self._num_query, None))
+        return self._score(query, gallery)
+
+    def _score(self, query: Images, gallery: Images) -> dict[str, float]:
+        if self._sides is not None:
+            probes, entries = self._sides(query.features, gallery.features)
+            query, gallery = query._replace(features=probes), gallery._replace(features=entries)
         return score(self.cfg, query, gallery)
 
 
@@ -54,6 +75,7 @@ class MultiSplitEvaluator(RankingEvaluator):
         cfg: the config.
         splits: query and gallery of each split, as positions in the loader's dataset.
         output_dir: as fastreid's, unused.
+        sides: as ``RankingEvaluator``'s.
     """
 
     def __init__(
@@ -61,8 +83,9 @@ class MultiSplitEvaluator(RankingEvaluator):
         cfg: CfgNode,
         splits: Sequence[tuple[Members, Members]],
         output_dir: str | None = None,
+        sides: Sides | None = None,
     ) -> None:
-        super().__init__(cfg, 0, output_dir)
+        super().__init__(cfg, 0, output_dir, sides)
         self._splits = splits
 
     def score(self, images: Images) -> dict[str, float]:
@@ -70,7 +93,7 @@ class MultiSplitEvaluator(RankingEvaluator):
         features = images.features
         return over_splits(
             [
-                score(self.cfg, query.images(features), gallery.images(features))
+                self._score(query.images(features), gallery.images(features))
                 for query, gallery in self._splits
             ]
         )

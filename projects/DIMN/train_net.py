@@ -1,0 +1,17 @@
+"""Train or evaluate DIMN, with fastreid's own arguments.
+
+python projects/DIMN/train_net.py --config-file projects/DIMN/configs/DIMN.yml [--resume]
+    [--eval-only] KEY VALUE...
+"""
+
+from __future__ import annotations
+
+import metabin_plugin
+
+metabin_plugin.register()
+
+from dimn import DIMNTrainer
+from metabin_plugin.engine import run_command_line
+
+if __name__ == "__main__":
+    run_command_line(DIMNTrainer)
