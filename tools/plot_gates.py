@@ -1,78 +1,66 @@
-"""Draw the gates of a trained network, layer by layer, and write the numbers behind the figure.
+"""Draw the gates of trained networks, and write the numbers behind the figure.
 
-python tools/plot_gates.py logs/metabin/model_final.pth [--output gates.png]
+python tools/plot_gates.py CHECKPOINT [CHECKPOINT ...] [--labels NAME ...] [--output gates.png]
+
+Beside gates.png it leaves gates.csv (each layer), gates_parts.csv (the network, and the shallow,
+middle and deep third of its layers) and gates_histogram.csv (all gates of the network).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import itertools
-import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import metabin_plugin
 
-BOUNDS = (0.0, 0.25, 0.5, 0.75, 0.999, float("inf"))
+metabin_plugin.register()
+
+from metabin_plugin.cli import run_cli
+from report.files import beside, check_output, save_figure, write_table
+from report.gates import COLUMNS, Gates, all_gates, histogram, network_parts, read_gates, summary
+from report.gates_figure import draw_gates
+from report.labels import label_paths
 
 
-def main() -> None:
-    """Read the checkpoint, draw and write."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the checkpoints, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="checkpoint")
+    parser.add_argument("--labels", nargs="+", help="a name for each (the end of its path)")
     parser.add_argument("--output", type=Path, default=Path("gates.png"))
-    args = parser.parse_args()
-    if not args.checkpoint.is_file():
-        sys.exit(f"error: there is no checkpoint {args.checkpoint}; train one first")
-    state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["model"]
-    gates = {n.removesuffix(".gate"): v for n, v in state.items() if n.endswith(".gate")}
-    if not gates:
-        sys.exit(f"error: {args.checkpoint} has no gates; give a network with BIN layers")
-    write_csv(gates, args.output.with_suffix(".csv"))
-    draw(gates, args.output)
+    options = parser.parse_args(arguments)
+    check_output(options.output)
+    labels = label_paths(options.checkpoints, options.labels)
+    gates = map(read_gates, options.checkpoints)
+    networks = dict(zip(labels, gates, strict=True))
+    write_tables(networks, options.output)
+    save_figure(draw_gates(networks), options.output)
 
 
-def write_csv(gates: dict[str, Tensor], path: Path) -> None:
-    """Mean, extremes and number of gates of each layer."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", "gates", "mean", "min", "max", "share_at_1"])
-        for name, gate in gates.items():
-            numbers = (gate.mean(), gate.min(), gate.max(), (gate >= 1).float().mean())
-            writer.writerow([name, gate.numel(), *(f"{value.item():.6f}" for value in numbers)])
-
-
-def draw(gates: dict[str, Tensor], path: Path) -> None:
-    """Per layer, the shares of gates in intervals of rho, and their mean (cf. Fig. 4)."""
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (shares, means) = plt.subplots(2, 1, figsize=(10, 6), sharex=True, height_ratios=(3, 1))
-    layers = range(1, len(gates) + 1)
-    bottom = torch.zeros(len(gates))
-    colours = plt.get_cmap("viridis")
-    for i, (low, high) in enumerate(itertools.pairwise(BOUNDS)):
-        share = torch.stack([((g >= low) & (g < high)).float().mean() for g in gates.values()])
-        label = f"[{low:g}, {high:g})" if high < 1 else f"[{low:g}, 1]"
-        colour = colours(i / (len(BOUNDS) - 2))
-        shares.bar(layers, share, bottom=bottom, width=0.9, label=label, color=colour)
-        bottom += share
-    shares.set_ylabel("share of gates")
-    shares.legend(
-        title="rho (1 = batch norm)",
-        ncols=len(BOUNDS) - 1,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-    )
-    means.plot(layers, [gate.mean().item() for gate in gates.values()], ".-", color="black")
-    means.set_ylabel("mean rho")
-    means.set_xlabel("BIN layer, from the image to the feature")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+def write_tables(networks: dict[str, Gates], figure: Path) -> None:
+    """Write the three CSV files of a figure."""
+    layers = [
+        [network, name, *summary(gate)]
+        for network, gates in networks.items()
+        for name, gate in gates.items()
+    ]
+    write_table(beside(figure), ["network", "layer", *COLUMNS], layers)
+    parts = [
+        [network, name, len(part), *summary(all_gates(part))]
+        for network, gates in networks.items()
+        for name, part in network_parts(gates).items()
+    ]
+    write_table(beside(figure, "parts"), ["network", "part", "layers", *COLUMNS], parts)
+    bins = [
+        [network, edges[i], edges[i + 1], share]
+        for network, gates in networks.items()
+        for shares, edges in [histogram(gates)]
+        for i, share in enumerate(shares)
+    ]
+    write_table(beside(figure, "histogram"), ["network", "from", "to", "share"], bins)
 
 
 if __name__ == "__main__":
-    main()
+    with run_cli():
+        main()

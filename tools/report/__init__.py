@@ -1,1 +1,1 @@
-"""Reading fastreid's results and drawing tables and figures of them."""
+"""Reading the results, logs and checkpoints of runs, and drawing tables and figures of them."""

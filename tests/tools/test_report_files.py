@@ -1,0 +1,59 @@
+"""Figures and tables are written whole, and refused before the work is done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from report.files import FigureError, beside, check_output, new_figure, save_figure, write_table
+
+
+@pytest.mark.parametrize("name", ["gates", "gates.csv", "folder.png"])
+def test_what_is_no_figure_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(FigureError, match="is no path of a figure"):
+        check_output(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FigureError, match="cannot be written"):
+        check_output(tmp_path / "file" / "gates.png")
+    check_output(tmp_path / "new" / "folder" / "gates.png")
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
+def test_missing_matplotlib_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(FigureError, match=r'matplotlib.*extra "demo"'):
+        check_output(tmp_path / "gates.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")]
+)
+def test_figures_have_the_format_of_their_name(tmp_path: Path, kind: str, start: bytes) -> None:
+    figure = new_figure(2, 1)
+    figure.subplots().plot([1, 2])
+    save_figure(figure, tmp_path / f"x.{kind}")
+    assert (tmp_path / f"x.{kind}").read_bytes().startswith(start)
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+    (tmp_path / "x.png.partial").mkdir()
+    with pytest.raises(FigureError, match="cannot be written"):
+        save_figure(new_figure(1, 1), path)
+    assert path.read_bytes() == b"old"
+
+
+def test_tables_lie_beside_their_figure(tmp_path: Path) -> None:
+    figure = tmp_path / "gates.png"
+    assert beside(figure).name == "gates.csv"
+    assert beside(figure, "parts").name == "gates_parts.csv"
+    write_table(beside(figure), ["a", "b"], [["x, y", 1 / 3], [np.int64(5), np.float64(2e-9)]])
+    assert beside(figure).read_bytes() == b'a,b\n"x, y",0.333333\n5,2e-09\n'

@@ -1,0 +1,98 @@
+"""Writing figures and the numbers behind them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from metabin_plugin.errors import MetaBINError
+from metabin_plugin.files import reason, replace_file
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+class FigureError(MetaBINError):
+    """A figure cannot be made of what there is, or cannot be written."""
+
+
+def check_output(path: Path) -> None:
+    """Refuse a figure's path before the work is done, and make its folder.
+
+    Args:
+        path: the figure to write.
+
+    Raises:
+        FigureError: matplotlib is missing, the file's format is unknown, or there can be no such
+            file.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise FigureError(
+            "figures are drawn by matplotlib, which is not installed; run `pip install matplotlib`,"
+            ' or install the plugin with its extra "demo"'
+        ) from None
+    if path.suffix not in FORMATS or path.is_dir():
+        raise FigureError(
+            f"--output {path} is no path of a figure; give one that ends in {', '.join(FORMATS)}"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of a size in inches, which needs no display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure, complete or not at all.
+
+    Raises:
+        FigureError: it cannot be written.
+    """
+    kind = path.suffix.removeprefix(".")
+    _replace(path, lambda file: figure.savefig(file, format=kind, dpi=120))
+
+
+def beside(figure: Path, what: str = "") -> Path:
+    """Path of the numbers behind a figure: ``gates.csv``, or ``gates_<what>.csv``."""
+    return figure.with_name(f"{figure.stem}{'_' if what else ''}{what}.csv")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file, complete or not at all; floats have six significant digits.
+
+    Raises:
+        FigureError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[_text(value) for value in row] for row in rows])
+    _replace(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def _text(value: object) -> str:
+    # NumPy's float64 is a float, its float32 is not.
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    try:
+        replace_file(path, write)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> FigureError:
+    return FigureError(
+        f"{path} cannot be written ({reason(error)}); give a path that can, with space for it"
+    )

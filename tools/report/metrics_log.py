@@ -1,0 +1,82 @@
+"""Reading the scalars that a training logs, fastreid's ``metrics.json``."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from metabin_plugin.files import reason
+from report.files import FigureError
+
+NAME = "metrics.json"
+# Losses, step sizes and the accuracies that papers print; "*" stands for a target.
+USUAL = (
+    *("total_loss", "loss_*", "mtrain_loss_*", "mtest_loss_*", "cls_accuracy", "lr", "inner_lr"),
+    *("Rank-1", "mAP", "*/Rank-1", "*/mAP"),
+)
+
+# Values by iteration, by the scalar's name.
+Scalars = dict[str, dict[int, float]]
+
+
+def read_scalars(folder: Path) -> Scalars:
+    """Read the log of a run.
+
+    A last line that is cut short, by a kill or because the run still writes it, is left out. Of an
+    iteration that was logged twice the later value counts.
+
+    Args:
+        folder: the run's ``OUTPUT_DIR``.
+
+    Raises:
+        FigureError: there is no log, or another line of it is none.
+    """
+    path = folder / NAME
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise FigureError(
+            f"{path} cannot be read ({reason(error)}); give the OUTPUT_DIR of a training"
+        ) from error
+    scalars: Scalars = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break
+        iteration, values = _parse(line, f"{path}, line {number}")
+        for name, value in values.items():
+            scalars.setdefault(name, {})[iteration] = value
+    if not scalars:
+        raise FigureError(f"{path} has no complete line; let the training run for longer")
+    return scalars
+
+
+def chosen_names(runs: Iterable[Scalars], patterns: Sequence[str]) -> list[str]:
+    """Names of scalars that fit a pattern, in the order of the patterns, then of the logs.
+
+    Args:
+        runs: scalars of several runs.
+        patterns: names in which ``*`` stands for anything.
+
+    Raises:
+        FigureError: there are none.
+    """
+    names = list(dict.fromkeys(name for scalars in runs for name in scalars))
+    fitting = [n for pattern in patterns for n in names if fnmatch.fnmatchcase(n, pattern)]
+    if not fitting:
+        raise FigureError(
+            f"no scalar fits {' '.join(patterns)}; the logs have {', '.join(sorted(names))}"
+        )
+    return list(dict.fromkeys(fitting))
+
+
+def _parse(line: bytes, place: str) -> tuple[int, dict[str, float]]:
+    try:
+        values = json.loads(line)
+        iteration = int(values.pop("iteration"))
+        return iteration, {name: float(value) for name, value in values.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FigureError(
+            f"{place}, is no line of a training's log; give the OUTPUT_DIR of another run"
+        ) from error
