@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from fastreid.config import CfgNode
+from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
 from metabin_plugin.engine.network_options import apply_network_options
@@ -39,7 +40,7 @@ def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Mod
         ) from error
     size = list(cfg.INPUT.SIZE_TRAIN)
     # Other architectures cut the backbone up, and a crop makes another size.
-    if cfg.MODEL.META_ARCHITECTURE in ("Baseline", "MetaBIN") and not cfg.INPUT.CROP.ENABLED:
+    if isinstance(network, Baseline) and not cfg.INPUT.CROP.ENABLED:
         _check_features(network, cfg, size * 2 if len(size) == 1 else size)
     # Last, for the one image would be a compiled backbone's first batch size.
     apply_network_options(network, cfg)
