@@ -205,6 +205,6 @@ def test_a_value_that_cannot_work_is_one_sentence(key: str, value: str, reason: 
     cfg = config()
     cfg.AUGMINING[key] = eval(value)
     with pytest.raises(ConfigError, match=reason) as caught:
-        build_model(cfg)
+        check_config(cfg)
     assert str(caught.value).startswith(f"AUGMINING.{key} ")
     assert "\n" not in str(caught.value)
