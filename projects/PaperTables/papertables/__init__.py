@@ -1,0 +1,1 @@
+"""Runs the rows of the paper's tables and writes the tables."""

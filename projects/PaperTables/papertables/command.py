@@ -1,0 +1,182 @@
+"""The command: run the rows of chosen tables, and write the tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from metabin_plugin.cli import run_cli
+from metabin_plugin.errors import ConfigError
+from metabin_plugin.files import replace_file
+from papertables.budgets import read_budget
+from papertables.experiments import Experiments
+from papertables.outcomes import Outcome, outcome
+from papertables.processes import Ended, Job, JobQueue
+from papertables.runs import Record, Run
+from papertables.tables import Plan, Table, markdown, read_plan, runs_csv, table_csv
+
+_LOG_LINES = 15
+_STATUS_BASE = 128
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the rows that are not finished, and write the tables from all that are.
+
+    Args:
+        arguments: the command line; by default the process's.
+
+    Raises:
+        SystemExit: with status 1 after a mistake of the user's or if a run failed; with the
+            signal's status when one stopped it.
+    """
+    plan = read_plan()
+    args = _parser(plan).parse_args(arguments)
+    with run_cli():
+        experiments = Experiments(args.output, read_budget(args.budget), plan.scripts, args.weights)
+        tables = [plan.tables[_table_name(plan, name)] for name in args.tables]
+        in_tables = list(dict.fromkeys(line.row for table in tables for line in table.rows))
+        session = Session(experiments, in_tables, args.seeds)
+        status = 0 if args.report else session.train(args.rows or in_tables, args.jobs)
+        session.write(tables)
+    sys.exit(status)
+
+
+class Session:
+    """One call of the command.
+
+    Args:
+        experiments: how rows are run.
+        rows: all rows of the chosen tables.
+        seeds: the chosen seeds.
+
+    Raises:
+        ConfigError: a run that was started has had other settings since.
+    """
+
+    def __init__(self, experiments: Experiments, rows: Sequence[str], seeds: Sequence[int]) -> None:
+        self._experiments, self._rows, self._seeds = experiments, rows, seeds
+        self._started: dict[str, Run] = {}
+        self._failed: list[Run] = []
+        for run in experiments.runs(rows, seeds):
+            if run.record() is not None:
+                run.check_unchanged(experiments.settings(run))
+
+    def train(self, rows: Sequence[str], slots: int) -> int:
+        """Run what is not finished.
+
+        Args:
+            rows: the rows to run.
+            slots: how many processes run at a time.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            ConfigError: a row is in none of the tables, or cannot be read.
+        """
+        self._check_rows(rows)
+        runs = list(self._experiments.runs(rows, self._seeds))
+        todo = {str(run): run for run in runs if not run.is_finished()}
+        print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before", flush=True)
+        settings = {name: self._experiments.settings(run) for name, run in todo.items()}
+        jobs = [self._experiments.job(run) for run in todo.values()]
+        queue = JobQueue(slots, max(1, (os.cpu_count() or 1) // slots))
+
+        def started(job: Job) -> None:
+            run = todo[job.name]
+            run.write_record(run.record() or Record(settings[job.name]))
+            number = list(todo).index(job.name) + 1
+            print(f"{job.name}: started, {number} of {len(todo)}, {job.log}", flush=True)
+
+        def ended(job: Job, how: Ended) -> None:
+            self._keep(todo[job.name], how, bool(queue.stopped_by))
+
+        queue.run(jobs, started, ended)
+        if queue.stopped_by:
+            print("stopped; the same command goes on", file=sys.stderr)
+            return _STATUS_BASE + queue.stopped_by
+        return self._report_failures()
+
+    def write(self, tables: Sequence[Table]) -> None:
+        """Write every table and ``runs.csv`` from the runs that are finished."""
+        found = [outcome(run) for run in self._experiments.runs(self._rows, self._seeds)]
+        outcomes = [o for o in found if o is not None]
+        by_row: dict[str, list[Outcome]] = {}
+        for one in outcomes:
+            by_row.setdefault(one.run.row, []).append(one)
+        output = self._experiments.output
+        output.mkdir(parents=True, exist_ok=True)
+        for table in tables:
+            text = markdown(table, by_row, self._experiments.budget.about)
+            _write(output / f"{table.name}.md", text)
+            _write(output / f"{table.name}.csv", table_csv(table, by_row))
+            print(f"\n{text}")
+        _write(output / "runs.csv", runs_csv(outcomes))
+
+    def _check_rows(self, rows: Sequence[str]) -> None:
+        unknown = [row for row in rows if row not in self._rows]
+        if unknown:
+            raise ConfigError(
+                f"--rows names {', '.join(unknown)}, which the chosen tables do not have; choose "
+                f"from {', '.join(self._rows)}"
+            )
+
+    def _keep(self, run: Run, how: Ended, is_stopping: bool) -> None:
+        record = run.record()
+        assert record is not None
+        is_finished = how.status == 0 and run.results.exists()
+        run.write_record(record.after_attempt(is_finished, how.seconds, how.resident_mib))
+        if is_finished:
+            one = outcome(run)
+            assert one is not None
+            figures = f"Rank-1 {one.rank1:.1f}, mAP {one.average_precision:.1f}"
+            print(f"{run}: {how.seconds:.0f} s, {figures}", flush=True)
+        elif is_stopping:
+            print(f"{run}: stopped", flush=True)
+        else:
+            self._failed.append(run)
+            tail = run.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            print(f"{run}: failed with status {how.status}; {run.log} ends:", file=sys.stderr)
+            print("\n".join(f"    {line}" for line in tail), file=sys.stderr, flush=True)
+
+    def _report_failures(self) -> int:
+        if self._failed:
+            names = ", ".join(map(str, self._failed))
+            print(f"{len(self._failed)} runs failed: {names}", file=sys.stderr)
+        return 1 if self._failed else 0
+
+
+def _parser(plan: Plan) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--budget", type=Path, required=True, help="YAML file with sizes, lengths and data")
+    add("--tables", nargs="+", default=list(plan.tables), help=f"of {', '.join(plan.tables)}")
+    add("--rows", nargs="+", help="rows to run; by default all of the tables")
+    add("--seeds", nargs="+", type=int, default=[1, 2], help="values of METABIN.SEED")
+    add("--jobs", type=_positive, default=1, help="runs at a time")
+    add("--weights", type=Path, help="ImageNet weights to start from")
+    add("--output", type=Path, default=Path("logs/tables"), help="folder of runs and tables")
+    add("--report", action="store_true", help="run nothing; write the tables of what is there")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _table_name(plan: Plan, name: str) -> str:
+    """The table's name; ``2`` is ``table2``."""
+    for candidate in (name, f"table{name}"):
+        if candidate in plan.tables:
+            return candidate
+    raise ConfigError(f"--tables names {name!r}; choose from {', '.join(plan.tables)}")
+
+
+def _write(path: Path, text: str) -> None:
+    replace_file(path, lambda file: file.write(text.encode()))

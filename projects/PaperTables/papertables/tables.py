@@ -1,0 +1,166 @@
+"""The tables: which rows they have, and their text from what was measured."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from papertables.outcomes import Outcome, measured
+
+TABLES = Path(__file__).resolve().parents[1] / "tables.yml"
+MISSING = "-"
+_MEASURED = ("Rank-1", "mAP", "seeds", "seconds", "peak MiB")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One line of a table.
+
+    Attributes:
+        row: name of the row that is run.
+        labels: what the paper's table says of it.
+        paper: the paper's Rank-1 and mAP; None where it gives none.
+    """
+
+    row: str
+    labels: tuple[str, ...]
+    paper: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+        name: of its files.
+        caption: what it shows.
+        columns: headings of the labels.
+        rows: its lines, in order.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tables, and the scripts of the rows that tools/train_net.py does not run.
+
+    Attributes:
+        tables: by name.
+        scripts: path of the script, from the repository's root, by row.
+    """
+
+    tables: Mapping[str, Table]
+    scripts: Mapping[str, str]
+
+
+def read_plan(path: Path = TABLES) -> Plan:
+    """Read ``tables.yml``."""
+    content = yaml.safe_load(path.read_text())
+    tables = {name: _table(name, node) for name, node in content["tables"].items()}
+    return Plan(tables, content["scripts"])
+
+
+def _table(name: str, node: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        TableRow(
+            line["row"],
+            tuple(map(str, line["labels"])),
+            tuple(line.get("paper", (None, None))),
+        )
+        for line in node["rows"]
+    )
+    return Table(name, " ".join(node["caption"].split()), tuple(node["columns"]), rows)
+
+
+def markdown(table: Table, outcomes: Mapping[str, Sequence[Outcome]], note: str) -> str:
+    """A table's text.
+
+    Args:
+        table: the table.
+        outcomes: those of each row, one for each seed; a row may be absent.
+        note: a sentence below the caption.
+
+    Returns:
+        Markdown: mean ± sample standard deviation over the seeds of the targets' average, in
+        percent; seconds are the mean of the seeds, memory is the largest.
+    """
+    headings = [*table.columns, "paper Rank-1", "paper mAP", *_MEASURED]
+    lines = [
+        [*line.labels, *map(_percent, line.paper), *_cells(outcomes.get(line.row, ()))]
+        for line in table.rows
+    ]
+    align = ["left"] * len(table.columns) + ["right"] * (len(headings) - len(table.columns))
+    text = tabulate(lines, headings, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return f"{table.caption}\n\n{note}\n\n{text}\n"
+
+
+def table_csv(table: Table, outcomes: Mapping[str, Sequence[Outcome]]) -> str:
+    """The numbers of :func:`markdown`, unrounded; what is missing is empty."""
+    headings = [
+        *("row", *table.columns, "paper_rank1", "paper_map"),
+        *("rank1_mean", "rank1_std", "map_mean", "map_std", "seeds", "seconds", "peak_mib"),
+    ]
+    lines = [
+        [line.row, *line.labels, *line.paper, *_numbers(outcomes.get(line.row, ()))]
+        for line in table.rows
+    ]
+    return _csv(headings, lines)
+
+
+def runs_csv(outcomes: Sequence[Outcome]) -> str:
+    """Every run's numbers, one line for each target."""
+    headings = ["row", "seed", "target", "rank1", "map", "seconds", "peak_mib"]
+    lines = [
+        [o.run.row, o.run.seed, target, rank1, precision, o.seconds, o.peak_mib]
+        for o in outcomes
+        for target, (rank1, precision) in o.targets.items()
+    ]
+    return _csv(headings, lines)
+
+
+def _cells(outcomes: Sequence[Outcome]) -> list[str]:
+    if not outcomes:
+        return [MISSING] * len(_MEASURED)
+    return [
+        str(measured([o.rank1 for o in outcomes])),
+        str(measured([o.average_precision for o in outcomes])),
+        str(len(outcomes)),
+        f"{measured([o.seconds for o in outcomes]).mean:.0f}",
+        f"{max(o.peak_mib for o in outcomes):.0f}",
+    ]
+
+
+def _numbers(outcomes: Sequence[Outcome]) -> list[float | None]:
+    if not outcomes:
+        return [None] * 7
+    rank1 = measured([o.rank1 for o in outcomes])
+    precision = measured([o.average_precision for o in outcomes])
+    seconds = measured([o.seconds for o in outcomes]).mean
+    peak = max(o.peak_mib for o in outcomes)
+    return [
+        *(rank1.mean, rank1.std, precision.mean, precision.std),
+        *(len(outcomes), seconds, peak),
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1f}"
+
+
+def _csv(headings: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(headings)
+    writer.writerows(lines)
+    return file.getvalue()

@@ -1,0 +1,125 @@
+"""Running commands a few at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from papertables.processes import Ended, Job, JobQueue
+
+# Waits until as many have begun as should run together, and notes how many are running.
+COUNTING = """
+import pathlib, sys, time
+folder, name, together = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+running = folder / f"{name}.running"
+running.touch()
+(folder / f"{name}.begun").touch()
+deadline = time.monotonic() + 20
+while len(list(folder.glob("*.begun"))) < together and time.monotonic() < deadline:
+    time.sleep(0.02)
+time.sleep(0.1)
+(folder / f"{name}.count").write_text(str(len(list(folder.glob("*.running")))))
+running.unlink()
+"""
+# Leaves as training does when it is stopped.
+STOPPABLE = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def job(folder: Path, name: str, code: str, *arguments: object) -> Job:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return Job(name, command, folder / name / "run.log")
+
+
+def run(jobs: list[Job], slots: int = 1, threads: int = 1) -> tuple[JobQueue, dict[str, Ended]]:
+    queue = JobQueue(slots, threads)
+    ended: dict[str, Ended] = {}
+    queue.run(jobs, lambda job: None, lambda job, how: ended.update({job.name: how}))
+    return queue, ended
+
+
+def test_statuses_logs_and_the_others_go_on(tmp_path: Path) -> None:
+    queue, ended = run(
+        [
+            job(tmp_path, "bad", "import sys; print('out'); sys.exit('reason')"),
+            job(tmp_path, "killed", "import os; os.kill(os.getpid(), 9)"),
+            job(tmp_path, "good", "print('fine')"),
+        ]
+    )
+    assert {name: how.status for name, how in ended.items()} == {"bad": 1, "killed": -9, "good": 0}
+    assert (tmp_path / "bad" / "run.log").read_text().split() == ["out", "reason"]
+    assert (tmp_path / "good" / "run.log").read_text() == "fine\n"
+    assert queue.stopped_by == 0
+
+
+def test_a_log_is_continued(tmp_path: Path) -> None:
+    for word in ("first", "second"):
+        run([job(tmp_path, "one", f"print('{word}')")])
+    assert (tmp_path / "one" / "run.log").read_text() == "first\nsecond\n"
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_as_many_run_at_a_time_as_there_are_slots(tmp_path: Path, slots: int) -> None:
+    names = ["one", "two", "three", "four"]
+    jobs = [job(tmp_path, name, COUNTING, tmp_path, name, slots) for name in names]
+    started: list[str] = []
+    queue = JobQueue(slots, 1)
+    queue.run(jobs, lambda job: started.append(job.name), lambda job, how: None)
+    assert started == names
+    assert max(int((tmp_path / f"{name}.count").read_text()) for name in names) == slots
+
+
+def test_memory_and_time_are_those_of_the_process(tmp_path: Path) -> None:
+    hungry = "import time; held = b'1' * 2**28; time.sleep(0.3)"
+    _, ended = run([job(tmp_path, "modest", "pass"), job(tmp_path, "hungry", hungry)])
+    # A process begins as a copy of this one, whose memory counts.
+    assert ended["hungry"].resident_mib >= 256
+    assert ended["hungry"].resident_mib < ended["modest"].resident_mib + 300
+    assert ended["hungry"].seconds >= 0.3
+
+
+@pytest.mark.parametrize(("own", "threads"), [(None, "3"), ("7", "7")])
+def test_threads_are_divided_unless_the_user_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, threads: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    run([job(tmp_path, "one", "import os; print(os.environ['OMP_NUM_THREADS'])")], threads=3)
+    assert (tmp_path / "one" / "run.log").read_text() == f"{threads}\n"
+
+
+def send_when_ready(logs: list[Path], number: int) -> None:
+    deadline = time.monotonic() + 30
+    while not all(log.exists() and "ready" in log.read_text() for log in logs):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, -1)]
+)
+def test_a_signal_is_passed_on_and_nothing_more_is_started(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    before = signal.getsignal(number)
+    jobs = [job(tmp_path, name, STOPPABLE) for name in ("one", "two", "three")]
+    sender = threading.Thread(target=send_when_ready, args=([j.log for j in jobs[:2]], number))
+    sender.start()
+    queue, ended = run(jobs, slots=2)
+    sender.join()
+    assert {name: how.status for name, how in ended.items()} == {"one": status, "two": status}
+    assert queue.stopped_by == number
+    assert signal.getsignal(number) == before
