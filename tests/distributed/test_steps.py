@@ -26,6 +26,8 @@ ALL_TERMS = ["METABIN.META_TRAIN_LOSSES", LOSSES, "METABIN.META_TEST_LOSSES", LO
 VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
+    "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
+    "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 
 
