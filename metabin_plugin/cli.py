@@ -1,9 +1,10 @@
-"""How a command of the project ends when the user made a mistake: one sentence, no traceback."""
+"""How a command ends on a mistake of the user's or on Ctrl-C: one sentence, no traceback."""
 
 from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from metabin_plugin.errors import MetaBINError
 
 # The trainer logs every exception with its traceback before it lets it pass.
 _TRAINER_LOGGER = "metabin_plugin.engine.trainer"
+# What shells add to a signal's number to make an exit status of it.
+STATUS_BASE = 128
+AGAIN = "the same command starts again"
 _QUALIFIED = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): (.+)$")
 
 
@@ -50,11 +54,16 @@ class _WithoutTraceback(logging.Filter):
 
 
 @contextmanager
-def run_cli() -> Iterator[None]:
+def run_cli(go_on: str = AGAIN) -> Iterator[None]:
     """Turn a :class:`MetaBINError` of the block into ``error: <sentence>`` and exit status 1.
 
+    Ctrl-C becomes ``stopped; <go_on>`` and status 130.
+
+    Args:
+        go_on: How the user gets what the command had not finished.
+
     Raises:
-        SystemExit: With status 1, after the sentence was written to standard error.
+        SystemExit: With this status, after the sentence was written to standard error.
     """
     without_traceback = _WithoutTraceback()
     logger = logging.getLogger(_TRAINER_LOGGER)
@@ -64,5 +73,9 @@ def run_cli() -> Iterator[None]:
     except MetaBINError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        # The terminal's echo of the keys is at the end of the last line.
+        print(f"\nstopped; {go_on}", file=sys.stderr)
+        raise SystemExit(STATUS_BASE + signal.SIGINT) from None
     finally:
         logger.removeFilter(without_traceback)

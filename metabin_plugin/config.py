@@ -59,8 +59,8 @@ def add_metabin_config(cfg: CfgNode) -> None:
     node.NUM_META_TRAIN = 3
 
     # Terms of L_mtr (Eq. 8) and of the meta-test loss (Eq. 10). Choices: "ScatterLoss" (Eq. 6),
-    # "ShuffleLoss" (Eq. 7), "TripletLoss" (Eq. 3), "CrossEntropyLoss" (Eq. 2).
-    # Margin and label smoothing are those of MODEL.LOSSES.
+    # "ShuffleLoss" (Eq. 7), "TripletLoss" (Eq. 3), "CrossEntropyLoss" (Eq. 2), and what is in
+    # META_LOSS_REGISTRY beside them. Margin and label smoothing are those of MODEL.LOSSES.
     node.META_TRAIN_LOSSES = ("ScatterLoss", "ShuffleLoss", "TripletLoss")
     node.META_TEST_LOSSES = ("TripletLoss",)
 
@@ -80,6 +80,11 @@ def add_metabin_config(cfg: CfgNode) -> None:
 
     # gamma of Eq. 10, the outer step size of plain SGD on the gates.
     node.OUTER_LR = 0.1
+
+    # Iterations between two logs of which way each loss of META_TRAIN_LOSSES would move the gates
+    # (Fig. 5); 0 for none. Each costs a forward and a backward pass of the meta-train images for
+    # every loss. Which way their sum moves the gates is always logged.
+    node.GRADIENT_SIGNS_PERIOD = 0
 
     # True takes the batch statistics of BIN and of the BNNeck, and the losses that compare images,
     # over the batches of all processes, so that several compute what one would. False leaves each

@@ -32,6 +32,7 @@ def register() -> None:
     from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
     from metabin_plugin.engine import MetaBINTrainer, MetaLearningHook, MLDGHook
     from metabin_plugin.modeling import (
+        META_LOSSES,
         MetaBIN,
         insert_dual_norm,
         route_mobilenetv2,
@@ -44,6 +45,7 @@ def register() -> None:
     from metabin_plugin.registries import (
         BACKBONE_NORM_REGISTRY,
         HOOK_REGISTRY,
+        META_LOSS_REGISTRY,
         NORM_REGISTRY,
         SAMPLER_REGISTRY,
     )
@@ -56,6 +58,8 @@ def register() -> None:
     extensions.add(SAMPLER_REGISTRY, "DomainBalancedSampler", DomainBalancedSampler)
     extensions.add(HOOK_REGISTRY, "MetaLearningHook", MetaLearningHook)
     extensions.add(HOOK_REGISTRY, "MLDGHook", MLDGHook)
+    for name, loss in META_LOSSES.items():
+        extensions.add(META_LOSS_REGISTRY, name, loss)
     extensions.add(META_ARCH_REGISTRY, "MetaBIN", MetaBIN)
     for dataset in (*SOURCES, *TARGETS, *FURTHER_SOURCES, *OWN_SPLITS):
         extensions.add(DATASET_REGISTRY, dataset.__name__, dataset)

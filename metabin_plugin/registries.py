@@ -1,7 +1,7 @@
 """Registries for what fastreid looks up by hard-coded names.
 
-A third party adds an entry by decorating its own class with ``@NORM_REGISTRY.register()`` (or the
-sampler's or hook's registry) and naming it in the config; nothing in the plugin changes.
+A third party adds an entry by decorating its own class with ``@NORM_REGISTRY.register()`` (or
+another of these) and naming it in the config; nothing in the plugin changes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ HOOK_REGISTRY = Registry("HOOK")
 HOOK_REGISTRY.__doc__ = """
 Hooks for ``METABIN.HOOKS``, called with ``obj(cfg, trainer)``; each gives a fastreid ``HookBase``.
 A hook with ``state_dict`` and ``load_state_dict`` is checkpointed under its registered name.
+"""
+
+META_LOSS_REGISTRY = Registry("META_LOSS")
+META_LOSS_REGISTRY.__doc__ = """
+Losses for ``METABIN.META_TRAIN_LOSSES`` and ``META_TEST_LOSSES``, called with ``obj(rows)``, a
+``metabin_plugin.modeling.MetaRows``; they return a scalar that is differentiated with respect to
+what the meta step moves.
 """
 
 

@@ -30,7 +30,7 @@ from metabin_plugin.data.datasets.cuhk_sysu import ANNOTATION, crops_folder
 from metabin_plugin.data.mat_file import read_mat
 from metabin_plugin.data.one_time import complete_folder, write_missing
 from metabin_plugin.errors import DatasetError
-from one_time_report import report_counts
+from one_time_report import GO_ON, report_counts
 
 SCENES = "Image/SSM"
 QUALITY = 95
@@ -168,5 +168,5 @@ def _cut(scene: Image.Image, path: Path, box: Box) -> Image.Image:
 
 
 if __name__ == "__main__":
-    with run_cli():
+    with run_cli(GO_ON):
         main()

@@ -29,7 +29,7 @@ from metabin_plugin.data.datasets import DG_CUHK03, DG_CUHK03_Labeled
 from metabin_plugin.data.datasets.cuhk03 import MAT_FILE, images_folder
 from metabin_plugin.data.one_time import complete_folder, write_missing
 from metabin_plugin.errors import DatasetError
-from one_time_report import report_counts
+from one_time_report import GO_ON, report_counts
 
 DATASETS = {dataset.boxes: dataset for dataset in (DG_CUHK03, DG_CUHK03_Labeled)}
 IMAGES_PER_VIEW = 5
@@ -141,5 +141,5 @@ def read_images(mat: Any, path: Path, boxes: str) -> Iterator[tuple[str, np.ndar
 
 
 if __name__ == "__main__":
-    with run_cli():
+    with run_cli(GO_ON):
         main()

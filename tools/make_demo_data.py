@@ -10,6 +10,7 @@ from pathlib import Path
 
 from demo_data.generate import generate
 from demo_data.marker import FolderError
+from metabin_plugin.cli import run_cli
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,4 +56,5 @@ def _processors() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with run_cli("the same command draws all of it again"):
+        sys.exit(main())

@@ -7,6 +7,8 @@ from pathlib import Path
 from metabin_plugin.data.benchmark_counts import PUBLISHED, Count
 from metabin_plugin.data.datasets.base import SourceDataset
 
+GO_ON = "the same command goes on where it stopped"
+
 
 def report_counts(dataset: type[SourceDataset], datasets_root: Path, in_release: Count) -> None:
     """Print what the dataset finds beside what was in the release and what was published."""

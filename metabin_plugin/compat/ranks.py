@@ -19,15 +19,13 @@ from typing import Any
 
 from torch.multiprocessing import ProcessRaisedException
 
-from metabin_plugin.cli import user_error
+from metabin_plugin.cli import STATUS_BASE, user_error
 from metabin_plugin.errors import LaunchError
 
 # After a failure the others have this long to end by themselves, and as long again after SIGTERM.
 GRACE_SECONDS = 10.0
 
 _POLL_SECONDS = 0.5
-# What shells add to a signal's number to make an exit status of it.
-STATUS_BASE = 128
 _STOPPED = (STATUS_BASE + signal.SIGTERM, STATUS_BASE + signal.SIGINT)
 # How the others report that one of them is gone.
 _PEER_IS_GONE = re.compile(

@@ -14,6 +14,11 @@ from metabin_plugin.engine.config_file import read_config
 from metabin_plugin.engine.trained import trained_network
 from metabin_plugin.engine.trainer import MetaBINTrainer
 
+_GO_ON = (
+    "the same command starts again, and with --resume goes on from the last checkpoint in "
+    "OUTPUT_DIR, if there is one"
+)
+
 
 def run_command_line(trainer: type[MetaBINTrainer] = MetaBINTrainer) -> None:
     """Train or evaluate as the command line says, with fastreid's own arguments.
@@ -25,7 +30,7 @@ def run_command_line(trainer: type[MetaBINTrainer] = MetaBINTrainer) -> None:
         trainer: what trains and evaluates.
     """
     arguments = default_argument_parser().parse_args()
-    with run_cli():
+    with run_cli(_GO_ON):
         launch(
             train_or_evaluate,
             arguments.num_gpus,

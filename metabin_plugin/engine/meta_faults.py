@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from fastreid.utils import comm
 from torch import Tensor
 
 from metabin_plugin.engine.activations import all_finite, nonfinite_names
+from metabin_plugin.engine.gradient_signs import SIGNS, sign_shares
 from metabin_plugin.meta import MetaStep
 
 
@@ -45,15 +47,26 @@ _IN_ORDER = (
 )
 
 
-def read_step(step: MetaStep) -> tuple[MetaFault | None, list[float]]:
+class StepNumbers(NamedTuple):
+    """What is read of a step.
+
+    Attributes:
+        fault: the first fault in any of the processes, the same in all; None if it is sound.
+        losses: this process's losses, those of meta-train and then those of meta-test.
+        shares: of gates with a positive and with a negative gradient of L_mtr.
+    """
+
+    fault: MetaFault | None
+    losses: list[float]
+    shares: list[float]
+
+
+def read_step(step: MetaStep, gates: Collection[str]) -> StepNumbers:
     """Read from the device what the rest of the iteration needs to know, in one transfer.
 
     Args:
         step: what the step computed.
-
-    Returns:
-        The first fault of the step in any of the processes, the same in all, None if it is sound;
-        and this process's losses, those of meta-train and then those of meta-test.
+        gates: names of the gates among its parameters.
     """
     computed: tuple[Mapping[str, Tensor], ...] = (
         step.meta_train_losses,
@@ -65,7 +78,8 @@ def read_step(step: MetaStep) -> tuple[MetaFault | None, list[float]]:
     finite = torch.stack([all_finite(tensors) for tensors in computed]).to(losses.dtype)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-    numbers = torch.cat([finite, losses]).tolist()
-    flags, values = numbers[: len(_IN_ORDER)], numbers[len(_IN_ORDER) :]
+    shares = sign_shares({name: step.inner_gradients[name] for name in gates}).to(losses.dtype)
+    numbers = torch.cat([finite, shares, losses]).tolist()
+    flags, rest = numbers[: len(_IN_ORDER)], numbers[len(_IN_ORDER) :]
     faults = [fault for fault, fine in zip(_IN_ORDER, flags, strict=True) if not fine]
-    return (faults[0] if faults else None), values
+    return StepNumbers(faults[0] if faults else None, rest[len(SIGNS) :], rest[: len(SIGNS)])

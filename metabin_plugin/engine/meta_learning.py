@@ -17,10 +17,11 @@ from metabin_plugin.compat.mixed_precision import LossScaler, autocast_dtype, bu
 from metabin_plugin.data import DomainBalancedSampler
 from metabin_plugin.engine.episodes import Episodes, mean_over_processes
 from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
+from metabin_plugin.engine.gradient_signs import named_shares, sign_shares_by_loss
 from metabin_plugin.engine.meta_faults import MetaFault, read_step
 from metabin_plugin.errors import ConfigError, NonFiniteError
 from metabin_plugin.meta import MetaStep, meta_step
-from metabin_plugin.modeling import META_LOSSES, MetaBIN
+from metabin_plugin.modeling import MetaBIN, logged_name
 from metabin_plugin.norm import clip_gates_
 
 _REMEDY = (
@@ -70,6 +71,7 @@ class MetaLearningHook(HookBase):
             else LossScaler(enabled=False)
         )
         self.skipped_steps = 0
+        self._signs_period = node.GRADIENT_SIGNS_PERIOD
         self.batches: Any = _meta_batches(cfg, trainer, self.episodes.seed)
 
     def after_step(self) -> None:
@@ -83,7 +85,7 @@ class MetaLearningHook(HookBase):
             NonFiniteError: a loss, or a gradient that no loss scale is to blame for, is not
                 finite. The gates are as they were.
         """
-        iteration = self.trainer.iter
+        iteration, gates = self.trainer.iter, self.model.gates
         batch = self._next_batch()
         train, test = (self.episodes.select(batch, side) for side in self.split(iteration))
         step = meta_step(
@@ -91,21 +93,24 @@ class MetaLearningHook(HookBase):
             lambda parameters: self._losses(self.train_losses, train, parameters),
             lambda parameters: self._losses(self.test_losses, test, parameters),
             self.episodes.inner_lr(iteration),
-            gates=self.model.gates,
+            gates=gates,
             second_order=self.second_order,
             loss_scale=self._loss_scale(),
             average=mean_over_processes,
         )
-        fault, losses = read_step(step)
+        fault, losses, shares = read_step(step, gates)
         logged = dict(zip(_logged_names(step), losses, strict=True))
+        signs = named_shares("all", shares)
         if fault is None:
+            # At rho, which the update is about to change.
+            signs |= self._signs_by_loss(train, iteration)
             self.outer_update(step.outer_gradients)
         elif fault.is_gradient and self._scale_may_be_too_high():
             self._skip_update(step)
         else:
             batch = train if fault.stage == "meta-train" else test
             raise self._error(fault, step, batch, logged)
-        self._write(logged, iteration)
+        self._write(logged | signs, iteration)
 
     def split(self, iteration: int) -> tuple[list[int], list[int]]:
         """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
@@ -172,6 +177,19 @@ class MetaLearningHook(HookBase):
             lambda: self._losses(names, batch, parameters),
         )
 
+    def _signs_by_loss(self, batch: dict[str, Tensor], iteration: int) -> dict[str, float]:
+        if not self._signs_period or (iteration + 1) % self._signs_period:
+            return {}
+        shares = sign_shares_by_loss(
+            self.train_losses,
+            lambda names, parameters: self._losses(names, batch, parameters),
+            self.model.gates,
+            self._loss_scale(),
+            mean_over_processes,
+        )
+        named = [named_shares(logged_name(name), pair) for name, pair in shares.items()]
+        return {name: share for pair in named for name, share in pair.items()}
+
     def _next_batch(self) -> dict[str, Tensor]:
         batch = next(self.batches)
         device = self.model.device
@@ -187,10 +205,10 @@ class MetaLearningHook(HookBase):
         with torch.autocast(device.type, autocast_dtype(device, self.amp_dtype), enabled=self.amp):
             return self.model.meta_losses(names, batch, parameters)
 
-    def _write(self, losses: Mapping[str, float], iteration: int) -> None:
+    def _write(self, scalars: Mapping[str, float], iteration: int) -> None:
         storage = self.trainer.storage
-        for name, loss in losses.items():
-            storage.put_scalar(name, loss)
+        for name, value in scalars.items():
+            storage.put_scalar(name, value)
         if self.grad_scaler.is_enabled():
             storage.put_scalar("meta_skipped_steps", self.skipped_steps, smoothing_hint=False)
         storage.put_scalar("inner_lr", self.episodes.inner_lr(iteration), smoothing_hint=False)
@@ -199,7 +217,7 @@ class MetaLearningHook(HookBase):
 def _logged_names(step: MetaStep) -> list[str]:
     """Names in the log of a step's losses, in the order in which they are read."""
     stages = (("mtrain", step.meta_train_losses), ("mtest", step.meta_test_losses))
-    return [f"{stage}_loss_{META_LOSSES[name]}" for stage, losses in stages for name in losses]
+    return [f"{stage}_loss_{logged_name(name)}" for stage, losses in stages for name in losses]
 
 
 def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[dict[str, Tensor]]:

@@ -13,9 +13,8 @@ from metabin_plugin.engine.value_checks import (
     check_number,
 )
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.modeling import META_LOSSES
 from metabin_plugin.norm import NORM_FORMS
-from metabin_plugin.registries import HOOK_REGISTRY, registered
+from metabin_plugin.registries import HOOK_REGISTRY, META_LOSS_REGISTRY, registered
 
 # numpy.random.seed takes 32 bits.
 _SEEDS = 2**32
@@ -45,6 +44,7 @@ def check_metabin(node: CfgNode) -> None:
     check_count("METABIN.FIRST_BASE_UPDATES", node.FIRST_BASE_UPDATES, 1)
     check_count("METABIN.IMS_PER_BATCH", node.IMS_PER_BATCH, 0)
     check_count("METABIN.NUM_META_TRAIN", node.NUM_META_TRAIN, 1)
+    check_count("METABIN.GRADIENT_SIGNS_PERIOD", node.GRADIENT_SIGNS_PERIOD, 0)
     check_number("METABIN.OUTER_LR", node.OUTER_LR, 0, _LARGEST_STEP)
     check_choice("METABIN.NORM_FORM", node.NORM_FORM, NORM_FORMS)
     check_number("METABIN.FOLD_TOLERANCE", node.FOLD_TOLERANCE, 0, 1)
@@ -52,12 +52,13 @@ def check_metabin(node: CfgNode) -> None:
 
 
 def _check_losses(key: str, names: tuple[str, ...]) -> None:
+    choices = registered(META_LOSS_REGISTRY)
     if not names:
         raise ConfigError(
-            f"{key} is empty; name at least one of {', '.join(META_LOSSES)}, or set METABIN.HOOKS "
-            "() to train without meta-learning"
+            f"{key} is empty; name at least one of {', '.join(choices)}, or set METABIN.HOOKS () "
+            "to train without meta-learning"
         )
-    check_names(key, names, META_LOSSES)
+    check_names(key, names, choices)
 
 
 def _check_inner_lr(node: CfgNode) -> None:

@@ -25,6 +25,8 @@ from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
 from metabin_plugin.engine.config_check import check_config
 from metabin_plugin.engine.event_history import cut_metrics_file
+from metabin_plugin.engine.gate_log import GateLog
+from metabin_plugin.engine.live_line import live_lines
 from metabin_plugin.engine.network_check import build_network
 from metabin_plugin.engine.progress import Resumption
 from metabin_plugin.engine.schedule import steps_from_start
@@ -104,7 +106,8 @@ class MetaBINTrainer(DefaultTrainer):
         """fastreid's hooks behind those of ``METABIN.HOOKS``, so that its timer measures them.
 
         The plugin's checkpoints take the place of fastreid's, last of all: a checkpoint is then
-        made when everything else of its iteration is done.
+        made when everything else of its iteration is done. On a terminal a live line shows how the
+        training stands.
         """
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
@@ -117,11 +120,13 @@ class MetaBINTrainer(DefaultTrainer):
         if self.cfg.TEST.EVAL_PERIOD == 0:
             left_out += (hooks.EvalHook,)
         fastreids = [hook for hook in super().build_hooks() if not isinstance(hook, left_out)]
-        return [*own, *fastreids, self._checkpoints]
+        return [*own, *fastreids, *live_lines(), self._checkpoints]
 
     def build_writers(self) -> list[Any]:
-        """fastreid's writers of the log."""
-        self._writers = super().build_writers()
+        """fastreid's writers of the log, and where there are gates one before them."""
+        gates = gate_parameters(self.model)
+        own = [GateLog(gates)] if gates else []
+        self._writers = [*own, *super().build_writers()]
         return self._writers
 
     def resume_or_load(self, resume: bool = True) -> None:

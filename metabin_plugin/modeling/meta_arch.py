@@ -10,25 +10,11 @@ from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.losses import (
-    cross_entropy_loss,
-    pairwise_distance,
-    scatter_loss,
-    shuffle_loss,
-    triplet_loss,
-)
+from metabin_plugin.losses import pairwise_distance
 from metabin_plugin.meta import held_call
+from metabin_plugin.modeling.meta_losses import MetaRows, meta_loss
 from metabin_plugin.norm import gate_parameters, synchronize_norms
 from metabin_plugin.norm.processes import are_several, gather_rows
-
-# Losses that METABIN.META_TRAIN_LOSSES and META_TEST_LOSSES can name, to their names in the log.
-META_LOSSES = {
-    "ScatterLoss": "scatter",
-    "ShuffleLoss": "shuffle",
-    "TripletLoss": "triplet",
-    "CrossEntropyLoss": "cls",
-}
-_USING_DISTANCES = frozenset({"ShuffleLoss", "TripletLoss"})
 
 
 class MetaBIN(Baseline):
@@ -120,7 +106,7 @@ class MetaBIN(Baseline):
         and keeps its running ones. The classifier is run only for "CrossEntropyLoss".
 
         Args:
-            names: which of ``META_LOSSES`` to compute.
+            names: which of ``META_LOSS_REGISTRY`` to compute.
             batch: normalized ``images`` (N, 3, H, W); ``targets`` and ``domains`` (N,).
             parameters: values to use for those of these names, as in ``self.meta_parameters``.
 
@@ -139,9 +125,17 @@ class MetaBIN(Baseline):
             pool = _within("heads.pool_layer", parameters)
             pooled = held_call(self.heads.pool_layer, feature_map, parameters=pool)
         rows = self._everyones({**rows, "features": pooled[..., 0, 0]})
-        if not _USING_DISTANCES.isdisjoint(names):
-            rows["distances"] = pairwise_distance(rows["features"])
-        return {name: self._meta_loss(name, rows) for name in names}
+        meta_rows = MetaRows(
+            features=rows["features"],
+            targets=rows["targets"],
+            domains=rows["domains"],
+            distances=pairwise_distance(rows["features"]),
+            logits=rows.get("logits"),
+            margin=self.loss_kwargs["tri"]["margin"],
+            label_smoothing=self.loss_kwargs["ce"]["eps"],
+            scatter_average=self.scatter_average,
+        )
+        return {name: meta_loss(name, meta_rows) for name in names}
 
     def _pool_and_classify(
         self, feature_map: Tensor, identities: Tensor, parameters: Mapping[str, Tensor]
@@ -155,19 +149,6 @@ class MetaBIN(Baseline):
                 self.heads, feature_map, identities, parameters=_within("heads", parameters)
             )
         return pooled[0], outputs["cls_outputs"]
-
-    def _meta_loss(self, name: str, rows: Mapping[str, Tensor]) -> Tensor:
-        features, targets, domains = rows["features"], rows["targets"], rows["domains"]
-        if name == "ScatterLoss":
-            return scatter_loss(features, domains, self.scatter_average)
-        if name == "ShuffleLoss":
-            return shuffle_loss(features, targets, domains, distances=rows["distances"])
-        if name == "TripletLoss":
-            margin = self.loss_kwargs["tri"]["margin"]
-            return triplet_loss(features, targets, margin, distances=rows["distances"])
-        if name == "CrossEntropyLoss":
-            return cross_entropy_loss(rows["logits"], targets, self.loss_kwargs["ce"]["eps"])
-        raise ConfigError(f"unknown meta loss {name!r}: choose among {', '.join(META_LOSSES)}")
 
     def _everyones(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows of the global batch, whose images the losses compare."""

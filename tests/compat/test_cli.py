@@ -6,7 +6,7 @@ import logging
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from metabin_plugin.cli import run_cli, sentence, user_error
+from metabin_plugin.cli import AGAIN, run_cli, sentence, user_error
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 
 
@@ -22,6 +22,14 @@ def test_other_errors_and_success_pass():
         _ = 1 / 0
     with run_cli():
         pass
+
+
+@pytest.mark.parametrize("words", [(), ("nothing is lost",)])
+def test_ctrl_c_ends_with_how_to_go_on_and_its_status(capsys, words):
+    with pytest.raises(SystemExit) as end, run_cli(*words):
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"\nstopped; {(*words, AGAIN)[0]}\n"
 
 
 class Broken(Dataset):

@@ -109,6 +109,7 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "INNER_LR.HIGH": step_sizes,
         "INNER_LR.PERIOD": st.floats(0, 1e6) | st.integers(0, 10),
         "OUTER_LR": step_sizes,
+        "GRADIENT_SIGNS_PERIOD": st.integers(0, 3),
         "SYNC_STATS": st.booleans(),
         "PARTIAL_WEIGHTS": st.booleans(),
         "NORM_FORM": st.sampled_from(["auto", "eager", "plain"]),

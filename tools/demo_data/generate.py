@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import groupby
@@ -58,10 +59,18 @@ def _draw_all(seed: int, output: Path, shots: Sequence[Shot], workers: int) -> I
         return
     # Not forked: the caller may hold threads and locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_on_ctrl_c) as pool:
         futures = [pool.submit(draw_shots, seed, output, task) for task in tasks]
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_on_ctrl_c() -> None:
+    # A terminal sends it to all processes; one with a word about it is enough.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _by_camera(shots: Sequence[Shot]) -> list[list[Shot]]:

@@ -15,7 +15,7 @@ from fastreid.config import CfgNode
 from torch import Tensor
 
 from metabin_plugin.engine import trained_network
-from metabin_plugin.modeling import META_LOSSES, MetaBIN
+from metabin_plugin.modeling import MetaBIN, logged_name
 from report.files import FigureError
 from report.meta_batches import MetaBatch
 
@@ -95,7 +95,7 @@ def measure_gradients(
 
     Args:
         network: in training mode; it is not changed.
-        terms: names of ``META_LOSSES``.
+        terms: names of ``META_LOSS_REGISTRY``.
         batches: meta-train mini-batches.
 
     Returns:
@@ -120,7 +120,7 @@ def measure_gradients(
                 f"the gradient of {term} is not finite; give an earlier checkpoint of the training"
             )
         columns = (positive.numpy(), negative.numpy(), total.numpy())
-        measured[META_LOSSES[term]] = TermGradients(layers, sizes, *columns)
+        measured[logged_name(term)] = TermGradients(layers, sizes, *columns)
     return measured
 
 

@@ -1,0 +1,1 @@
+"""Reads config keys from source code and writes them as a page."""
