@@ -1,0 +1,135 @@
+"""The commands and Python blocks of README files, and a folder in which they can be run."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from tests import processes
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "projects").glob("**/README.md"))]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )?(?:python|pip|make|torchrun|export) [^`]+)`")
+_SETTING = re.compile(r"[A-Z_]+=")
+_TIMEOUT = 300
+
+
+class Documented(NamedTuple):
+    """A command of a document.
+
+    Attributes:
+        document: its name, for messages.
+        settings: environment variables in front of it.
+        words: program and arguments, without quotes.
+    """
+
+    document: str
+    settings: tuple[str, ...]
+    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The command in one line."""
+        return " ".join(" ".join((*self.settings, *self.words)).split())
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Fenced blocks of a language."""
+    return [code for kind, code in _FENCE.findall(path.read_text("utf-8")) if kind == language]
+
+
+def commands(path: Path) -> list[Documented]:
+    """Commands of a document: those of its bash blocks, and those in its sentences."""
+    lines = [line for block in blocks(path, "bash") for line in joined_lines(block)]
+    lines += map(shlex.split, _INLINE.findall(_FENCE.sub("", path.read_text("utf-8"))))
+    document = str(path.relative_to(ROOT))
+    return [documented(document, words) for words in lines if words]
+
+
+def documented(document: str, words: list[str]) -> Documented:
+    """A command from its words."""
+    count = 0
+    while count < len(words) and _SETTING.match(words[count]):
+        count += 1
+    return Documented(document, tuple(words[:count]), tuple(words[count:]))
+
+
+def joined_lines(block: str) -> list[list[str]]:
+    """Words of each command of a shell script, wherever its lines are broken."""
+    found: list[list[str]] = []
+    unfinished = ""
+    for line in block.replace("\\\n", " ").splitlines():
+        unfinished += f"{line}\n"
+        try:
+            found.append(shlex.split(unfinished, comments=True))
+        except ValueError:
+            # Inside quotes, which the next line goes on.
+            continue
+        unfinished = ""
+    assert not unfinished, unfinished
+    return found
+
+
+def commands_of_make(target: str) -> list[Documented]:
+    """What ``make`` runs for a target behind the installation, with the words of a user."""
+    dry = subprocess.run(
+        ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = [shlex.split(line) for line in dry.stdout.splitlines() if " tools/" in line]
+    return [documented(f"make {target}", ["python", *words[1:]]) for words in lines]
+
+
+def workspace(folder: Path) -> Path:
+    """A folder that looks like the repository's to a command that is run in it."""
+    for name in ("configs", "metabin_plugin", "projects", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(words: tuple[str, ...], folder: Path, settings: dict[str, str]) -> str:
+    """Run a Python script as in a process of its own, in milliseconds instead of seconds.
+
+    Args:
+        words: ``python``, the script or ``-m`` and a module, and arguments.
+        folder: where to run it.
+        settings: environment variables.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        AssertionError: its exit status is not 0; with what it printed.
+    """
+    assert words[0] == "python", words
+    printed = folder / "printed.txt"
+    process = processes.start(_run, list(words[1:]), str(folder), settings, str(printed))
+    process.join(_TIMEOUT)
+    status = process.exitcode
+    process.kill()
+    text = printed.read_text("utf-8", errors="replace")
+    assert status == 0, f"{' '.join(words)}\nended with {status}:\n{text[-3000:]}"
+    return text
+
+
+def _run(words: list[str], folder: str, settings: dict[str, str], printed: str) -> None:
+    with open(printed, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.chdir(folder)
+    os.environ |= settings
+    is_module = words[0] == "-m"
+    sys.argv = words[is_module:]
+    if is_module:
+        sys.path.insert(0, folder)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        runpy.run_path(words[0], run_name="__main__")

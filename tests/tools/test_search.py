@@ -1,0 +1,364 @@
+"""tools/search.py end to end: index, query and bench."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fastreid.evaluation import inference_on_dataset
+from PIL import Image
+
+import search
+from metabin_plugin.engine import MetaBINTrainer, trained_network
+from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
+from metabin_plugin.evaluation import RankingEvaluator
+from retrieval import bench_command, index_command
+from retrieval.faults import SearchError
+from retrieval.features import Describer
+from retrieval.index_file import read_gallery
+from retrieval.network_config import restored_config
+from retrieval.parts import Parts
+from retrieval.synthetic import NOISE, SUBSPACE, draw_vectors
+from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
+
+ROOT = Path(__file__).parents[2]
+FLIP = ["TEST.FLIP.ENABLED", "True"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network, two checkpoints of it, and the options that find them."""
+
+    folder: Path
+    options: list[str]
+    other: Path
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "target"
+
+    def index(self, output: Path, gallery: object, *options: str) -> list[str]:
+        config = ["--config-file", str(CONFIGS / "MetaBIN.yml")]
+        where = ["--gallery", str(gallery), "--output", str(output)]
+        return ["index", *config, *where, *options, *self.options]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("search")
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = MetaBINTrainer.build_model(tiny_config(folder))
+        paths.append(folder / f"{seed}.pth")
+        torch.save({"model": network.state_dict()}, paths[-1])
+    options = [*tiny_options(folder), *FLIP, "MODEL.WEIGHTS", str(paths[0])]
+    return Trained(folder, options, paths[1])
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ROOT / "tools" / "search.py"), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_features_are_those_of_the_evaluation(trained: Trained) -> None:
+    cfg = tiny_config(trained.folder, *FLIP, "MODEL.WEIGHTS", str(trained.folder / "0.pth"))
+    network = trained_network(cfg, "")
+    loader, num_query = MetaBINTrainer.build_test_loader(cfg, cfg.DATASETS.TESTS[0])
+    seen: list[torch.Tensor] = []
+
+    class Keeping(RankingEvaluator):
+        def process(self, inputs: object, outputs: torch.Tensor) -> None:
+            seen.append(outputs)
+            super().process(inputs, outputs)
+
+    inference_on_dataset(network, loader, Keeping(cfg, num_query), flip_test=True)
+    features, faults = Describer(cfg).describe([item[0] for item in loader.dataset.img_items])
+    np.testing.assert_array_equal(features, torch.cat(seen).numpy())
+    assert faults == [""] * len(features) and len(features) > 8
+    some, faults = Describer(cfg).describe(["absent.png", loader.dataset.img_items[0][0]], True)
+    assert np.isnan(some[0]).all() and "absent.png does not exist" in faults[0]
+    np.testing.assert_allclose(some[1], features[0], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(network.eval()(next(iter(loader))), seen[0])  # flipped, too
+
+
+@pytest.mark.slow
+def test_a_folder_is_indexed_and_asked(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "g.index"
+    search.main(trained.index(output, trained.images))
+    assert "16 vectors of 512, flat (exact)" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["g.index"]
+
+    queries = [trained.images / name for name in ("2_1.png", "0_3.png")]
+    done = command("query", output, *queries, "--top", 5, "--output", tmp_path / "found.csv")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "found.csv")
+    assert [row["query"] for row in rows] == [str(q) for q in queries for _ in range(5)]
+    assert [row["rank"] for row in rows] == list("12345") * 2
+
+    names = sorted(path.name for path in trained.images.iterdir())
+    cfg = tiny_config(trained.folder, *FLIP, "MODEL.WEIGHTS", str(trained.folder / "0.pth"))
+    features, _ = Describer(cfg).describe([str(trained.images / name) for name in names])
+    rows_of = F.normalize(torch.from_numpy(features).double())
+    for query, found in zip(queries, (rows[:5], rows[5:]), strict=True):
+        distances = 1 - rows_of @ rows_of[names.index(query.name)]
+        nearest = distances.argsort()[:5].tolist()
+        assert [row["path"] for row in found] == [str(trained.images / names[i]) for i in nearest]
+        assert found[0]["path"] == str(query)
+        expected = distances[nearest].tolist()
+        assert [float(row["distance"]) for row in found] == pytest.approx(expected, abs=2e-6)
+    with Image.open(tmp_path / "found.png") as sheet:
+        assert sheet.format == "PNG" and sheet.width > 600
+
+
+@pytest.mark.slow
+def test_galleries_of_every_kind(trained: Trained, tmp_path: Path) -> None:
+    manifest = trained.folder / "target.csv"
+    for gallery, count in ((trained.images, 16), (manifest, 12)):
+        search.main(trained.index(tmp_path / "g.index", gallery, "--kind", "ivf", "--lists", "2"))
+        read = read_gallery(tmp_path / "g.index")
+        assert read.index.ntotal == len(read.names) == count and read.index.nlist == 2
+        assert os.path.isfile(read.path(0))
+    # The gallery may move, and queries may be a folder.
+    shutil.copytree(trained.images, tmp_path / "moved")
+    arguments = ["query", str(tmp_path / "g.index"), str(trained.images), "--probes", "2"]
+    arguments += ["--gallery-folder", str(tmp_path / "moved"), "--output", str(tmp_path / "f.csv")]
+    search.main([*arguments, "--sheet", str(tmp_path / "s.png"), "--sheet-rows", "3"])
+    rows = read_rows(tmp_path / "f.csv")
+    assert len(rows) == 16 * 10
+    assert all(row["path"].startswith(str(tmp_path / "moved")) for row in rows)
+
+
+@pytest.mark.slow
+def test_hostile_input_gets_a_sentence(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(trained.images, images)
+    (images / "0_0.png").write_bytes(b"no image")
+    (images / "1_0.png").write_bytes(b"")
+    index = tmp_path / "g.index"
+    with pytest.raises(DatasetError, match=r"0_0\.png is not an image"):
+        search.main(trained.index(index, images))
+    assert not index.exists()
+    search.main(trained.index(index, images, "--skip-unreadable"))
+    said = capsys.readouterr().err
+    assert "left out: Image" in said and "0_0.png is not an image" in said
+    assert "1_0.png is empty" in said
+    gallery = read_gallery(index)
+    assert set(gallery.names) == {p.name for p in images.iterdir()} - {"0_0.png", "1_0.png"}
+
+    (tmp_path / "empty").mkdir()
+    asked = ["query", str(index), "--output", str(tmp_path / "f.csv")]
+    good = str(images / "2_0.png")
+    wrong: list[tuple[type[MetaBINError], str, Sequence[str]]] = [
+        (SearchError, "holds no image", trained.index(index, tmp_path / "empty")),
+        (DatasetError, "no_such_set", trained.index(index, "no_such_set")),
+        (ConfigError, "MODEL.WEIGHTS is empty", [*trained.index(index, images)[:-1], ""]),
+        (SearchError, "no use for it", trained.index(index, images, "--lists", "2")),
+        (SearchError, "sees no GPU", trained.index(index, images, "--gpu")),
+        (SearchError, "no image or folder", [*asked, str(images / "absent.png")]),
+        (DatasetError, "is not an image", [*asked, str(images / "0_0.png")]),
+        (SearchError, "holds no image", [*asked, str(tmp_path / "empty")]),
+        (SearchError, "table and contact sheet", [*asked[:-1], str(tmp_path / "f.png"), good]),
+        (SearchError, "--top is 0", [*asked, good, "--top", "0"]),
+        (SearchError, "no lists, being flat", [*asked, good, "--probes", "2"]),
+        (SearchError, "features of other weights", [*asked, good, "--opts", *_other(trained)]),
+        (
+            SearchError,
+            "or of another INPUT",
+            [*asked, good, "--opts", "INPUT.SIZE_TEST", "[64,32]"],
+        ),
+        (ConfigError, "NO.KEY", [*asked, good, "--opts", "NO.KEY", "1"]),
+        (ConfigError, "is not there any more", [*asked, good, "--opts", "MODEL.WEIGHTS", "gone"]),
+    ]
+    for kind, words, arguments in wrong:
+        with pytest.raises(kind, match=words):
+            search.main(arguments)
+    assert not (tmp_path / "f.csv").exists()
+
+
+def _other(trained: Trained) -> list[str]:
+    return ["MODEL.WEIGHTS", str(trained.other)]
+
+
+@pytest.mark.slow
+def test_a_stopped_index_goes_on(
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index_command, "Parts", functools.partial(Parts, size=6))
+    arguments = trained.index(tmp_path / "g.index", trained.images)
+    describe = Describer.describe
+    described: list[str] = []
+
+    def stopping(self: Describer, paths: Sequence[str], skip: bool) -> Any:
+        if described and not goes_on:
+            os.kill(os.getpid(), signal.SIGTERM)
+        described.extend(paths)
+        return describe(self, paths, skip)
+
+    goes_on = False
+    monkeypatch.setattr(Describer, "describe", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        search.main(arguments)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    said = capsys.readouterr().err
+    assert "stopped; features of 6 of 16 images are in" in said
+    assert "the same command goes on from there" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["g.index.parts"]
+
+    goes_on = True
+    search.main(arguments)
+    assert described == [str(path) for path in sorted(trained.images.iterdir())]
+    assert [path.name for path in tmp_path.iterdir()] == ["g.index"]
+    search.main(trained.index(tmp_path / "straight.index", trained.images))
+    resumed, straight = (
+        read_gallery(tmp_path / name).index.reconstruct_n(0, 16)
+        for name in ("g.index", "straight.index")
+    )
+    np.testing.assert_array_equal(resumed, straight)
+
+
+def test_ready_features_are_indexed_and_asked(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    gallery, queries = random.normal(size=(50, 6)), random.normal(size=(3, 6))
+    np.save(tmp_path / "g.npy", gallery)
+    np.save(tmp_path / "q.npy", queries)
+    (tmp_path / "ids.txt").write_text("\n".join(f"item {n}" for n in range(50)) + "\n")
+    index, found = tmp_path / "g.index", tmp_path / "f.csv"
+    base = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)]
+    search.main([*base, "--ids", str(tmp_path / "ids.txt"), "--metric", "euclidean"])
+    ask = ["query", str(index), str(tmp_path / "q.npy"), "--output", str(found)]
+    search.main([*ask, "--top", "4"])
+    rows = read_rows(found)
+    distances = ((queries[:, None] - gallery) ** 2).sum(-1)
+    order = np.argsort(distances, 1)[:, :4]
+    assert [row["path"] for row in rows] == [f"item {n}" for n in order.ravel()]
+    expected = np.take_along_axis(distances, order, 1).ravel().tolist()
+    assert [float(row["distance"]) for row in rows] == pytest.approx(expected, rel=1e-4)
+    # There is no image to draw.
+    assert not found.with_suffix(".png").exists()
+
+
+def test_features_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.eye(5))
+    np.save(tmp_path / "q.npy", np.eye(4))
+    (tmp_path / "ids.txt").write_text("one\ntwo\n")
+    index = tmp_path / "g.index"
+    base = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)]
+    search.main(base)
+    ask = ["query", str(index), "--output", str(tmp_path / "f.csv")]
+    Image.new("RGB", (4, 8)).save(tmp_path / "image.png")
+    wrong = [
+        ("of 4 values and the index of 5", [*ask, str(tmp_path / "q.npy")]),
+        ("without a network; ask by a .npy file", [*ask, str(tmp_path / "image.png")]),
+        ("has 2 lines for 5 features", [*base, "--ids", str(tmp_path / "ids.txt")]),
+        ("come without a network", [*base, "MODEL.WEIGHTS", "x.pth"]),
+        ("is no index of this tool", ["query", str(tmp_path / "ids.txt"), "x.png"]),
+    ]
+    (tmp_path / "x.png").write_bytes((tmp_path / "image.png").read_bytes())
+    for words, arguments in wrong:
+        with pytest.raises(SearchError, match=words):
+            search.main(arguments)
+
+
+def test_gpus_train_add_and_answer_where_faiss_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import faiss
+
+    calls: list[str] = []
+    for name, count in (("index_cpu_to_all_gpus", 2), ("index_gpu_to_cpu", 1)):
+        assert count
+        monkeypatch.setattr(
+            faiss, name, lambda index, name=name: calls.append(name) or index, raising=False
+        )
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    np.save(tmp_path / "g.npy", np.eye(5))
+    index = str(tmp_path / "g.index")
+    search.main(["index", "--features", str(tmp_path / "g.npy"), "--output", index, "--gpu"])
+    ask = ["query", index, str(tmp_path / "g.npy"), "--gpu"]
+    search.main([*ask, "--output", str(tmp_path / "f.csv"), "--top", "1"])
+    assert calls == ["index_cpu_to_all_gpus", "index_gpu_to_cpu", "index_cpu_to_all_gpus"]
+    assert [row["path"] for row in read_rows(tmp_path / "f.csv")] == list("01234")
+
+
+def test_the_config_of_an_index_runs_no_code(tmp_path: Path) -> None:
+    code = f"!!python/object/apply:os.mkdir ['{tmp_path}/run']"
+    for text in (f"OUTPUT_DIR: {code}", "[1, 2]", "NO: {SUCH: key}", "MODEL: ["):
+        with pytest.raises(SearchError, match="another version of the config"):
+            restored_config(text, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_recall_is_the_share_of_exact_neighbours() -> None:
+    exact = np.array([[0, 1, 2, 3], [4, 5, 6, 7]])
+    assert bench_command.recall(exact[:, ::-1], exact) == 1
+    assert bench_command.recall(np.array([[0, 9, 8, -1], [7, 6, 5, 4]]), exact) == 5 / 8
+
+
+def test_the_bench_measures_every_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(function: Callable[..., Any], *args: Any) -> tuple[Any, int]:
+        return function(*args), 2**27
+
+    monkeypatch.setattr(bench_command, "measure_apart", here)
+    output = tmp_path / "bench.json"
+    size = ["--vectors", "3000", "--dimension", "32", "--queries", "50"]
+    search.main(["bench", *size, "--json", str(output)])
+    content = json.loads(output.read_text())
+    flat, ivf, coded = content["indexes"]
+    assert flat["plan"] == "flat (exact)" and coded["plan"].startswith("ivf-pq")
+    assert [setting["recall"] for setting in flat["settings"]] == [1]
+    recalls = [setting["recall"] for setting in ivf["settings"]]
+    assert recalls == sorted(recalls) and 0.8 < recalls[-1] <= 1
+    # 3000 vectors of 32 floats, or of 4 bytes, and what each index has beside them.
+    assert 384_000 < flat["index_bytes"] < ivf["index_bytes"]
+    assert coded["index_bytes"] < flat["index_bytes"] / 3
+    said = capsys.readouterr().out
+    for words in ("recall@10", "3,000 vectors of 32, 50 queries", "One person for 10 vectors"):
+        assert words in said
+    with pytest.raises(SearchError, match="--queries is 0"):
+        search.main(["bench", "--queries", "0"])
+
+
+def test_the_drawn_vectors_are_clusters_in_a_subspace(tmp_path: Path) -> None:
+    files = draw_vectors(tmp_path, 2000, 256, 10)
+    gallery, queries = map(np.load, files)
+    assert gallery.shape == (2000, 256) and queries.shape == (10, 256)
+    # A person's unit vector, and noise of length 0.6.
+    assert (gallery**2).sum(1).mean() == pytest.approx(1 + NOISE**2, rel=0.02)
+    spectrum = np.linalg.svd(gallery, compute_uv=False) ** 2
+    # All of the persons' variance and a quarter of the noise's.
+    share = (1 + NOISE**2 * SUBSPACE / 256) / (1 + NOISE**2)
+    assert spectrum[:SUBSPACE].sum() / spectrum.sum() == pytest.approx(share, rel=0.05)
+    nearest = np.sort(gallery @ gallery[0])[::-1]
+    assert nearest[1] > 0.8 and nearest[100] < 0.6
+    again = np.load(draw_vectors(tmp_path, 2000, 256, 10)[0])
+    np.testing.assert_array_equal(again, gallery)

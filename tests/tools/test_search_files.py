@@ -1,0 +1,213 @@
+"""Images of a gallery, features that are kept in parts, contact sheets, and stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metabin_plugin.errors import DatasetError
+from retrieval.faults import SearchError, check_output, write_csv
+from retrieval.images import find_gallery, find_images, find_queries
+from retrieval.parts import Parts
+from retrieval.sheet import FRAME, GAP, GREEN, IMAGE, RED, Tile, draw_sheet, shortened
+from tests.engine.tiny_data import write_manifest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def write_images(folder: Path, *names: str) -> list[str]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 8), "blue").save(folder / name, format="PNG")
+    return [str(folder / name) for name in names]
+
+
+def test_images_of_a_folder(tmp_path: Path) -> None:
+    write_images(tmp_path, "b/2.jpg", "a.PNG", "b/c/1.webp", "b/.hidden.png", ".h/x.png", "d.bmp")
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "paper.pdf").write_text("")
+    assert find_images(str(tmp_path)) == ["a.PNG", "b/2.jpg", "b/c/1.webp", "d.bmp"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SearchError, match="holds no image"):
+        find_images(str(tmp_path / "empty"))
+
+
+def test_queries_are_files_and_folders(tmp_path: Path) -> None:
+    one, *others = write_images(tmp_path, "one.png", "more/2.png", "more/1.png")
+    assert find_queries([one, str(tmp_path / "more")]) == [one, *sorted(others)]
+    with pytest.raises(SearchError, match=r"no image or folder .*absent.png"):
+        find_queries([one, str(tmp_path / "absent.png")])
+
+
+def test_a_manifest_gives_its_gallery_or_all(tmp_path: Path) -> None:
+    target = write_manifest(tmp_path, "target", 0, identities=3, images=2, subset="test")
+    folder, names = find_gallery(str(target))
+    assert folder == str(tmp_path / "target") and names == ["0_1.png", "1_1.png", "2_1.png"]
+    source = write_manifest(tmp_path, "source", 0, identities=3, images=2)
+    folder, names = find_gallery(str(source))
+    assert len(names) == 6 and all(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+
+def test_a_gallery_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="--gallery lists"):
+        find_gallery(str(tmp_path / "absent"))
+    with pytest.raises(DatasetError, match=r"absent\.csv"):
+        find_gallery("absent.csv")
+
+
+class Describer:
+    """Features that tell which image they are of; counts what it was asked for."""
+
+    def __init__(self, stop_before: str = "") -> None:
+        self.asked: list[str] = []
+        self.stop_before = stop_before
+
+    def __call__(self, paths: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        if self.stop_before in paths:
+            raise KeyboardInterrupt
+        self.asked += paths
+        faults = ["unreadable" if "bad" in path else "" for path in paths]
+        return np.array([[hash(path) % 1000, 1] for path in paths], np.float32), faults
+
+
+def rows_of(parts: Parts) -> list[int]:
+    return [int(row[0]) for block in parts.vectors().blocks() for row in block]
+
+
+def test_a_stopped_gallery_goes_on_where_it_was(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "images", *(f"{number}.png" for number in range(10)))
+    output = tmp_path / "g.index"
+    first = Describer(stop_before=paths[7])
+    with pytest.raises(KeyboardInterrupt):
+        Parts(output, paths, ["network"], size=3).complete(first)
+    parts = Parts(output, paths, ["network"], size=3)
+    assert (parts.done, parts.total) == (6, 10)
+    second = Describer()
+    assert parts.complete(second) == [""] * 10
+    assert first.asked + second.asked == paths
+    assert rows_of(parts) == [hash(path) % 1000 for path in paths]
+    parts.remove()
+    assert not parts.folder.exists()
+
+
+def test_parts_of_other_images_or_networks_are_not_used(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "images", "1.png", "2.png")
+    output = tmp_path / "g.index"
+    Parts(output, paths, ["network"]).complete(Describer())
+    assert Parts(output, paths, ["network"]).done == 2
+    assert Parts(output, paths, ["other network"]).done == 0
+    Parts(output, paths, ["network"]).complete(Describer())
+    assert Parts(output, paths[:1], ["network"]).done == 0
+    Parts(output, paths, ["network"]).complete(Describer())
+    Image.new("RGB", (5, 9)).save(paths[0])
+    assert Parts(output, paths, ["network"]).done == 0
+    assert not list((tmp_path / "g.index.parts").iterdir())
+
+
+def test_an_image_that_was_mended_costs_its_own_part(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "images", "1.png", "2.png", "3.png")
+    output = tmp_path / "g.index"
+    Parts(output, paths, [], size=1).complete(Describer())
+    Image.new("RGB", (5, 9)).save(paths[1])
+    parts = Parts(output, paths, [], size=1)
+    assert parts.done == 2
+    again = Describer()
+    parts.complete(again)
+    assert again.asked == paths[1:2]
+
+
+def test_unreadable_images_have_no_features(tmp_path: Path) -> None:
+    paths = ["1", "bad 2", "3", "bad 4", "bad 5", "bad 6", "7"]
+    parts = Parts(tmp_path / "g.index", paths, [], size=2)
+    faults = parts.complete(Describer())
+    assert [path for path, fault in zip(paths, faults, strict=True) if not fault] == ["1", "3", "7"]
+    assert rows_of(parts) == [hash(path) % 1000 for path in ("1", "3", "7")]
+    parts = Parts(tmp_path / "h.index", ["bad 1", "bad 2"], [])
+    parts.complete(Describer())
+    with pytest.raises(SearchError, match="none of 2 images"):
+        parts.vectors()
+
+
+def test_a_sheet_has_its_images_in_their_places(tmp_path: Path) -> None:
+    colours = ["red", "lime", "blue"]
+    for colour in colours:
+        Image.new("RGB", (10, 20), colour).save(tmp_path / f"{colour}.png")
+    red, lime, blue = (str(tmp_path / f"{colour}.png") for colour in colours)
+    rows = [
+        [Tile(red, ["query"]), Tile(lime, ["1"], GREEN), Tile(blue, ["2"], RED)],
+        [Tile(blue, ["query"]), Tile(str(tmp_path / "absent.png"), ["1"], RED)],
+    ]
+    sheet = draw_sheet(rows)
+    width, height = IMAGE[0] + 2 * FRAME + GAP, sheet.height // 2
+
+    def pixel(row: int, column: int, x: int, y: int) -> tuple[int, ...]:
+        found = sheet.getpixel(
+            (GAP + column * width + (2 * GAP if column else 0) + x, GAP + row * height + y)
+        )
+        assert isinstance(found, tuple)
+        return found
+
+    inside = (FRAME + 5, FRAME + 5)
+    assert pixel(0, 0, *inside) == (255, 0, 0)
+    assert pixel(0, 1, *inside) == (0, 255, 0) and pixel(0, 1, 1, 1) == GREEN
+    assert pixel(0, 2, *inside) == (0, 0, 255) and pixel(0, 2, 1, 1) == RED
+    assert pixel(1, 0, *inside) == (0, 0, 255)
+    assert pixel(1, 1, *inside) == (230, 230, 230) and pixel(1, 1, 1, 1) == RED
+    # A caption under each image, and nothing in the empty place.
+    captions = np.asarray(sheet)[GAP + IMAGE[1] + 2 * FRAME : height - 1]
+    assert all((captions[:, GAP + c * width :][:, : width // 2] < 128).any() for c in range(3))
+    assert np.asarray(sheet)[height + GAP :, GAP + 2 * width + 2 * GAP :].min() == 255
+
+
+def test_long_captions_keep_their_ends() -> None:
+    assert shortened("short", 5) == "short"
+    assert shortened("0123456789abcdef.jpg", 10) == "012…ef.jpg"
+    assert shortened("a\nb\udcff", 20) == r"a\nb\udcff"
+
+
+def test_tables_hold_any_path(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ["path"], [["a,b.png"], ["ü.png"], ["\udcff.png"]])
+    lines = (tmp_path / "t.csv").read_bytes().split(b"\n")
+    assert lines[1:4] == [b'"a,b.png"', "ü.png".encode(), b"\xff.png"]
+
+
+def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SearchError, match="is a folder"):
+        check_output(tmp_path, "--output")
+    with pytest.raises(SearchError, match="cannot be written"):
+        check_output(tmp_path / "file" / "x.csv", "--output")
+    check_output(tmp_path / "new" / "x.csv", "--output")
+    assert (tmp_path / "new").is_dir()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_advice(number: int) -> None:
+    script = (
+        "import os, time\n"
+        "from retrieval.interrupts import stoppable\n"
+        "with stoppable(lambda: 'go on so'):\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=TOOLS, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (128 + number, "\nstopped; go on so\n")
+
+
+def test_other_exceptions_pass(tmp_path: Path) -> None:
+    from retrieval.interrupts import stoppable
+
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SearchError), stoppable(lambda: ""):
+        raise SearchError("x")
+    assert signal.getsignal(signal.SIGTERM) == former

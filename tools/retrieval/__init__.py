@@ -1,0 +1,1 @@
+"""The parts of tools/search.py and tools/visualize.py: features, indexes, contact sheets."""

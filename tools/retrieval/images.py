@@ -1,0 +1,94 @@
+"""Which images a gallery or a query has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from metabin_plugin.data.lookup import build_nonempty_dataset, datasets_root
+from metabin_plugin.data.manifest_rows import read_rows, shown
+from retrieval.faults import SearchError
+
+
+def find_gallery(name: str) -> tuple[str, list[str]]:
+    """The images of a gallery.
+
+    Args:
+        name: a folder, with all below it; a manifest, of which the rows of subset ``gallery`` are
+            taken, or all if there are none; or a registered data set, of which its gallery is.
+
+    Returns:
+        A folder, and the paths of the images relative to it, each once.
+
+    Raises:
+        SearchError: the folder holds no image.
+        DatasetError: there is no such data set, or its files are not there.
+    """
+    if os.path.isdir(name):
+        return os.path.abspath(name), find_images(name)
+    if name.lower().endswith(".csv"):
+        path = Path(name) if os.path.exists(name) else Path(datasets_root(), name)
+        rows = read_rows(path)
+        rows = [row for row in rows if row.subset == "gallery"] or rows
+        paths = [row.path for row in rows]
+    else:
+        dataset = build_nonempty_dataset(name, ["gallery"], key="--gallery")
+        paths = [item[0] for item in dataset.gallery]
+    paths = [os.path.abspath(path) for path in dict.fromkeys(paths)]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return folder, [os.path.relpath(path, folder) for path in paths]
+
+
+def find_queries(names: Sequence[str]) -> list[str]:
+    """The images that are asked for: files as given, folders with all images below them.
+
+    Raises:
+        SearchError: there is no such file, or a folder holds no image.
+    """
+    paths = []
+    for name in names:
+        if os.path.isdir(name):
+            paths += [os.path.join(name, path) for path in find_images(name)]
+        elif os.path.isfile(name):
+            paths.append(name)
+        else:
+            raise SearchError(f"there is no image or folder {shown(name)}; correct its path")
+    return paths
+
+
+def find_images(folder: str) -> list[str]:
+    """All files below a folder with the suffix of an image format, in the order of their paths.
+
+    Hidden files and folders are left out.
+
+    Args:
+        folder: a folder; links to other folders are followed nowhere.
+
+    Returns:
+        Paths relative to it.
+
+    Raises:
+        SearchError: there is none, or a folder cannot be read.
+    """
+    Image.init()
+    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            os.path.relpath(os.path.join(parent, name), folder)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    if not found:
+        raise SearchError(f"folder {shown(folder)} holds no image; name another one")
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise SearchError(
+        f"folder {shown(str(error.filename))} cannot be read ({error.strerror}); make it readable"
+    ) from error

@@ -1,0 +1,77 @@
+"""The config of a network as an index keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import yaml
+from fastreid.config import CfgNode, get_cfg
+
+from metabin_plugin.engine import read_config
+from metabin_plugin.errors import ConfigError
+from retrieval.faults import SearchError
+
+# Where and how fast features are computed is no part of what they are.
+_IRRELEVANT = (
+    *("MODEL.DEVICE", "cpu", "TEST.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0),
+    *("OUTPUT_DIR", "", "METABIN.COMPILE", False, "METABIN.CHANNELS_LAST", False),
+)
+
+
+def kept_config(cfg: CfgNode) -> str:
+    """The text that an index keeps: YAML, with the whole path of the weights."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = os.path.abspath(cfg.MODEL.WEIGHTS)
+    return cfg.dump()
+
+
+def restored_config(text: str, options: Sequence[str]) -> CfgNode:
+    """The config that an index has kept, with changes.
+
+    Args:
+        text: of ``kept_config``.
+        options: keys and values in turn.
+
+    Raises:
+        ConfigError: an option cannot be read, or there are no weights at the path any more.
+        SearchError: the text is no config of this version.
+    """
+    try:
+        # fastreid's own reader would run code that a file asks for.
+        kept = CfgNode(yaml.safe_load(text))
+        cfg = get_cfg()
+        cfg.merge_from_other_cfg(kept)
+    # A damaged or foreign config has as many types of errors as ways to be wrong.
+    except Exception as error:
+        raise SearchError(
+            f"the index was made with another version of the config ({str(error).splitlines()[0]});"
+            " index the gallery anew"
+        ) from error
+    read_config("", options)
+    cfg.merge_from_list(list(options))
+    if not os.path.isfile(cfg.MODEL.WEIGHTS):
+        raise ConfigError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} of the index is not there any more; add --opts "
+            "MODEL.WEIGHTS and its path now"
+        )
+    return cfg
+
+
+def feature_source(cfg: CfgNode) -> list[str]:
+    """Texts that are the same as long as a config gives the same features.
+
+    Args:
+        cfg: its ``MODEL.WEIGHTS`` is a file.
+    """
+    same = cfg.clone()
+    same.defrost()
+    same.merge_from_list(list(_IRRELEVANT))
+    same.MODEL.WEIGHTS = ""
+    with open(cfg.MODEL.WEIGHTS, "rb") as file:
+        summed = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            summed.update(chunk)
+    return [same.dump(), summed.hexdigest()]
