@@ -13,6 +13,8 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 FAISS ?= faiss-cpu
 CONSTRAINTS ?= .ci/constraints.txt
 FASTREID := fastreid==1.4.0
+# Every test computes on one thread. A file's tests share what they train, so they stay together.
+PARALLEL := --numprocesses auto --dist loadfile
 DEMO_DATA := datasets/demo
 
 RUN := $(abspath $(VENV))/bin/python
@@ -42,8 +44,8 @@ demo: $(INSTALLED)
 	$(RUN) tools/demo.py
 
 test: lint
-	$(RUN) -m pytest -m "not slow"
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest $(PARALLEL) -m "not slow"
+	$(RUN) -m pytest $(PARALLEL) -m slow
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -226,7 +226,7 @@ class Supplies:
 
     def run(self, command: tuple[str, ...], settings: tuple[str, ...] = ()) -> None:
         """Supply and run a command as its entry in the table says."""
-        how = entry(" ".join((*settings, *command)))
+        how = entry(" ".join(" ".join((*settings, *command)).split()))
         assert isinstance(how, Run), command
         self.supply(command)
         datasets = {"FASTREID_DATASETS": str(self.folder / "datasets" / "demo")}
