@@ -18,7 +18,7 @@ metabin_plugin.register()
 
 from metabin_plugin.cli import run_cli
 from report.files import beside, check_output, save_figure, write_table
-from report.gates import COLUMNS, Gates, all_gates, histogram, network_parts, read_gates, summary
+from report.gates import COLUMNS, Gates, all_gates, gates_of_parts, histogram, read_gates, summary
 from report.gates_figure import draw_gates
 from report.labels import label_paths
 
@@ -49,7 +49,7 @@ def write_tables(networks: dict[str, Gates], figure: Path) -> None:
     parts = [
         [network, name, len(part), *summary(all_gates(part))]
         for network, gates in networks.items()
-        for name, part in network_parts(gates).items()
+        for name, part in gates_of_parts(gates).items()
     ]
     write_table(beside(figure, "parts"), ["network", "part", "layers", *COLUMNS], parts)
     bins = [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from fastreid.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import Tensor
 
-# The network and its thirds, from the image to the feature (Fig. 4).
-WHOLE, THIRDS = "all", ("shallow", "middle", "deep")
+from metabin_plugin.norm.gates import WHOLE, network_parts
+
 # fastreid's default of 1,000 would add half a megabyte to the events file at every writing.
 BINS = 20
 
@@ -38,27 +38,19 @@ class GateLog(EventWriter):
         if written == storage.iter:
             return
         values = torch.cat([gate.detach().flatten() for gate in self._gates]).float().cpu()
-        layers = values.split([gate.numel() for gate in self._gates])
+        split = values.split([gate.numel() for gate in self._gates])
+        layers = dict(zip(self._layers, split, strict=True))
         storage.put_histogram(f"gates/{WHOLE}", values, BINS)
-        for name, layer in zip(self._layers, layers, strict=True):
+        for name, layer in layers.items():
             storage.put_histogram(f"gates/{name}", layer, BINS)
-        _put_scalars(storage, dict(_parts(layers)))
+        for part, names in network_parts(self._layers).items():
+            _put_scalars(storage, part, torch.cat([layers[name] for name in names]))
 
 
-def _put_scalars(storage: EventStorage, parts: Mapping[str, Tensor]) -> None:
-    for part, gates in parts.items():
-        below = (gates < 0.5).float()
-        storage.put_scalar(f"gates_mean/{part}", gates.mean(), smoothing_hint=False)
-        storage.put_scalar(f"gates_below_half/{part}", below.mean(), smoothing_hint=False)
-
-
-def _parts(layers: tuple[Tensor, ...]) -> Iterator[tuple[str, Tensor]]:
-    """All gates, and those of each third of the layers; the first thirds may be a layer longer."""
-    yield WHOLE, torch.cat(layers)
-    thirds = torch.arange(len(layers)).tensor_split(len(THIRDS))
-    for part, numbers in zip(THIRDS, thirds, strict=True):
-        if len(numbers):
-            yield part, torch.cat([layers[number] for number in numbers.tolist()])
+def _put_scalars(storage: EventStorage, part: str, gates: Tensor) -> None:
+    below = (gates < 0.5).float()
+    storage.put_scalar(f"gates_mean/{part}", gates.mean(), smoothing_hint=False)
+    storage.put_scalar(f"gates_below_half/{part}", below.mean(), smoothing_hint=False)
 
 
 def _layer(name: str) -> str:

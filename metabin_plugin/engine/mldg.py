@@ -86,12 +86,12 @@ class MLDGHook(HookBase):
     def _add_meta_test(self, *_arguments: Any) -> None:
         parameters = dict(self.model.named_parameters())
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        iteration = self.trainer.iter
+        inner_lr = self.episodes.inner_lr(self.trainer.iter)
         step = mldg_step(
             {name: parameters[name] for name in gradients},
             gradients,
             self._losses,
-            self.episodes.inner_lr(iteration),
+            inner_lr,
             gates=[name for name in gate_parameters(self.model) if name in gradients],
             average=mean_over_processes,
         )
@@ -105,7 +105,6 @@ class MLDGHook(HookBase):
             # In place: it is a part of the buffer that fastreid's optimizer reads.
             gradient.copy_(step.gradients[name])
         self.trainer.storage.put_scalars(**losses)
-        inner_lr = self.episodes.inner_lr(iteration)
         self.trainer.storage.put_scalar("inner_lr", inner_lr, smoothing_hint=False)
 
     def _losses(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

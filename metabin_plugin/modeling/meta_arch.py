@@ -10,7 +10,6 @@ from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.losses import pairwise_distance
 from metabin_plugin.meta import held_call
 from metabin_plugin.modeling.meta_losses import MetaRows, meta_loss
 from metabin_plugin.norm import gate_parameters, synchronize_norms
@@ -129,7 +128,6 @@ class MetaBIN(Baseline):
             features=rows["features"],
             targets=rows["targets"],
             domains=rows["domains"],
-            distances=pairwise_distance(rows["features"]),
             logits=rows.get("logits"),
             margin=self.loss_kwargs["tri"]["margin"],
             label_smoothing=self.loss_kwargs["ce"]["eps"],

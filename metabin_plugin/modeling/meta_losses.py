@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.losses import cross_entropy_loss, scatter_loss, shuffle_loss, triplet_loss
+from metabin_plugin.losses import (
+    cross_entropy_loss,
+    pairwise_distance,
+    scatter_loss,
+    shuffle_loss,
+    triplet_loss,
+)
 from metabin_plugin.registries import META_LOSS_REGISTRY
 
 
@@ -20,7 +27,6 @@ class MetaRows:
         features: pooled ones before the BNNeck (N, D), not normalized.
         targets: identities (N,).
         domains: (N,).
-        distances: Euclidean distances of the features (N, N).
         logits: class scores (N, K); None unless "CrossEntropyLoss" is among the losses of this
             side, for the classifier is not run for others.
         margin: ``MODEL.LOSSES.TRI.MARGIN``.
@@ -31,11 +37,15 @@ class MetaRows:
     features: Tensor
     targets: Tensor
     domains: Tensor
-    distances: Tensor
     logits: Tensor | None
     margin: float
     label_smoothing: float
     scatter_average: str
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """Euclidean distances of the features (N, N), computed for the first loss that asks."""
+        return pairwise_distance(self.features)
 
 
 def meta_loss(name: str, rows: MetaRows) -> Tensor:

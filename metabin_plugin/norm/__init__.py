@@ -12,7 +12,7 @@ from metabin_plugin.norm.convert import (
 from metabin_plugin.norm.folding import Folding, fold_norms
 from metabin_plugin.norm.forms import NORM_FORMS
 from metabin_plugin.norm.functional import batch_instance_norm
-from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters
+from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters, network_parts
 from metabin_plugin.norm.half_norm import HalfInstanceNorm2d
 from metabin_plugin.norm.instance_norm import InstanceNorm2d
 from metabin_plugin.norm.mixed_norm import MixedNorm2d
@@ -33,6 +33,7 @@ __all__ = [
     "count_gates",
     "fold_norms",
     "gate_parameters",
+    "network_parts",
     "set_norm_form",
     "synchronize_norms",
 ]

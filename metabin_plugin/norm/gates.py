@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
+
+# The network and the thirds of its layers, from the image to the feature (Fig. 4).
+WHOLE, THIRDS = "all", ("shallow", "middle", "deep")
+
+
+def network_parts(layers: Sequence[str]) -> dict[str, list[str]]:
+    """Layers of the whole network, and of its shallow, middle and deep third (paper, Fig. 4).
+
+    Where thirds cannot be equal, the first ones are a layer longer.
+
+    Args:
+        layers: names, from the image to the feature.
+
+    Returns:
+        Names by part; with fewer than three layers there are fewer parts.
+    """
+    parts, start = {WHOLE: list(layers)}, 0
+    size, longer = divmod(len(layers), len(THIRDS))
+    for number, part in enumerate(THIRDS):
+        end = start + size + (number < longer)
+        if end > start:
+            parts[part] = list(layers[start:end])
+        start = end
+    return parts
 
 
 def gate_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

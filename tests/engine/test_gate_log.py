@@ -14,8 +14,9 @@ from torch import Tensor
 
 from metabin_plugin.compat.mixed_precision import LossScaler
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.gate_log import BINS, THIRDS, GateLog
-from report.gates import network_parts
+from metabin_plugin.engine.gate_log import BINS, GateLog
+from metabin_plugin.norm.gates import THIRDS
+from report.gates import gates_of_parts
 from tests.distributed import small_backbone
 from tests.engine.test_finite import infinite_gradient
 from tests.engine.tiny_data import tiny_config
@@ -81,7 +82,7 @@ def test_means_and_shares_are_those_of_the_network_and_of_its_thirds(
     run: tuple[dict[str, np.ndarray], EventAccumulator],
 ) -> None:
     layers, found = run
-    for part, gates in network_parts(layers).items():
+    for part, gates in gates_of_parts(layers).items():
         values = np.concatenate(list(gates.values()))
         (_, mean), (_, below) = (
             found.Scalars(f"{name}/{part}") for name in ("gates_mean", "gates_below_half")

@@ -69,6 +69,20 @@ def straight(folder: Path, **changes: Any) -> tuple[list[str], dict[str, Any], f
     return options, outcome(folder / "straight"), time.monotonic() - began
 
 
+def every_checkpoint_leads_to(expected: dict[str, Any], folder: Path, options: list[str]) -> None:
+    """Resume every other periodic checkpoint of a run, in a folder beside the run's."""
+    periodic = sorted(path.stem for path in folder.glob("model_[0i]*.pth"))
+    assert len(periodic) >= 3
+    for name in periodic[::2]:
+        resumed = folder.parent / name
+        resumed.mkdir()
+        for file in (f"{name}.pth", "model_best.pth", "metrics.json"):
+            shutil.copy(folder / file, resumed / file)
+        (resumed / "last_checkpoint").write_text(f"{name}.pth")
+        noisy_trainer([*options, "OUTPUT_DIR", str(resumed)], resume=True).train()
+        assert difference(expected, outcome(resumed)) == "", name
+
+
 def test_the_same_seed_twice(tmp_path: Path) -> None:
     options, expected, _ = straight(tmp_path)
     train([*options, "OUTPUT_DIR", str(tmp_path / "again")])
@@ -129,17 +143,7 @@ def test_every_checkpoint_leads_to_the_same_end(
     options = noisy_options(tmp_path, OUTPUT_DIR=folder, SOLVER__CHECKPOINT_KEEP=0, **changes)
     noisy_trainer(options).train()
     expected = outcome(folder)
-    periodic = sorted(path.stem for path in folder.glob("model_[0i]*.pth"))
-    assert len(periodic) >= 3
-    for name in periodic[::2]:
-        resumed = tmp_path / name
-        resumed.mkdir()
-        for file in (f"{name}.pth", "model_best.pth", "metrics.json"):
-            shutil.copy(folder / file, resumed / file)
-        (resumed / "last_checkpoint").write_text(f"{name}.pth")
-        noisy_trainer([*options, "OUTPUT_DIR", str(resumed)], resume=True).train()
-        found = outcome(resumed)
-        assert difference(expected, found) == "", name
+    every_checkpoint_leads_to(expected, folder, options)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 import augmining
 from tests.engine.noisy_run import noisy_options, noisy_trainer
-from tests.engine.test_resume import difference, outcome
+from tests.engine.test_resume import difference, every_checkpoint_leads_to, outcome
 from tests.engine.tiny_data import tiny_options
 
 PROJECT = Path(augmining.__file__).parents[1]
@@ -87,16 +86,7 @@ def test_every_checkpoint_leads_to_the_same_end(tmp_path: Path, changes: dict[st
     expected = outcome(folder)
     assert any(scalars(folder, "replaced_hard_images"))
     assert any(scalars(folder, "excessive_copies"))
-    periodic = sorted(path.stem for path in folder.glob("model_[0i]*.pth"))
-    assert len(periodic) >= 3
-    for name in periodic[::2]:
-        resumed = tmp_path / name
-        resumed.mkdir()
-        for file in (f"{name}.pth", "model_best.pth", "metrics.json"):
-            shutil.copy(folder / file, resumed / file)
-        (resumed / "last_checkpoint").write_text(f"{name}.pth")
-        noisy_trainer([*options, "OUTPUT_DIR", str(resumed)], resume=True).train()
-        assert difference(expected, outcome(resumed)) == "", name
+    every_checkpoint_leads_to(expected, folder, options)
 
 
 @pytest.mark.slow

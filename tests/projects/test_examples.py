@@ -35,7 +35,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Example]:
 
 def rows(features: Tensor, domains: Tensor) -> MetaRows:
     nobody = torch.zeros(len(domains), dtype=torch.long)
-    return MetaRows(features, nobody, domains, torch.cdist(features, features), None, 0.3, 0.1, "")
+    return MetaRows(features, nobody, domains, None, 0.3, 0.1, "")
 
 
 def test_a_layer_with_one_gate_is_bin_with_their_mean(example: Example) -> None:

@@ -12,7 +12,7 @@ import torch
 import plot_gates
 from metabin_plugin.errors import WeightsError
 from report.files import FigureError
-from report.gates import INTERVALS, histogram, interval_shares, network_parts, read_gates
+from report.gates import INTERVALS, gates_of_parts, histogram, interval_shares, read_gates
 
 
 def write_checkpoint(path: Path, *gates: list[float]) -> Path:
@@ -45,7 +45,7 @@ def test_gates_beyond_their_bounds_count_to_the_outermost() -> None:
 )
 def test_thirds_are_consecutive_layers(layers: int, sizes: list[int]) -> None:
     gates = {f"layer{i}": np.full(2, i / layers) for i in range(layers)}
-    whole, *thirds = network_parts(gates).values()
+    whole, *thirds = gates_of_parts(gates).values()
     assert whole == gates
     assert [len(third) for third in thirds] == sizes
     assert [name for third in thirds for name in third] == list(gates)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from metabin_plugin.errors import MetaBINError
-from metabin_plugin.files import reason, replace_file
+from outputs import make_folder_of, write_whole
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -39,10 +39,7 @@ def check_output(path: Path) -> None:
         raise FigureError(
             f"--output {path} is no path of a figure; give one that ends in {', '.join(FORMATS)}"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_written(path, error) from error
+    make_folder_of(path, FigureError)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -59,7 +56,7 @@ def save_figure(figure: Any, path: Path) -> None:
         FigureError: it cannot be written.
     """
     kind = path.suffix.removeprefix(".")
-    _replace(path, lambda file: figure.savefig(file, format=kind, dpi=120))
+    write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=120), FigureError)
 
 
 def beside(figure: Path, what: str = "") -> Path:
@@ -77,22 +74,9 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([[_text(value) for value in row] for row in rows])
-    _replace(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, lambda file: file.write(text.getvalue().encode()), FigureError)
 
 
 def _text(value: object) -> str:
     # NumPy's float64 is a float, its float32 is not.
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    try:
-        replace_file(path, write)
-    except OSError as error:
-        raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> FigureError:
-    return FigureError(
-        f"{path} cannot be written ({reason(error)}); give a path that can, with space for it"
-    )

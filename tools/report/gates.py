@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from metabin_plugin.compat.checkpoint_fit import network_state
+from metabin_plugin.norm import network_parts
 from metabin_plugin.weight_files import read_weight_file
 from report.files import FigureError
 
@@ -17,7 +18,6 @@ from report.files import FigureError
 BOUNDS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 INTERVALS = tuple(f"{low:g}-{high:g}" for low, high in itertools.pairwise(BOUNDS))
 HISTOGRAM_BINS = 20
-PARTS = ("shallow", "middle", "deep")
 COLUMNS = (
     *("gates", "mean", "min", "max", "share_at_1"),
     *(f"share_{interval}" for interval in INTERVALS),
@@ -71,15 +71,10 @@ def histogram(gates: Gates) -> tuple[np.ndarray, np.ndarray]:
     return counts / counts.sum(), edges
 
 
-def network_parts(gates: Gates) -> dict[str, Gates]:
-    """Layers of the whole network, and of its shallow, middle and deep third.
-
-    Thirds are of the layers in their order; where they cannot be equal, the first ones are longer.
-    A network with fewer than three layers has fewer parts.
-    """
-    thirds = np.array_split(np.array(list(gates)), len(PARTS))
-    named = {part: {n: gates[n] for n in third} for part, third in zip(PARTS, thirds, strict=True)}
-    return {"all": gates, **{part: layers for part, layers in named.items() if layers}}
+def gates_of_parts(gates: Gates) -> dict[str, Gates]:
+    """Gates of the whole network, and of its shallow, middle and deep third."""
+    parts = network_parts(list(gates))
+    return {part: {name: gates[name] for name in layers} for part, layers in parts.items()}
 
 
 def all_gates(gates: Mapping[str, np.ndarray]) -> np.ndarray:

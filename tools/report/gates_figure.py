@@ -12,9 +12,9 @@ from report.gates import (
     INTERVALS,
     Gates,
     all_gates,
+    gates_of_parts,
     histogram,
     interval_shares,
-    network_parts,
 )
 
 
@@ -41,7 +41,7 @@ def draw_gates(networks: Mapping[str, Gates]) -> Any:
         means.sharex(layers)
         means.set_xlabel("BIN layer, from the image to the feature")
         _draw_histogram(whole, gates)
-        named = network_parts(gates)
+        named = gates_of_parts(gates)
         _stack(parts.barh, list(named), [all_gates(part) for part in named.values()])
         parts.set_xlabel("share of gates")
     rows[3, 0].invert_yaxis()  # shared by the columns

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from metabin_plugin.errors import MetaBINError
-from metabin_plugin.files import reason, replace_file
+from outputs import make_folder_of, write_whole
 
 
 class SearchError(MetaBINError):
@@ -43,10 +43,7 @@ def check_output(path: Path, option: str) -> None:
     """
     if path.is_dir():
         raise SearchError(f"{option} {path} is a folder; give the path of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_written(path, error) from error
+    make_folder_of(path, SearchError)
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -59,10 +56,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         SearchError: it cannot be written.
     """
-    try:
-        replace_file(path, write)
-    except OSError as error:
-        raise _not_written(path, error) from error
+    write_whole(path, write, SearchError)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -77,9 +71,3 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     writer.writerows(rows)
     # A path's bytes that are no UTF-8 are written as they are.
     write_file(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
-
-
-def _not_written(path: Path, error: OSError) -> SearchError:
-    return SearchError(
-        f"{path} cannot be written ({reason(error)}); give a path that can, with space for it"
-    )

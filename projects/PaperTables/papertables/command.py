@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli import STATUS_BASE, run_cli
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import replace_file
 from papertables.budgets import read_budget
@@ -19,7 +19,6 @@ from papertables.runs import Record, Run
 from papertables.tables import Plan, Table, markdown, read_plan, runs_csv, table_csv
 
 _LOG_LINES = 15
-_STATUS_BASE = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,7 +96,7 @@ class Session:
         queue.run(jobs, started, ended)
         if queue.stopped_by:
             print("stopped; the same command goes on", file=sys.stderr)
-            return _STATUS_BASE + queue.stopped_by
+            return STATUS_BASE + queue.stopped_by
         return self._report_failures()
 
     def write(self, tables: Sequence[Table]) -> None:
