@@ -16,6 +16,7 @@ FASTREID := fastreid==1.4.0
 # Every test computes on one thread. A file's tests share what they train, so they stay together.
 PARALLEL := --numprocesses auto --dist loadfile
 DEMO_DATA := datasets/demo
+PRETRAINING_DATA := datasets/demo-pretraining
 
 RUN := $(abspath $(VENV))/bin/python
 INSTALLED := $(VENV)/.installed
@@ -24,7 +25,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install demo test lint format clean
 
 help:
-	@echo "make demo    draw the demo data, train BN and MetaBIN, print the table of results"
+	@echo "make demo    draw the demo data, train BN and MetaBIN with three seeds, print the table of results"
 	@echo "make test    lint, type check and all tests"
 	@echo "make install the environment alone; make lint | format | clean"
 
@@ -41,7 +42,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 demo: export FASTREID_DATASETS := $(DEMO_DATA)
 demo: $(INSTALLED)
 	$(RUN) tools/make_demo_data.py --output $(DEMO_DATA)
-	$(RUN) tools/demo.py
+	$(RUN) tools/make_demo_data.py --output $(PRETRAINING_DATA) --seed 1
+	$(RUN) tools/demo.py --pretraining-data $(PRETRAINING_DATA)
 
 test: lint
 	$(RUN) -m pytest $(PARALLEL) -m "not slow"
@@ -58,5 +60,5 @@ format: $(INSTALLED)
 
 # Leaves logs/ (trained networks) and an environment named by VENV alone.
 clean:
-	rm -rf .venv build dist *.egg-info $(DEMO_DATA)
+	rm -rf .venv build dist *.egg-info $(DEMO_DATA) $(PRETRAINING_DATA)
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,78 +1,139 @@
 """The demo: train a BN baseline and MetaBIN on the drawn data, compare them on unseen targets.
 
-python tools/demo.py [--output logs/demo] [--resume] [KEY VALUE ...]
+python tools/demo.py [--output logs/demo] [--seeds 1 2 3] [--resume] [KEY VALUE ...]
 
-Both runs go through tools/train_net.py, with FASTREID_DATASETS pointing at the data of
-tools/make_demo_data.py. The table, its numbers and two figures are left in the output folder.
-Ctrl-C saves the run at hand; --resume goes on there.
+All runs go through tools/train_net.py, with FASTREID_DATASETS pointing at the data of
+tools/make_demo_data.py. The first trains what stands in for ImageNet weights, on people drawn with
+another seed; the others start from it. The table, its numbers and three figures are left in the
+output folder. Ctrl-C saves the run at hand; --resume goes on there.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from metabin_plugin.cli import STATUS_BASE
-from report.results import read_results, results_table, write_csv
+from report.results import Results, read_results, results_table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
+PRETRAINING = "configs/pretraining-demo.yml"
 CONFIGS = {"BN": "configs/BN-demo.yml", "MetaBIN": "configs/MetaBIN-demo.yml"}
-QUERIES_SHOWN = 6
+RANKED, SEARCHED = 6, 3  # queries on the figures
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
     """Train, evaluate, print the table and draw the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("logs/demo"))
-    parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for both runs")
-    args = parser.parse_args()
-
-    resume = ["--resume"] if args.resume else []
-    folders = {method: args.output / method.lower() for method in CONFIGS}
+    args = parse()
     start = time.perf_counter()
-    for number, (method, config) in enumerate(CONFIGS.items(), start=1):
-        print(f"\n=== Run {number} of {len(CONFIGS)}: {method} ({config}) ===", flush=True)
-        options = ["--config-file", config, *resume, "OUTPUT_DIR", folders[method], *args.opts]
-        run_tool("train_net.py", *options)
+    weights = pretrain(args)
+    runs = {
+        method: {seed: train(args, method, seed, weights) for seed in args.seeds}
+        for method in CONFIGS
+    }
 
-    results = {method: read_results(folder) for method, folder in folders.items()}
-    table = results_table(results)
+    table = results_table({method: list(seeds.values()) for method, seeds in runs.items()})
     (args.output / "results.md").write_text(table + "\n")
-    write_csv(results, args.output / "results.csv")
+    write_csv(runs, args.output / "results.csv")
 
-    target = next(iter(results["MetaBIN"]))
-    figures = draw_figures(folders["MetaBIN"], args.output, target)
+    folder = run_folder(args.output, "MetaBIN", args.seeds[0])
+    figures = draw_figures(folder, args.output, next(iter(runs["MetaBIN"][args.seeds[0]])))
     print(f"\nUnseen targets, % ({time.perf_counter() - start:.0f} s):\n\n{table}\n")
     print(f"Table: {args.output / 'results.md'}, {args.output / 'results.csv'}")
     for figure in figures:
         print(f"Figure: {figure}")
 
 
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("logs/demo"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="runs of a method")
+    parser.add_argument(
+        "--pretraining-data",
+        default="datasets/demo-pretraining",
+        help="FASTREID_DATASETS of the first run",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for all runs")
+    return parser.parse_args()
+
+
+def pretrain(args: argparse.Namespace) -> Path:
+    """Train the network that all runs start from; its weights."""
+    folder = args.output / "pretraining"
+    print(f"\n=== Pretraining ({PRETRAINING}) ===", flush=True)
+    train_net(args, PRETRAINING, folder, [], FASTREID_DATASETS=args.pretraining_data)
+    return folder / "model_final.pth"
+
+
+def train(args: argparse.Namespace, method: str, seed: int, weights: Path) -> Results:
+    """Train a method with a seed; its results."""
+    folder = run_folder(args.output, method, seed)
+    print(f"\n=== {method}, seed {seed} ({CONFIGS[method]}) ===", flush=True)
+    start = ["MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", weights]
+    train_net(args, CONFIGS[method], folder, [*start, "METABIN.SEED", seed])
+    return read_results(folder)
+
+
+def run_folder(output: Path, method: str, seed: int) -> Path:
+    """Where a run is."""
+    return output / f"{method.lower()}-seed{seed}"
+
+
+def train_net(
+    args: argparse.Namespace,
+    config: str,
+    folder: Path,
+    options: Sequence[object],
+    **environment: str,
+) -> None:
+    """Run tools/train_net.py; the user's KEY VALUE pairs do not overrule what makes the demo."""
+    resume = ["--resume"] if args.resume else []
+    arguments = ["--config-file", config, *resume, *args.opts, *options, "OUTPUT_DIR", folder]
+    run_tool("train_net.py", *arguments, **environment)
+
+
 def draw_figures(folder: Path, output: Path, target: str) -> list[Path]:
-    """Gates per layer, and ranked galleries of a few queries, of the trained MetaBIN network."""
+    """Of a trained network: gates per layer, ranked galleries, and the sheet of a search."""
     weights, gates, ranked = folder / "model_final.pth", output / "gates.png", output / "ranked.png"
+    index, found = output / "gallery.index", output / "found.csv"
+    network = ("--config-file", folder / "config.yaml")
     run_tool("plot_gates.py", weights, "--output", gates)
     run_tool(
-        *("visualize.py", "--config-file", folder / "config.yaml", "--dataset", target),
-        *("--queries", QUERIES_SHOWN, "--output", ranked, "MODEL.WEIGHTS", weights),
+        *("visualize.py", *network, "--dataset", target, "--queries", RANKED),
+        *("--output", ranked, "MODEL.WEIGHTS", weights),
     )
-    return [gates, gates.with_suffix(".csv"), ranked]
+    run_tool(
+        *("search.py", "index", *network, "--gallery", target),
+        *("--output", index, "MODEL.WEIGHTS", weights),
+    )
+    run_tool(
+        "search.py", "query", index, *first_queries(ranked.with_suffix(".csv")), "--output", found
+    )
+    return [gates, ranked, found.with_suffix(".png")]
 
 
-def run_tool(script: str, *arguments: object) -> None:
+def first_queries(table: Path) -> list[str]:
+    """Paths of the first queries in the table of a figure of ranked galleries."""
+    with table.open(newline="") as file:
+        return list(dict.fromkeys(row["query"] for row in csv.DictReader(file)))[:SEARCHED]
+
+
+def run_tool(script: str, *arguments: object, **environment: str) -> None:
     """Run a script beside this one; its failure, or a signal, ends the demo with its status."""
     command = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
-    tool = subprocess.Popen(command)
+    tool = subprocess.Popen(command, env={**os.environ, **environment})
     with leaving_signals_to(tool):
         code = tool.wait()
     # A process that a signal has ended has its negative number.

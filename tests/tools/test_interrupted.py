@@ -81,8 +81,8 @@ def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
     )
     arguments = (tmp_path / "started").read_text().split()
     assert arguments == [
-        *("--config-file", "configs/BN-demo.yml", "--resume"),
-        *("OUTPUT_DIR", "logs/demo/bn", "SOLVER.BASE_LR", "1"),
+        *("--config-file", "configs/pretraining-demo.yml", "--resume"),
+        *("SOLVER.BASE_LR", "1", "OUTPUT_DIR", "logs/demo/pretraining"),
     ]
 
 

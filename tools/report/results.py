@@ -1,15 +1,18 @@
-"""Results of runs: from their files to a table."""
+"""Results of runs: from their files to a table over methods and seeds."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from report.files import write_table
+
 METRICS = ("Rank-1", "Rank-5", "Rank-10", "mAP")
+AVERAGE = "average"
 
 # Metric by name, by target.
 Results = dict[str, dict[str, float]]
@@ -29,34 +32,58 @@ def read_results(folder: Path) -> Results:
 
 def with_average(results: Results) -> Results:
     """The results with one more entry, the mean over the targets."""
-    average = {m: sum(r[m] for r in results.values()) / len(results) for m in METRICS}
-    return {**results, "average": average}
+    average = {m: statistics.fmean(r[m] for r in results.values()) for m in METRICS}
+    return {**results, AVERAGE: average}
 
 
-def results_table(results: Mapping[str, Results]) -> str:
-    """Markdown table of methods by target and metric.
+def results_table(runs: Mapping[str, Sequence[Results]]) -> str:
+    """Markdown table of methods by target and metric, means over the runs of a method.
 
     Args:
-        results: results of each method, over the same targets.
+        runs: for each method the results of its runs, all over the same targets.
 
     Returns:
-        One row for each target and method, the average last.
+        One row for each target and method, the average over the targets last, with the sample
+        standard deviation over the runs where there are several.
     """
-    averaged = {method: with_average(result) for method, result in results.items()}
-    targets = next(iter(averaged.values()))
+    averaged = {method: list(map(with_average, results)) for method, results in runs.items()}
+    targets = next(iter(averaged.values()))[0]
     rows = [
-        [target.removeprefix("DG_"), method, *(averaged[method][target][m] for m in METRICS)]
+        [target.removeprefix("DG_"), method, *_cells([run[target] for run in results])]
         for target in targets
-        for method in averaged
+        for method, results in averaged.items()
     ]
-    return tabulate(rows, headers=["Target", "Method", *METRICS], tablefmt="pipe", floatfmt=".1f")
+    numbers = ("right",) * len(METRICS)
+    return tabulate(
+        rows,
+        headers=["Target", "Method", *METRICS],
+        tablefmt="pipe",
+        colalign=("left", "left", *numbers),
+        disable_numparse=True,
+    )
 
 
-def write_csv(results: Mapping[str, Results], path: Path) -> None:
-    """Write the numbers of :func:`results_table` unrounded."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["target", "method", *METRICS])
-        for method, result in results.items():
-            for target, values in with_average(result).items():
-                writer.writerow([target, method, *(values[m] for m in METRICS)])
+def write_csv(runs: Mapping[str, Mapping[int, Results]], path: Path) -> None:
+    """Write the numbers behind :func:`results_table`.
+
+    Args:
+        runs: for each method and seed the results.
+        path: the file.
+    """
+    write_table(path, ["method", "seed", "target", *METRICS], _lines(runs))
+
+
+def _lines(runs: Mapping[str, Mapping[int, Results]]) -> Iterator[list[object]]:
+    for method, seeds in runs.items():
+        for seed, results in seeds.items():
+            for target, values in with_average(results).items():
+                yield [method, seed, target, *(values[m] for m in METRICS)]
+
+
+def _cells(runs: Sequence[Mapping[str, float]]) -> list[str]:
+    return [_cell([run[metric] for run in runs]) for metric in METRICS]
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
