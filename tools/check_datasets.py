@@ -6,7 +6,8 @@ python tools/check_datasets.py [--workers N] --datasets NAME_OR_MANIFEST ...
 With a config its training data (DATASETS.NAMES), its targets (DATASETS.TESTS) and its batches are
 checked; with --datasets all images of the named ones. Counts of the benchmark's datasets are shown
 beside the published ones, and a difference is a warning. The exit status is 1 if there is a
-problem; warnings leave it 0.
+problem; warnings leave it 0. --drop-unreadable rewrites manifests without the images that cannot be
+read, and checks what is left.
 """
 
 from __future__ import annotations
@@ -19,21 +20,35 @@ import metabin_plugin
 metabin_plugin.register()
 
 from metabin_plugin.cli import run_cli
-from metabin_plugin.data.check import Report, check_configured, check_named
+from metabin_plugin.data.check import Report, check_configured, check_named, drop_images
 from metabin_plugin.engine import check_data_keys, read_config
 
 
 def main() -> int:
     """Print the report; the exit status."""
     arguments = parse()
-    if arguments.datasets:
-        report = check_named(arguments.datasets, arguments.workers)
-    else:
-        cfg = read_config(arguments.config_file, arguments.opts)
-        check_data_keys(cfg)
-        report = check_configured(cfg, arguments.workers)
+    names, report = check(arguments)
+    if arguments.drop_unreadable:
+        dropped = drop_images(names, set(report.unreadable))
+        for name, count in dropped.items():
+            print(f"{name}: {count} lines of images that cannot be read were taken out")
+        if dropped:
+            _, report = check(arguments)
     print(text(report))
+    unreadable = any(name.lower().endswith(".csv") for name in names) and report.unreadable
+    if unreadable and not arguments.drop_unreadable:
+        print("--drop-unreadable takes images that cannot be read out of the manifests")
     return 1 if report.problems else 0
+
+
+def check(arguments: argparse.Namespace) -> tuple[list[str], Report]:
+    """Names of the datasets and manifests, and the report on them."""
+    if arguments.datasets:
+        return arguments.datasets, check_named(arguments.datasets, arguments.workers)
+    cfg = read_config(arguments.config_file, arguments.opts)
+    check_data_keys(cfg)
+    names = [*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS]
+    return names, check_configured(cfg, arguments.workers)
 
 
 def parse() -> argparse.Namespace:
@@ -49,6 +64,11 @@ def parse() -> argparse.Namespace:
         type=int,
         default=os.cpu_count() or 1,
         help="processes that read images (all cores); 0 reads in this one",
+    )
+    parser.add_argument(
+        "--drop-unreadable",
+        action="store_true",
+        help="rewrite manifests without the images that cannot be read",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, with a config")
     arguments = parser.parse_args()

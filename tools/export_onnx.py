@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from pathlib import Path
 
 import metabin_plugin
 
@@ -30,8 +31,8 @@ from metabin_plugin.deploy.network import (
 from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, operators, to_onnx
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ExportError
-from metabin_plugin.files import reason, replace_file
 from metabin_plugin.norm import Folding
+from outputs import make_folder_of, write_whole
 
 # Config keys that the file's metadata repeats.
 KEYS = (
@@ -56,7 +57,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("metabin_plugin").setLevel(logging.INFO)
     check_packages()
-    check_folder(arguments.output)
+    check_output(arguments.output)
     cfg = read_config(arguments.config_file, arguments.opts)
     network = network_to_export(cfg)
     size = image_size(cfg)
@@ -67,7 +68,7 @@ def main() -> None:
     difference = check_onnx(content, folding.network, batches)
     print(f"largest relative difference of onnxruntime from PyTorch: {difference:.1e}")
     print(f"operators: {', '.join(f'{name} {n}' for name, n in operators(content).items())}")
-    write(content, arguments.output)
+    write_whole(Path(arguments.output), lambda file: file.write(content), ExportError)
     print(
         f"{arguments.output}: {len(content) / 1e6:.1f} MB, images (batch, 3, {size[0]}, {size[1]})"
     )
@@ -90,28 +91,15 @@ def metadata(cfg: CfgNode, size: tuple[int, int], folding: Folding) -> dict[str,
     return {name: str(value) for name, value in values.items()}
 
 
-def check_folder(path: str) -> None:
-    """Refuse a path that cannot be written before the work is done.
+def check_output(path: str) -> None:
+    """Refuse a path that cannot be written before the work is done, and make its folder.
 
     Raises:
-        ExportError: its folder is not there, or it is a folder itself.
+        ExportError: it is a folder, or there can be no such file.
     """
-    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise ExportError(f"--output {path} is no path of a file; give one in a folder that exists")
-
-
-def write(content: bytes, path: str) -> None:
-    """Write the file, complete or not at all.
-
-    Raises:
-        ExportError: it cannot be written.
-    """
-    try:
-        replace_file(path, lambda file: file.write(content))
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written ({reason(error)}); give a folder that is there and has space"
-        ) from error
+    if os.path.isdir(path):
+        raise ExportError(f"--output {path} is a folder; give the path of a file")
+    make_folder_of(Path(path), ExportError)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [(number, precisions[number], lists.list_of(number, args.top)) for number in chosen]
     write_csv(args.output.with_suffix(".csv"), COLUMNS, table(dataset, rows))
     save_sheet(draw_sheet([tiles(dataset, row) for row in rows]), args.output)
+    print(f"Ranked galleries of {len(rows)} queries: {args.output}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -47,6 +47,11 @@ def build_dataset(
     try:
         dataset_class = DATASET_REGISTRY.get(name)
     except KeyError:
+        if os.path.isdir(name):
+            raise DatasetError(
+                f'{key} lists "{name}", which is a folder; make a manifest of its images with '
+                "tools/make_manifest.py and name that."
+            ) from None
         raise DatasetError(
             f'{key} lists "{name}", which is neither a registered dataset nor a .csv file; '
             f"{_suggest(name, registered(DATASET_REGISTRY))}."

@@ -63,7 +63,7 @@ class ManifestDataset(ImageDataset):
     ) -> None:
         self.manifest = manifest
         self.dataset_name = Path(manifest).stem
-        self._rows = read_rows(_find(manifest, root), on_fault)
+        self._rows = read_rows(find_manifest(manifest, root), on_fault)
         self._use_for_training([row for row in self._rows if row.subset == "train"])
         tested = [row for row in self._rows if row.subset != "train"]
         identities = _number([(row.domain, row.pid) for row in tested])
@@ -107,7 +107,12 @@ class ManifestDataset(ImageDataset):
         return row.path, prefix + row.pid, prefix + row.camid
 
 
-def _find(manifest: str, root: str) -> Path:
+def find_manifest(manifest: str, root: str) -> Path:
+    """The path of a manifest that is named relative to the working directory or to a root.
+
+    Raises:
+        DatasetError: it is in neither.
+    """
     # Joining an absolute path to the root gives the path itself.
     candidates = (Path(manifest), Path(root) / manifest)
     for path in candidates:

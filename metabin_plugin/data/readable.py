@@ -8,6 +8,7 @@ from typing import Any
 from fastreid.data.common import CommDataset
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from metabin_plugin.data.image_files import is_foreign
 from metabin_plugin.data.manifest_rows import shown
 from metabin_plugin.errors import DatasetError
 
@@ -58,10 +59,7 @@ def read_rgb(path: str) -> Image.Image:
             rgb = _upright(image).convert("RGB")
     # On broken files Pillow's decoders raise whatever their parsing stumbles over.
     except Exception as error:
-        raise DatasetError(
-            f"Image {shown(path)} {_fault(path, error)}; restore the file or take it out of the "
-            "dataset."
-        ) from error
+        raise DatasetError(f"Image {shown(path)} {_fault(path, error)}.") from error
     if mode[0] in "IF":
         raise DatasetError(
             f"Image {shown(path)} has grey values of more than 8 bits (mode {mode}), nearly all of "
@@ -79,9 +77,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _fault(path: str, error: Exception) -> str:
+    remedy = "restore the file or take it out of the dataset"
     if isinstance(error, FileNotFoundError):
-        return "does not exist"
+        return f"does not exist; {remedy}"
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image" if Path(path).stat().st_size else "is empty"
+        if not Path(path).stat().st_size:
+            return f"is empty; {remedy}"
+        if is_foreign(path):
+            return "has a format that Pillow does not read; convert it to JPEG"
+        return f"is not an image; {remedy}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"cannot be read ({shown(text) or type(error).__name__})"
+    return f"cannot be read ({shown(text) or type(error).__name__}); {remedy}"

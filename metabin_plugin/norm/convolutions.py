@@ -18,8 +18,8 @@ def feeding_convolutions(
     """The convolutions whose output goes into one normalization layer and nowhere else.
 
     The forward functions are traced symbolically (`torch.fx`). Where one cannot be traced, the
-    log says so and its submodules are traced one by one, as if each were only called as a whole;
-    convolutions that the function itself calls are then not found.
+    debug log says so and its submodules are traced one by one, as if each were only called as a
+    whole; convolutions that the function itself calls are then not found.
 
     Args:
         network: in evaluation mode.
@@ -37,8 +37,8 @@ def feeding_convolutions(
     # What a forward function makes of symbolic values has no common type.
     except Exception as error:
         if not isinstance(network, nn.ModuleList | nn.ModuleDict):
-            logger.info(
-                "%s cannot be traced as a whole (%s); folding inside its submodules",
+            logger.debug(
+                "%s cannot be traced as a whole (%s); its submodules are traced one by one",
                 type(network).__name__,
                 str(error).split(".")[0],
             )

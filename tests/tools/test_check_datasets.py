@@ -11,6 +11,7 @@ from PIL import Image
 
 import check_datasets
 from metabin_plugin.data import ManifestDataset
+from metabin_plugin.data.check import drop_images
 from metabin_plugin.data.datasets import DG_VIPeR
 from metabin_plugin.errors import ConfigError
 from tests.engine.tiny_data import CONFIGS, tiny_options, write_manifest
@@ -205,6 +206,43 @@ def test_processes_find_what_one_finds(tmp_path: Path, capsys: pytest.CaptureFix
     assert one.status == two.status == 1
     assert one.rows == two.rows
     assert one.problems == two.problems
+
+
+def test_unreadable_images_are_taken_out_of_manifests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = config(tmp_path)
+    good = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
+    (tmp_path / "source1" / "0_0.png").write_bytes(b"no image")
+    (tmp_path / "source1" / "0_1.png").write_bytes(b"no image")
+    (tmp_path / "target" / "3_3.png").write_bytes(b"no image")
+    assert Outcome(capsys, *arguments).status == 1
+    assert {path: path.read_bytes() for path in good} == good
+    outcome = Outcome(capsys, "--drop-unreadable", *arguments)
+    assert outcome.status == 0
+    assert outcome.rows[str(tmp_path / "source1.csv"), "train"][0] == "14"
+    assert outcome.rows[str(tmp_path / "target.csv"), "gallery"][0] == "11"
+    for path, text in good.items():
+        lost = {"source1.csv": (b"0_0", b"0_1"), "target.csv": (b"3_3",)}.get(path.name, ())
+        kept = [line for line in text.splitlines() if not any(name in line for name in lost)]
+        assert path.read_bytes().splitlines() == kept
+
+
+def test_lines_keep_what_only_their_owner_reads(tmp_path: Path) -> None:
+    write_manifest(tmp_path, "own", 1, identities=2, images=2)
+    manifest = tmp_path / "own.csv"
+    lines = ["note,path , pid,camid", '"a, b",own/0_0.png,1,1', "ü,own/0_1.png ,1,1", "x"]
+    manifest.write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
+    assert drop_images([str(manifest), "DG_VIPeR"], {str(tmp_path / "own/0_1.png")}) == {
+        str(manifest): 1
+    }
+    assert manifest.read_text("utf-8").splitlines() == [*lines[:2], "x"]
+    others = []
+    for name, content in (("a.csv", b""), ("b.csv", b"x,y\n1,2\n"), ("c.csv", b"\xff\xfe")):
+        (tmp_path / name).write_bytes(content)
+        others.append(str(tmp_path / name))
+    others += [str(manifest), str(tmp_path / "absent.csv")]
+    assert drop_images(others, {str(tmp_path / "own/0_1.png")}) == {}
 
 
 def test_images_of_every_split_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,18 +151,12 @@ def test_what_users_get_wrong_ends_in_one_sentence(
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
-    export_onnx.check_folder(str(tmp_path / "model.onnx"))
-    for path in (tmp_path, tmp_path / "absent" / "model.onnx"):
-        with pytest.raises(ExportError, match="--output"):
-            export_onnx.check_folder(str(path))
-
-
-def test_an_output_that_cannot_be_written_after_all_is_left_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx.partial").mkdir()
-    (tmp_path / "model.onnx").write_bytes(b"old")
-    with pytest.raises(ExportError, match="cannot be written"):
-        export_onnx.write(b"new", str(tmp_path / "model.onnx"))
-    assert (tmp_path / "model.onnx").read_bytes() == b"old"
+    export_onnx.check_output(str(tmp_path / "absent" / "model.onnx"))
+    assert (tmp_path / "absent").is_dir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "model.onnx"):
+        with pytest.raises(ExportError, match=str(path)):
+            export_onnx.check_output(str(path))
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

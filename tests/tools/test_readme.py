@@ -88,6 +88,7 @@ TORCHRUN = (
     "tests/distributed/test_launching.py"
     "::test_a_rank_killed_in_training_ends_the_run_within_a_minute"
 )
+NEWCOMER = "tests/tools/test_newcomer.py::test_photographs_become_a_network_that_finds_people"
 SEARCH_BENCH = "tests/tools/test_search.py::test_the_bench_measures_every_kind"
 THIS_TEST, SEED_2 = "test_a_command_does_what_the_readme_says", "logs/seed2"
 METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
@@ -96,6 +97,7 @@ METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
 # needs an entry here, unless one fits it.
 TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"pip install |make |export \w+=", Installation()),
+    (r"python tools/.*\bshop\.(csv|yml|index|onnx)", Elsewhere(NEWCOMER)),
     (r"torchrun .*tools/train_net\.py", Elsewhere(TORCHRUN)),
     (r"python tools/extract_cuhk03\.py", Elsewhere(CUHK03)),
     (r"python tools/crop_cuhk_sysu\.py", Elsewhere(CUHK_SYSU)),
@@ -103,7 +105,10 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/train_net\.py .*north\.csv", Run(tiny_but(*OWN_KEYS), ("logs/demo/metabin",))),
     (r"python tools/train_net\.py .*DualNorm\.yml", Run(tiny, ("logs/dualnorm/results.csv",))),
     (r".*python tools/train_net\.py .*logs/real/metabin", Run(tiny, ("logs/real/metabin",))),
-    (r".*python tools/train_net\.py .*/pretraining\.yml", Run(tiny, ("logs/pretraining",))),
+    (
+        r".*python tools/train_net\.py .*/pretraining-demo\.yml",
+        Run(tiny, ("logs/demo/pretraining",)),
+    ),
     (r"python tools/train_net\.py .*MetaBIN\.yml", Run(tiny, (METABIN,))),
     (r"python -m metabin_plugin .*/train_net\.py", Run(tiny, (METABIN,))),
     (r"python tools/convert_weights\.py .*--to authors", Run(words(), ("authors.pth",))),
@@ -128,7 +133,10 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
         Run(tiny, (f"{SEED_2}/results.md", f"{SEED_2}/ranked.png")),
     ),
     # What `make demo` runs is the same in another folder, with another seed.
-    (r"python tools/demo\.py$", Elsewhere(f"tests/tools/{Path(__file__).name}::{THIS_TEST}")),
+    (
+        r"python tools/demo\.py --pretraining-data",
+        Elsewhere(f"tests/tools/{Path(__file__).name}::{THIS_TEST}"),
+    ),
     # The rows themselves are run in tests/projects/test_papertables_session.py.
     (
         r".*python projects/PaperTables/run\.py",

@@ -160,15 +160,23 @@ def test_hostile_input_gets_a_sentence(
     (images / "0_0.png").write_bytes(b"no image")
     (images / "1_0.png").write_bytes(b"")
     index = tmp_path / "g.index"
-    with pytest.raises(DatasetError, match=r"0_0\.png is not an image"):
+    # The second of a batch: what stands in for it must have all that the first one has.
+    (images / "0_1.png").write_bytes(b"no image")
+    with pytest.raises(SearchError, match=r"0_0\.png is not an image.*, or .*--skip-unreadable"):
         search.main(trained.index(index, images))
     assert not index.exists()
+    (images / "0_0.png").unlink()
+    with pytest.raises(SearchError, match=r"0_1\.png is not an image"):
+        search.main(trained.index(index, images))
+    (images / "3.HEIC").write_bytes(b"no image")
     search.main(trained.index(index, images, "--skip-unreadable"))
     said = capsys.readouterr().err
-    assert "left out: Image" in said and "0_0.png is not an image" in said
+    assert "left out: Image" in said and "0_1.png is not an image" in said
     assert "1_0.png is empty" in said
+    assert "1 photographs that Pillow does not read; convert them to JPEG (3.HEIC)" in said
     gallery = read_gallery(index)
-    assert set(gallery.names) == {p.name for p in images.iterdir()} - {"0_0.png", "1_0.png"}
+    left_out = {"0_1.png", "1_0.png", "3.HEIC"}
+    assert set(gallery.names) == {p.name for p in images.iterdir()} - left_out
 
     (tmp_path / "empty").mkdir()
     asked = ["query", str(index), "--output", str(tmp_path / "f.csv")]
@@ -180,7 +188,7 @@ def test_hostile_input_gets_a_sentence(
         (SearchError, "no use for it", trained.index(index, images, "--lists", "2")),
         (SearchError, "sees no GPU", trained.index(index, images, "--gpu")),
         (SearchError, "no image or folder", [*asked, str(images / "absent.png")]),
-        (DatasetError, "is not an image", [*asked, str(images / "0_0.png")]),
+        (DatasetError, "is not an image", [*asked, str(images / "0_1.png")]),
         (SearchError, "holds no image", [*asked, str(tmp_path / "empty")]),
         (SearchError, "table and contact sheet", [*asked[:-1], str(tmp_path / "f.png"), good]),
         (SearchError, "--top is 0", [*asked, good, "--top", "0"]),

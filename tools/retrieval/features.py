@@ -93,7 +93,8 @@ class _Images(ReadableDataset):
             if not self._skip:
                 raise
             black = self.transform(Image.new("RGB", (64, 128)))
-            return {"images": black, "targets": 0, "camids": 0, "faults": str(error)}
+            empty = {"targets": 0, "camids": 0, "img_paths": self.img_items[index][0]}
+            return {"images": black, **empty, "faults": str(error)}
 
 
 def _coloured_blocks() -> Image.Image:

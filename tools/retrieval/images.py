@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from metabin_plugin.data.image_files import find_files
 from metabin_plugin.data.lookup import build_nonempty_dataset, datasets_root
 from metabin_plugin.data.manifest_rows import read_rows, shown
 from retrieval.faults import SearchError
@@ -62,7 +62,8 @@ def find_queries(names: Sequence[str]) -> list[str]:
 def find_images(folder: str) -> list[str]:
     """All files below a folder with the suffix of an image format, in the order of their paths.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are left out; photographs in formats that Pillow does not read are
+    too, but said to be.
 
     Args:
         folder: a folder; links to other folders are followed nowhere.
@@ -73,22 +74,17 @@ def find_images(folder: str) -> list[str]:
     Raises:
         SearchError: there is none, or a folder cannot be read.
     """
-    Image.init()
-    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.relpath(os.path.join(parent, name), folder)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    if not found:
+    try:
+        found = find_files(folder)
+    except OSError as error:
+        raise SearchError(
+            f"folder {shown(str(error.filename))} cannot be read ({error.strerror}); make it "
+            "readable"
+        ) from error
+    foreign = found.foreign()
+    if foreign:
+        what = f"{len(foreign)} photographs that Pillow does not read; convert them to JPEG"
+        print(f"left out: {what} ({shown(foreign[0])})", file=sys.stderr)
+    if not found.images:
         raise SearchError(f"folder {shown(folder)} holds no image; name another one")
-    return sorted(found)
-
-
-def _refuse(error: OSError) -> None:
-    raise SearchError(
-        f"folder {shown(str(error.filename))} cannot be read ({error.strerror}); make it readable"
-    ) from error
+    return found.images

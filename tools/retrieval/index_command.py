@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from metabin_plugin.cli import sentence
 from metabin_plugin.data.manifest_rows import shown
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import DatasetError
@@ -90,11 +93,21 @@ def _index_images(args: argparse.Namespace) -> None:
         return f"{kept}; the same command goes on from there"
 
     with stoppable(advice):
-        faults = parts.complete(lambda some: describer.describe(some, args.skip_unreadable))
+        faults = parts.complete(lambda some: _describe(describer, some, args.skip_unreadable))
         _report(faults, args.skip_unreadable)
         kept = [name for name, fault in zip(names, faults, strict=True) if not fault]
         _index(args, parts.vectors(), header, kept)
     parts.remove()
+
+
+def _describe(
+    describer: Describer, paths: Sequence[str], skip_unreadable: bool
+) -> tuple[np.ndarray, list[str]]:
+    try:
+        return describer.describe(paths, skip_unreadable)
+    except DatasetError as error:
+        fault = sentence(error).rstrip(".")
+        raise SearchError(f"{fault}, or leave all such images out by --skip-unreadable") from error
 
 
 def _index(

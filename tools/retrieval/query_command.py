@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,13 @@ class Found:
     """A gallery entry near to a query.
 
     Attributes:
+        name: path of its image from the gallery's folder on, or its identifier.
         path: of its image, or its identifier.
         distance: as evaluation has it.
         image: the path, "" if it is an identifier.
     """
 
+    name: str
     path: str
     distance: float
     image: str
@@ -125,11 +128,11 @@ def _found(
     gallery: Gallery, folder: str, distances: np.ndarray, rows: np.ndarray
 ) -> Iterator[list[Found]]:
     for some, entries in zip(distances.tolist(), rows.tolist(), strict=True):
-        paths = [gallery.path(row, folder) for row in entries if row >= 0]
+        paths = [(gallery.names[row], gallery.path(row, folder)) for row in entries if row >= 0]
         near = filter(math.isfinite, some)
         yield [
-            Found(path, distance, path if gallery.header.folder else "")
-            for path, distance in zip(paths, near, strict=True)
+            Found(name, path, distance, path if gallery.header.folder else "")
+            for (name, path), distance in zip(paths, near, strict=True)
         ]
 
 
@@ -145,7 +148,13 @@ def _tiles(queries: Queries, found: Sequence[Sequence[Found]]) -> Iterator[list[
         yield [
             query,
             *(
-                Tile(entry.image, (f"{rank}: {entry.distance:.3f}", Path(entry.path).name))
+                Tile(entry.image, (f"{rank}: {entry.distance:.3f}", *caption_lines(entry.name)))
                 for rank, entry in enumerate(entries, start=1)
             ),
         ]
+
+
+def caption_lines(name: str) -> list[str]:
+    """The lines of a path: its folders, which often tell who it is, and its file."""
+    folders, file = os.path.split(name)
+    return [folders, file] if folders else [file]

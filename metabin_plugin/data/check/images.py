@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from metabin_plugin.data.readable import read_rgb
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.spawning import worker_context
 
 # Images that a process reads between two messages to the main one.
 _CHUNK = 16
@@ -42,7 +43,13 @@ def read_sizes(paths: Iterable[str], workers: int) -> tuple[dict[str, Size], lis
         Width and height in pixels of each readable image, and an error for each other one.
     """
     files = _Files(list(dict.fromkeys(paths)))
-    loader = DataLoader(files, batch_size=_CHUNK, num_workers=workers, collate_fn=list)
+    loader = DataLoader(
+        files,
+        batch_size=_CHUNK,
+        num_workers=workers,
+        collate_fn=list,
+        multiprocessing_context=worker_context(workers),
+    )
     results = [result for chunk in loader for result in chunk]
     named = list(zip(files.paths, results, strict=True))
     sizes = {path: result for path, result in named if not isinstance(result, str)}

@@ -55,12 +55,14 @@ class Report:
             published on any of the subsets.
         problems: what would stop or spoil training, a sentence each.
         warnings: what would not.
+        unreadable: paths of the images that cannot be read.
     """
 
     table: str
     published: str
     problems: list[str]
     warnings: list[str]
+    unreadable: list[str]
 
 
 def check_configured(cfg: CfgNode, workers: int = 0) -> Report:
@@ -94,7 +96,8 @@ def _report(
     subsets = collection.subsets
     labels = collection.label(kind)
     listed = [item[0] for subset in subsets for item in subset.items]
-    sizes, unreadable = read_sizes([*listed, *collection.split_paths], workers)
+    listed += collection.split_paths
+    sizes, unreadable = read_sizes(listed, workers)
     problems: list[MetaBINError] = [
         *collection.problems,
         *unreadable,
@@ -109,6 +112,7 @@ def _report(
         published_table(compared) if compared else "",
         [str(problem) for problem in problems],
         [*warnings(subsets), *differences(compared)],
+        [path for path in dict.fromkeys(listed) if path not in sizes],
     )
 
 

@@ -1,0 +1,257 @@
+"""Manifests and configs of photographs in folders."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import make_manifest
+from metabin_plugin.data import ManifestDataset
+from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.engine import check_config, read_config
+from metabin_plugin.errors import DatasetError
+from photographs.photograph import Photograph
+from photographs.subsets import assign_subsets, hold_out
+from photographs.training import plan_training
+
+CAMERAS = ("cam1", "cam2", "cam3")
+
+
+def photograph(folder: Path, *paths: str) -> None:
+    """Tiny images at paths below a folder."""
+    for path in paths:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 8)).save(file, format="PNG")
+
+
+def shop(folder: Path, people: int = 8, images: int = 2) -> Path:
+    """Photographs of people by three cameras in ``camera/identity/*``."""
+    names = [f"{c}/{p:02d}/{i}.jpg" for c in CAMERAS for p in range(people) for i in range(images)]
+    photograph(folder / "photos", *names)
+    return folder / "photos"
+
+
+def rows(manifest: Path) -> list[dict[str, str]]:
+    """Rows of a manifest."""
+    with manifest.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def make(folder: Path, *arguments: str) -> Path:
+    """Run the tool on photographs; the manifest."""
+    output = folder.parent / "own.csv"
+    make_manifest.main([str(folder), "--output", str(output), *arguments])
+    return output
+
+
+def test_a_shop_becomes_a_manifest_that_trains_and_tests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = make(shop(tmp_path), "--hold-out", "0.25")
+    said = capsys.readouterr().out
+    assert "was read as {camera}/{identity}/*" in said
+    assert "| train    |       36 |            6 |         3 |" in said
+    by_subset = Counter(row["subset"] for row in rows(manifest))
+    # Two people, three cameras, two images each: one of them is the query.
+    assert by_subset == {"train": 36, "query": 6, "gallery": 6}
+    dataset = ManifestDataset(str(manifest))
+    assert len({item[1] for item in dataset.train}) == 6
+    assert len({item[2] for item in dataset.train}) == 3
+    tested = {item[1] for item in dataset.query}
+    assert tested == {item[1] for item in dataset.gallery} and len(tested) == 2
+
+
+def test_every_query_has_a_match_by_another_camera(tmp_path: Path) -> None:
+    uneven = ["cam1/a/1.jpg", "cam2/a/1.jpg", "cam1/b/1.jpg", "cam1/b/2.jpg", "cam3/b/1.jpg"]
+    photograph(tmp_path / "photos", *uneven, "cam1/c/1.jpg", "cam2/d/1.jpg", "cam2/d/2.jpg")
+    dataset = ManifestDataset(str(make(tmp_path / "photos", "--hold-out", "0.5")))
+    assert {Path(item[0]).parent.name for item in dataset.query} == {"a", "b"}
+    for path, identity, camera in dataset.query:
+        assert any(g[1] == identity and g[2] != camera for g in dataset.gallery), path
+
+
+def test_people_without_cameras_are_compared_too(tmp_path: Path) -> None:
+    photograph(tmp_path / "photos", *(f"{p}/{i}.jpg" for p in "abcd" for i in range(3)))
+    manifest = make(tmp_path / "photos", "--hold-out", "0.5")
+    dataset = ManifestDataset(str(manifest))
+    assert len(dataset.query) == 2 and len(dataset.gallery) == 4
+    assert {item[2] for item in dataset.query}.isdisjoint(item[2] for item in dataset.gallery)
+
+
+def test_ten_splits_are_left_to_the_plugin(tmp_path: Path) -> None:
+    dataset = ManifestDataset(str(make(shop(tmp_path), "--splits", "10", "--hold-out", "0.5")))
+    assert len(dataset.splits) == 10
+    assert len(dataset.train) == 24
+
+
+def test_whole_domains_are_held_out(tmp_path: Path) -> None:
+    for site in ("north", "south", "west"):
+        shutil.copytree(shop(tmp_path / site), tmp_path / "photos" / site)
+    # Nobody can find a person who was photographed once: a stranger in the gallery.
+    photograph(tmp_path / "photos", "west/cam1/99/0.jpg")
+    manifest = make(tmp_path / "photos", "--test-domains", "south", "west")
+    domains = defaultdict(set)
+    for row in rows(manifest):
+        domains[row["subset"] == "train"].add(row["domain"])
+    assert domains == {True: {"north"}, False: {"south", "west"}}
+    # Person 01 of one site is not that of another.
+    assert len({item[1] for item in ManifestDataset(str(manifest)).query}) == 16
+    for wrong in (["east"], ["north", "south", "west"]):
+        with pytest.raises(DatasetError, match="north, south, west; name some, and leave one"):
+            make(tmp_path / "photos", "--test-domains", *wrong)
+
+
+def test_folders_of_subsets_are_taken_as_they_are(tmp_path: Path) -> None:
+    names = ["bounding_box_train/1_c1s1.jpg", "bounding_box_train/2_c1s1.jpg"]
+    photograph(tmp_path / "photos", *names, "query/3_c1s1.jpg", "bounding_box_test/3_c2s1.jpg")
+    dataset = ManifestDataset(str(make(tmp_path / "photos")))
+    assert [len(s) for s in (dataset.train, dataset.query, dataset.gallery)] == [2, 1, 1]
+    with pytest.raises(DatasetError, match="has its own subsets"):
+        make(tmp_path / "photos", "--hold-out", "0.5")
+
+
+def test_draws_depend_on_the_seed_alone() -> None:
+    shots = [Photograph(f"{c}/{p}/{i}", str(p), c) for c in "ab" for p in range(30) for i in "xy"]
+    drawn = hold_out(shots, 0.3, seed=1)
+    assert len(drawn) == 9
+    assert drawn == hold_out(shots[::-1], 0.3, seed=1) != hold_out(shots, 0.3, seed=2)
+    shared = assign_subsets(shots, drawn, 1, seed=1)
+    assert shared == assign_subsets(shots[::-1], drawn, 1, seed=1)
+    assert shared != assign_subsets(shots, drawn, 1, seed=2)
+    assert {shot.person for shot in shared if shot.subset != "train"} == drawn
+    assert len(shared) == len(shots)
+
+
+def test_two_people_of_each_domain_are_left_to_train_on() -> None:
+    shots = [Photograph(f"{c}/{p}", str(p), c) for c in "ab" for p in range(4)]
+    assert len(hold_out(shots, 0.9, seed=0)) == 2
+
+
+def test_nobody_to_hold_out_is_said(tmp_path: Path) -> None:
+    photograph(tmp_path / "photos", "cam1/a/1.jpg", "cam2/b/1.jpg", "cam1/c/1.jpg")
+    with pytest.raises(DatasetError, match=r"seen by two cameras .*--hold-out 0"):
+        make(tmp_path / "photos")
+    manifest = make(tmp_path / "photos", "--hold-out", "0")
+    assert {row["subset"] for row in rows(manifest)} == {"train"}
+
+
+def test_awkward_names_are_read_back(tmp_path: Path) -> None:
+    names = ["cam1/Jörg, der 1./größe (2).JPG", 'cam1/b "quoted"/ 1.jpg', "cam2/c/new\nline.jpg"]
+    photograph(tmp_path / "photos", *names)
+    manifest = make(tmp_path / "photos", "--hold-out", "0")
+    found = {Path(item[0]).relative_to(tmp_path / "photos").as_posix() for item in _train(manifest)}
+    assert found == set(names)
+
+
+def test_a_manifest_among_its_photographs_reads_names_with_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph(tmp_path, " a/1.jpg", "b/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    make_manifest.main([".", "--output", "own.csv", "--hold-out", "0"])
+    assert len(_train(tmp_path / "own.csv")) == 2
+
+
+def _train(manifest: Path) -> list[tuple[str, str, str]]:
+    return ManifestDataset(str(manifest)).train
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = shop(tmp_path)
+    for name in ("Thumbs.db", ".DS_Store", "._1.jpg", "IMG_1.HEIC", "notes.txt"):
+        (photos / "cam1" / "00" / name).write_bytes(b"x")
+    manifest = make(photos, "--exclude", "cam3/*")
+    assert len(rows(manifest)) == 32
+    said = capsys.readouterr().out
+    assert "left out: 16 images, by --exclude" in said
+    assert "1 photographs that Pillow does not read; convert them to JPEG (cam1/00/IMG_1" in said
+    assert "no images (1 .db, 1 .txt)" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--hold-out", "1"], "--hold-out is 1.0; give a share"),
+        (["--output", "own.txt"], "needs another suffix; make it .csv"),
+        (["--config", "own.csv"], "needs another suffix; make it .yml"),
+        (["--layout", "{camera}/*"], "has no {identity}"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    with pytest.raises(DatasetError, match=words.replace("{", r"\{")):
+        make(shop(tmp_path), *arguments)
+    assert not (tmp_path / "own.csv").exists()
+
+
+def test_folders_without_photographs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"absent cannot be read \(No such file"):
+        make(tmp_path / "absent")
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DatasetError, match="no image that Pillow reads; name another"):
+        make(tmp_path / "photos")
+    (tmp_path / "photos" / "IMG_1.heic").write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"convert IMG_1\.heic and its like to JPEG"):
+        make(tmp_path / "photos")
+
+
+def test_a_manifest_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
+    photos = shop(tmp_path)
+    (tmp_path / "own.csv").write_text("old")
+    (tmp_path / "own.csv.partial").mkdir()
+    with pytest.raises(DatasetError, match=r"own\.csv cannot be written"):
+        make(photos)
+    assert (tmp_path / "own.csv").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "meta_train", "batch"),
+    [
+        # 12 identities of all domains together, but at least two, and no more than there are.
+        ([("", c, p) for c in "ab" for p in "123456"], "camera", 1, 48),
+        ([("", c, p) for c in "abc" for p in "123456"], "camera", 2, 48),
+        ([("", c, p) for c in "abc" for p in "123"], "camera", 2, 36),
+        ([("", c, p) for c in "abcdefgh" for p in "123"], "camera", 4, 64),
+        ([(d, c, p) for d in "xyz" for c in "ab" for p in "1234"], "dataset", 2, 48),
+        ([(d, "", p) for d in "vwxyz" for p in "1234"], "dataset", 3, 40),
+        ([("", "a", p) for p in "123456"], "", 0, 24),
+        # One camera saw nobody but one person.
+        ([("", "a", p) for p in "123456"] + [("", "b", "1")], "", 0, 24),
+    ],
+)
+def test_the_config_fits_the_photographs(
+    tmp_path: Path, layout: list[tuple[str, str, str]], kind: str, meta_train: int, batch: int
+) -> None:
+    names = [Path(d, c and f"cam{c}", p, f"{i}.jpg") for d, c, p in layout for i in range(4)]
+    photograph(tmp_path / "photos", *map(str, names))
+    config = tmp_path / "sub" / "own.yml"
+    given = ["--layout", "{domain}/{identity}/*"] if kind == "dataset" and not layout[0][1] else []
+    manifest = make(tmp_path / "photos", "--hold-out", "0", "--config", str(config), *given)
+    cfg = read_config(str(config), [])
+    check_config(cfg)
+    data, node = cfg.DATASETS, cfg.METABIN
+    assert list(data.NAMES) == [str(manifest)] and not data.TESTS
+    assert [batch, "logs/own"] == [cfg.SOLVER.IMS_PER_BATCH, cfg.OUTPUT_DIR]
+    if kind:
+        assert [kind, meta_train] == [node.DOMAIN, node.NUM_META_TRAIN]
+        assert cfg.MODEL.META_ARCHITECTURE == "MetaBIN"
+    else:
+        assert (cfg.MODEL.META_ARCHITECTURE, cfg.METABIN.HOOKS) == ("Baseline", ())
+
+
+def test_a_domain_of_one_person_cannot_be_trained_on() -> None:
+    shots = [Photograph(f"{d}{p}", str(p), domain=d) for d, p in ("x1", "x2", "y1")]
+    with pytest.raises(DatasetError, match='Domain "y" has 1 identity'):
+        plan_training(shots)
+
+
+def test_a_folder_in_the_place_of_a_data_set_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"is a folder; make a manifest .*make_manifest\.py"):
+        build_dataset(str(tmp_path))

@@ -1,0 +1,1 @@
+"""Manifests and configs for a user's own photographs."""
