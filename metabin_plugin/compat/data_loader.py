@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from metabin_plugin.compat.rebinding import rebind, repair
+from metabin_plugin.spawning import worker_context
 
 _POLL_SECONDS = 0.5
 
@@ -48,6 +49,7 @@ class DeviceDataLoader(DataLoader):
 
     def __init__(self, local_rank: int, device: torch.device | None = None, **kwargs: Any) -> None:
         kwargs["num_workers"] = min(kwargs.get("num_workers", 0), available_cpus())
+        kwargs.setdefault("multiprocessing_context", worker_context(kwargs["num_workers"]))
         super().__init__(**kwargs)
         self.local_rank = local_rank
         self.use_device(device)

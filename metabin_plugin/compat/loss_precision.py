@@ -14,6 +14,8 @@ from metabin_plugin.precision import at_least_float32
 def _widened(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _widened(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_widened(item) for item in value]
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return at_least_float32(value)
     return value
@@ -33,8 +35,8 @@ def repair_loss_precision() -> None:
     The squared norms of a distance then cancel, or overflow in float16, and a loss has three
     digits. The losses get float32 copies of half-precision outputs and compute without autocast.
     """
-    from fastreid.modeling.meta_arch import mgn
+    from fastreid.modeling.meta_arch import distiller, mgn, moco
     from fastreid.modeling.meta_arch.baseline import Baseline
 
-    repair(Baseline, "losses", _in_float32)
-    repair(mgn.MGN, "losses", _in_float32)
+    for architecture in (Baseline, mgn.MGN, moco.MoCo, distiller.Distiller):
+        repair(architecture, "losses", _in_float32)

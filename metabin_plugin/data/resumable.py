@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from metabin_plugin.compat.data_loader import DeviceDataLoader, DevicePrefetcher
 from metabin_plugin.data.draws import SeededImages, StreamSeeds, draw_batches, sampler_seed
 from metabin_plugin.data.workers import WorkerLease, ignore_stop_signals
+from metabin_plugin.spawning import worker_context
 
 
 class ResumableLoader(DeviceDataLoader):
@@ -61,6 +62,7 @@ class ResumableLoader(DeviceDataLoader):
                 collate_fn=self.collate_fn,
                 pin_memory=self.pin_memory,
                 worker_init_fn=ignore_stop_signals,
+                multiprocessing_context=worker_context(self.num_workers),
                 # It would draw a seed for its workers from the generator of the process.
                 generator=torch.Generator(),
             )

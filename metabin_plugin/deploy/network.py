@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
 from metabin_plugin.engine import trained_network
 from metabin_plugin.errors import ConfigError, ExportError
+from metabin_plugin.modeling import merge_folded_blocks
 from metabin_plugin.norm import Folding, fold_norms
+from metabin_plugin.norm.folding import relative_difference
+
+logger = logging.getLogger(__name__)
 
 # Far above rounding in float64, far below what an image can change.
 _ROUNDING = 1e-6
@@ -65,11 +72,15 @@ def network_to_export(cfg: CfgNode) -> nn.Module:
     return trained_network(cfg, "MODEL.WEIGHTS is empty, but it is what is exported").eval()
 
 
+@torch.no_grad()
 def fold_network(network: nn.Module, size: tuple[int, int], tolerance: float) -> Folding:
     """Fold a whole network and measure what that changes, on four images of noise.
 
+    A block of RepVGG without open channels becomes one convolution.
+
     Args:
-        network: takes a batch of images, gives a batch of features; it becomes float64.
+        network: takes a batch of images, gives a batch of features; it becomes float64, in
+            evaluation mode.
         size: height and width of the images.
         tolerance: how far below 1 a gate is taken for 1.
 
@@ -79,12 +90,28 @@ def fold_network(network: nn.Module, size: tuple[int, int], tolerance: float) ->
     Raises:
         ExportError: with tolerance 0 the folded network computes something else.
     """
-    folding = fold_norms(network.double(), tolerance, random_images(4, size).double())
-    folding.network.float()
-    if tolerance == 0 and not (folding.difference or 0) < _ROUNDING:
+    images = random_images(4, size).double()
+    expected = network.double().eval()(images)
+    folding = _with_merged_blocks(fold_norms(network, tolerance))
+    difference = relative_difference(folding.network(images), expected)
+    if tolerance == 0 and not difference < _ROUNDING:
         raise ExportError(
             f"folding the normalization of {type(network).__name__} changes its features by "
-            f"{folding.difference:.1e} of the largest one; its backbone calls layers in a way that "
+            f"{difference:.1e} of the largest one; its backbone calls layers in a way that "
             "folding does not see, so export another one"
         )
-    return folding
+    folding.network.float()
+    return replace(folding, difference=difference)
+
+
+def _with_merged_blocks(folding: Folding) -> Folding:
+    blocks, channels, layers = merge_folded_blocks(folding.network)
+    if blocks:
+        logger.info("%d RepVGG blocks are one convolution each", blocks)
+    # What only a constant map was is in the convolution now.
+    return replace(
+        folding,
+        identities=folding.identities + layers,
+        folded_channels=folding.folded_channels + channels,
+        affine_channels=folding.affine_channels - channels,
+    )

@@ -6,6 +6,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
 from metabin_plugin.engine.amp_check import check_mixed_precision
+from metabin_plugin.engine.architecture_check import check_architecture
 from metabin_plugin.engine.config_types import check_types
 from metabin_plugin.engine.fastreid_check import check_fastreid
 from metabin_plugin.engine.metabin_check import check_metabin
@@ -23,6 +24,7 @@ def check_config(cfg: CfgNode) -> None:
     """
     check_types(cfg, get_cfg())
     check_fastreid(cfg)
+    check_architecture(cfg)
     check_mixed_precision(cfg)
     check_metabin(cfg.METABIN)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)

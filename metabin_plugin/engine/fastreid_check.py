@@ -16,6 +16,7 @@ from torch import nn
 
 from metabin_plugin.data import SAMPLER_NAMES
 from metabin_plugin.engine.config_types import shown
+from metabin_plugin.engine.evaluation_check import check_evaluation
 from metabin_plugin.engine.value_checks import (
     check_choice,
     check_count,
@@ -31,7 +32,6 @@ from metabin_plugin.registries import (
 )
 
 FASTREID_NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
-_BASELINE_LOSSES = ("CrossEntropyLoss", "TripletLoss", "CircleLoss", "Cosface")
 
 # Smallest value of keys that are whole numbers.
 _COUNTS = {
@@ -82,7 +82,7 @@ def check_fastreid(cfg: CfgNode) -> None:
     _check_device(cfg.MODEL.DEVICE)
     _check_network(cfg.MODEL)
     _check_solver(cfg.SOLVER)
-    check_choice("TEST.METRIC", cfg.TEST.METRIC, ("cosine", "euclidean"))
+    check_evaluation(cfg.TEST)
     _check_size("INPUT.SIZE_TRAIN", cfg.INPUT.SIZE_TRAIN, cfg.INPUT.CROP.ENABLED)
     _check_size("INPUT.SIZE_TEST", cfg.INPUT.SIZE_TEST, cfg.INPUT.CROP.ENABLED)
     check_data_keys(cfg)
@@ -159,12 +159,6 @@ def _check_network(model: CfgNode) -> None:
         check_choice("MODEL.HEADS.NECK_FEAT", model.HEADS.NECK_FEAT, ("before", "after"))
         check_choice("MODEL.HEADS.POOL_LAYER", model.HEADS.POOL_LAYER, _layers(pooling))
         check_choice("MODEL.HEADS.CLS_LAYER", model.HEADS.CLS_LAYER, _layers(any_softmax))
-    if model.META_ARCHITECTURE in ("Baseline", "MetaBIN"):
-        if not model.LOSSES.NAME:
-            raise ConfigError(
-                "MODEL.LOSSES.NAME is empty; name at least one of " + ", ".join(_BASELINE_LOSSES)
-            )
-        check_names("MODEL.LOSSES.NAME", model.LOSSES.NAME, _BASELINE_LOSSES)
 
 
 def _check_solver(solver: CfgNode) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metabin_plugin.allocator import keep_freed_memory
+from metabin_plugin.compat.distillation import momentum_teacher
 from metabin_plugin.compat.mixed_precision import use_dtype
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
@@ -74,6 +75,9 @@ class MetaBINTrainer(DefaultTrainer):
         states: dict[str, Any] = {"checkpoints": self._checkpoints, **self._named_hooks}
         if self.grad_scaler is not None:
             states["grad_scaler"] = self.grad_scaler
+        teacher = momentum_teacher(getattr(self.model, "module", self.model))
+        if teacher is not None:
+            states["momentum_teacher"] = teacher
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )

@@ -5,12 +5,18 @@ from metabin_plugin.modeling.backbones import (
     route_norm_layers,
     route_norms,
     route_pretrained,
-    route_resnet,
+    route_weights,
 )
 from metabin_plugin.modeling.dual_norm import insert_dual_norm
 from metabin_plugin.modeling.meta_arch import MetaBIN
 from metabin_plugin.modeling.meta_losses import META_LOSSES, MetaRows, logged_name
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
+from metabin_plugin.modeling.repvgg import (
+    merge_folded_blocks,
+    route_block_deployment,
+    route_network_deployment,
+    route_repvgg,
+)
 
 __all__ = [
     "META_LOSSES",
@@ -19,9 +25,13 @@ __all__ = [
     "MobileNetV2",
     "insert_dual_norm",
     "logged_name",
+    "merge_folded_blocks",
+    "route_block_deployment",
     "route_mobilenetv2",
+    "route_network_deployment",
     "route_norm_layers",
     "route_norms",
     "route_pretrained",
-    "route_resnet",
+    "route_repvgg",
+    "route_weights",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm.convert import substitute
 from metabin_plugin.norm.convolutions import feeding_convolutions, has_hooks
+from metabin_plugin.norm.evaluation_map import batch_map, instance_half, is_closed
 from metabin_plugin.norm.inference_norm import InferenceNorm2d
 from metabin_plugin.norm.mixed_norm import MixedNorm2d
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
@@ -109,7 +110,7 @@ def fold_norms(module: nn.Module, tolerance: float = 0.0, probe: Tensor | None =
         affine_channels=constant,
         open_channels=still_open,
         rounded_channels=rounded,
-        difference=None if original is None else _difference(network(probe), original),
+        difference=None if original is None else relative_difference(network(probe), original),
     )
 
 
@@ -129,38 +130,20 @@ def _fold(
     assert layer.running_mean is not None
     dtype = layer.running_mean.dtype
     # In float64: the products are rounded once, to the layer's own dtype.
-    scale, shift = _batch_affine(layer)
-    gate, instance_weight, instance_bias = _instance_half(layer, like=scale)
-    is_closed = (1 - gate).abs() <= tolerance
-    rounded = is_closed & (gate != 1)
-    folds = is_closed & (convolution is not None)
+    scale, shift = batch_map(layer)
+    gate, instance_weight, instance_bias = instance_half(layer, like=scale)
+    closed = is_closed(gate, tolerance)
+    rounded = closed & (gate != 1)
+    folds = closed & (convolution is not None)
     if convolution is not None:
         _scale_outputs_(convolution, scale.where(folds, 1.0), shift.where(folds, 0.0))
         scale, shift = scale.masked_fill(folds, 1), shift.masked_fill(folds, 0)
-    counts = torch.stack([folds, is_closed & ~folds, ~is_closed, rounded]).sum(1).cpu()
+    counts = torch.stack([folds, closed & ~folds, ~closed, rounded]).sum(1).cpu()
     if folds.all():
         return nn.Identity(), counts
-    gate = gate.masked_fill(is_closed, 1)
+    gate = gate.masked_fill(closed, 1)
     new = InferenceNorm2d(gate, scale, shift, instance_weight, instance_bias, layer.eps)
     return new.to(dtype).eval(), counts
-
-
-def _instance_half(layer: nn.BatchNorm2d, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gates, instance weight and instance bias (C,), float64; batch normalization has gates 1."""
-    if isinstance(layer, MixedNorm2d):
-        gate, _, _, instance_weight, instance_bias = layer.mixture()
-        return gate.double(), instance_weight.double(), instance_bias.double()
-    return torch.ones_like(like), torch.ones_like(like), torch.zeros_like(like)
-
-
-def _batch_affine(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,), float64, of batch normalization with running statistics."""
-    assert layer.running_mean is not None and layer.running_var is not None
-    scale = torch.rsqrt(layer.running_var.double() + layer.eps)
-    if layer.weight is not None:
-        scale = scale * layer.weight.double()
-    shift = -scale * layer.running_mean.double()
-    return scale, shift if layer.bias is None else shift + layer.bias.double()
 
 
 def _scale_outputs_(convolution: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
@@ -173,5 +156,6 @@ def _scale_outputs_(convolution: nn.Conv2d, scale: Tensor, shift: Tensor) -> Non
     convolution.bias = nn.Parameter(new_bias.to(weight.dtype), requires_grad=False)
 
 
-def _difference(values: Tensor, reference: Tensor) -> float:
+def relative_difference(values: Tensor, reference: Tensor) -> float:
+    """The largest difference of two tensors, as a share of the largest value of the reference."""
     return float((values - reference).abs().max() / reference.abs().max())

@@ -255,7 +255,7 @@ class Untraceable(nn.Module):
 def test_a_network_that_cannot_be_traced_is_folded_inside_its_submodules(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO", "metabin_plugin")
+    caplog.set_level("DEBUG", "metabin_plugin")
     network = trained(Untraceable())
     folding = fold_norms(network)
     assert folding.folded_channels == int((network.blocks[0].norm.gate == 1).sum()) > 0

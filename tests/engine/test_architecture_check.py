@@ -1,0 +1,115 @@
+"""Configs of fastreid's own meta-architectures that cannot work are refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling.meta_arch import build_model
+from torch import nn
+
+from metabin_plugin.engine import check_config
+from metabin_plugin.engine.architecture_check import _rows
+from metabin_plugin.errors import ConfigError
+from tests.engine.tiny_data import tiny_config
+
+MGN = (
+    *("MODEL.META_ARCHITECTURE", "MGN", "MODEL.BACKBONE.DEPTH", "50x"),
+    *("MODEL.BACKBONE.FEAT_DIM", "2048", "MODEL.HEADS.EMBEDDING_DIM", "32"),
+    *("INPUT.SIZE_TRAIN", "[96, 48]", "INPUT.SIZE_TEST", "[96, 48]"),
+)
+MOCO = ("MODEL.META_ARCHITECTURE", "MoCo")
+DISTILLER = ("MODEL.META_ARCHITECTURE", "Distiller")
+VIT = ("MODEL.BACKBONE.NAME", "build_vit_backbone")
+BASELINE = ("MODEL.META_ARCHITECTURE", "Baseline")
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    def make(*options: str) -> CfgNode:
+        return tiny_config(tmp_path, "METABIN.HOOKS", "()", *options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "options",
+    [MGN, MOCO, (*DISTILLER, "KD.EMA.ENABLED", "True"), (*VIT, *BASELINE)],
+    ids=["MGN", "MoCo", "Distiller", "ViT"],
+)
+def test_what_can_work_passes(options: tuple[str, ...], config) -> None:
+    norm = "BN" if "build_vit_backbone" in options else "BIN"
+    check_config(config(*options, "MODEL.BACKBONE.NORM", norm))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ((*MGN, "MODEL.BACKBONE.NAME", "build_resnext_backbone"), r"NAME build_resnet_backbone, n"),
+        ((*MGN, "MODEL.BACKBONE.DEPTH", "18x"), r"MODEL\.BACKBONE\.DEPTH 50x or 101x, not 18x"),
+        ((*MGN, "MODEL.BACKBONE.FEAT_DIM", "1280"), r"FEAT_DIM 2048, not 1280"),
+        (
+            (*MGN, "INPUT.SIZE_TEST", "[64, 32]"),
+            r"SIZE_TEST has a height of 64, .* 4 rows .* 67 or",
+        ),
+        (
+            (*MGN, "INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[16, 16]"),
+            r"INPUT\.CROP\.SIZE has a height of 16",
+        ),
+        ((*MGN, "MODEL.LOSSES.NAME", '("CircleLoss",)'), r"among CrossEntropyLoss, TripletLoss$"),
+        ((*MOCO, "MODEL.LOSSES.NAME", "()"), r"MODEL\.LOSSES\.NAME is empty"),
+        ((*MOCO, "MODEL.QUEUE_SIZE", "11"), r"QUEUE_SIZE is 11, .* the 12 images"),
+        ((*MOCO, "MODEL.QUEUE_SIZE", "0"), r"QUEUE_SIZE is 0"),
+        (DISTILLER, r"there is no teacher: name its config in KD\.MODEL_CONFIG"),
+        (
+            (*DISTILLER, "KD.MODEL_CONFIG", '["a.yml"]'),
+            r"names 1 teachers and KD\.MODEL_WEIGHTS 0",
+        ),
+        (
+            (*DISTILLER, "KD.MODEL_CONFIG", '["a.yml"]', "KD.MODEL_WEIGHTS", '["a.pth"]'),
+            r"KD\.MODEL_CONFIG has 'a\.yml', which is no file; .* Baseline",
+        ),
+        (VIT, r"MODEL\.BACKBONE\.NORM is BIN, but MODEL\.BACKBONE\.NAME is build_vit"),
+        ((*VIT, *BASELINE, "MODEL.BACKBONE.NORM", "DualNorm"), r"NORM is DualNorm, but"),
+        ((*VIT, "MODEL.BACKBONE.NORM", "BN"), r"MODEL\.META_ARCHITECTURE is MetaBIN, but .*_vit"),
+    ],
+)
+def test_what_cannot_work_is_refused(options: tuple[str, ...], sentence: str, config) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        check_config(config(*options))
+    assert "\n" not in str(caught.value)
+
+
+def test_vit_is_refused_before_its_weights_are_looked_for(config, tmp_path: Path) -> None:
+    from metabin_plugin.engine import MetaBINTrainer
+
+    absent = ("MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "absent.pth")
+    with pytest.raises(ConfigError, match="transformer without batch normalization"):
+        MetaBINTrainer.build_model(config(*VIT, *absent))
+
+
+@torch.no_grad()
+def test_mgn_takes_the_heights_that_it_is_said_to_take(config) -> None:
+    cfg = config(*MGN, "MODEL.HEADS.NUM_CLASSES", "2", "MODEL.BACKBONE.NORM", "BN")
+    with torch.device("meta"):
+        network = build_model_on_meta(cfg)
+    for height in range(17, 140):
+        cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [height, 32]
+        features = network.backbone(torch.empty(1, 3, height, 32, device="meta"))
+        assert features.shape[2] == _rows(height)
+        stripes = len(torch.chunk(features, 3, dim=2))
+        try:
+            check_config(cfg)
+        except ConfigError:
+            assert stripes < 3 and height < 67
+        else:
+            assert stripes == 3
+
+
+def build_model_on_meta(cfg: CfgNode) -> nn.Module:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    return build_model(cfg).eval()
