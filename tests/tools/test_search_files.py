@@ -17,6 +17,7 @@ from metabin_plugin.errors import DatasetError
 from retrieval.faults import SearchError, check_output, write_csv
 from retrieval.images import find_gallery, find_images, find_queries
 from retrieval.parts import Parts
+from retrieval.query_command import caption_lines
 from retrieval.sheet import FRAME, GAP, GREEN, IMAGE, RED, Tile, draw_sheet, shortened
 from tests.engine.tiny_data import write_manifest
 
@@ -165,6 +166,11 @@ def test_a_sheet_has_its_images_in_their_places(tmp_path: Path) -> None:
     captions = np.asarray(sheet)[GAP + IMAGE[1] + 2 * FRAME : height - 1]
     assert all((captions[:, GAP + c * width :][:, : width // 2] < 128).any() for c in range(3))
     assert np.asarray(sheet)[height + GAP :, GAP + 2 * width + 2 * GAP :].min() == 255
+
+
+def test_captions_say_in_which_folders_an_image_is() -> None:
+    assert caption_lines("yard/person 7/1.jpg") == ["yard/person 7", "1.jpg"]
+    assert caption_lines("1.jpg") == ["1.jpg"]
 
 
 def test_long_captions_keep_their_ends() -> None:
