@@ -91,7 +91,7 @@ def add_metabin_config(cfg: CfgNode) -> None:
     # process to its own share, as fastreid does.
     node.SYNC_STATS = False
 
-    # False stops when MODEL.WEIGHTS, or MODEL.BACKBONE.PRETRAIN_PATH of a MobileNetV2 or ResNet,
+    # False stops when MODEL.WEIGHTS, or MODEL.BACKBONE.PRETRAIN_PATH of a backbone of fastreid's,
     # does not fit the network exactly. True loads what fits, for fine-tuning on other identities or
     # from a network with another norm.
     node.PARTIAL_WEIGHTS = False
@@ -114,7 +114,8 @@ def add_metabin_config(cfg: CfgNode) -> None:
     node.KEEP_MEMORY = True
 
     # How far below 1 a gate (rho) may be to be taken for 1, which lets its channel be folded into
-    # the convolution when the network is exported, in [0, 1]. 0 folds what changes no result.
+    # the convolution when the network is exported, or RepVGG deployed, in [0, 1]. 0 folds what
+    # changes no result.
     node.FOLD_TOLERANCE = 0.0
 
     cfg.METABIN = node

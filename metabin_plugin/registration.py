@@ -35,12 +35,16 @@ def register() -> None:
         META_LOSSES,
         MetaBIN,
         insert_dual_norm,
+        route_block_deployment,
         route_mobilenetv2,
+        route_network_deployment,
         route_norm_layers,
         route_norms,
         route_pretrained,
-        route_resnet,
+        route_repvgg,
+        route_weights,
     )
+    from metabin_plugin.modeling.known_backbones import FAMILIES, MOBILENETV2
     from metabin_plugin.norm import NORMS
     from metabin_plugin.registries import (
         BACKBONE_NORM_REGISTRY,
@@ -64,8 +68,10 @@ def register() -> None:
     for dataset in (*SOURCES, *TARGETS, *FURTHER_SOURCES, *OWN_SPLITS):
         extensions.add(DATASET_REGISTRY, dataset.__name__, dataset)
     extensions.extend_backbones(route_norms, route_pretrained)
-    extensions.extend_builder("mobilenet", "build_mobilenetv2_backbone", route_mobilenetv2)
-    extensions.extend_builder("resnet", "build_resnet_backbone", route_resnet)
+    for name in FAMILIES:
+        extensions.extend_builder(name, route_mobilenetv2 if name == MOBILENETV2 else route_weights)
+    extensions.extend_builder("build_repvgg_backbone", route_repvgg)
+    extensions.extend_deployment(route_network_deployment, route_block_deployment)
     extensions.extend_norms(route_norm_layers)
     extensions.extend_loaders(route_train_loader, route_test_loader)
     extensions.extend_optimizer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,19 +36,31 @@ def extend_backbones(route_norms: Route, route_pretrained: Route) -> None:
     repair(build, "build_backbone", route_pretrained)
 
 
-def extend_builder(module: str, name: str, route: Route) -> None:
+def extend_builder(name: str, route: Route) -> None:
     """Replace the builder of one backbone.
 
     Args:
-        module: the module of ``fastreid.modeling.backbones`` that has it.
-        name: its name there and in the registry.
+        name: of fastreid's function, and in the registry.
         route: makes the new builder from fastreid's.
     """
-    from fastreid.modeling import backbones
+    from fastreid.modeling.backbones import BACKBONE_REGISTRY
 
-    owner = getattr(backbones, module)
+    owner = sys.modules[BACKBONE_REGISTRY.get(name).__module__]
     repair(owner, name, route)
-    backbones.BACKBONE_REGISTRY._obj_map[name] = getattr(owner, name)
+    BACKBONE_REGISTRY._obj_map[name] = getattr(owner, name)
+
+
+def extend_deployment(route_network: Route, route_block: Route) -> None:
+    """Let RepVGG's ``deploy`` know the plugin's norms.
+
+    Args:
+        route_network: makes the new ``RepVGG.deploy`` from fastreid's.
+        route_block: makes the new ``RepVGGBlock.deploy`` from fastreid's.
+    """
+    from fastreid.modeling.backbones import repvgg
+
+    repair(repvgg.RepVGG, "deploy", route_network)
+    repair(repvgg.RepVGGBlock, "deploy", route_block)
 
 
 def extend_norms(route_norm_layers: Route) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.engine.network_options import apply_network_options
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.modeling.known_backbones import FAMILIES
 
 
 def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
@@ -31,24 +32,30 @@ def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Mod
     backbone = cfg.MODEL.BACKBONE
     try:
         network = build(cfg)
-    except KeyError as error:
-        if error.args != (backbone.DEPTH,):
+    except (KeyError, ValueError, NotImplementedError) as error:
+        family = FAMILIES.get(backbone.NAME)
+        if family is None and error.args != (backbone.DEPTH,):
             raise
+        if family is not None and backbone.DEPTH in family.depths:
+            raise
+        choices = "that it has" if family is None else f"of {', '.join(family.depths)}"
         raise ConfigError(
             f"MODEL.BACKBONE.DEPTH is {backbone.DEPTH!r}, which {backbone.NAME} does not have; "
-            "give one that it has"
+            f"give one {choices}"
         ) from error
-    size = list(cfg.INPUT.SIZE_TRAIN)
-    # Other architectures cut the backbone up, and a crop makes another size.
-    if isinstance(network, Baseline) and not cfg.INPUT.CROP.ENABLED:
-        _check_features(network, cfg, size * 2 if len(size) == 1 else size)
+    # Other architectures cut the backbone up.
+    if isinstance(network, Baseline):
+        _check_features(network, cfg)
     # Last, for the one image would be a compiled backbone's first batch size.
     apply_network_options(network, cfg)
     return network
 
 
-def _check_features(network: nn.Module, cfg: CfgNode, size: list[int]) -> None:
+def _check_features(network: nn.Module, cfg: CfgNode) -> None:
     backbone = cfg.MODEL.BACKBONE
+    key = "INPUT.CROP.SIZE" if cfg.INPUT.CROP.ENABLED else "INPUT.SIZE_TRAIN"
+    size = list(cfg.INPUT.CROP.SIZE if cfg.INPUT.CROP.ENABLED else cfg.INPUT.SIZE_TRAIN)
+    size = size * 2 if len(size) == 1 else size
     try:
         features = _try(
             network.get_submodule("backbone"), torch.zeros((1, 3, *size)).to(cfg.MODEL.DEVICE)
@@ -56,7 +63,7 @@ def _check_features(network: nn.Module, cfg: CfgNode, size: list[int]) -> None:
     except (AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"INPUT.SIZE_TRAIN is {size}, on which {backbone.NAME} fails ({reason}); choose a size "
+            f"{key} is {size}, on which {backbone.NAME} fails ({reason}); choose a size "
             "that it takes"
         ) from error
     if isinstance(features, Tensor) and features.shape[1] != backbone.FEAT_DIM:

@@ -14,12 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
+from metabin_plugin.modeling.weight_faults import weights_fault
 from metabin_plugin.modeling.weight_sources import local_file
-from metabin_plugin.modeling.weights import (
-    STATE_DICT_NAMES,
-    load_imagenet_weights,
-    read_pretrained,
-)
+from metabin_plugin.modeling.weights import load_imagenet_weights, read_pretrained
 from metabin_plugin.norm import convert_norm, count_gates
 from metabin_plugin.registries import BACKBONE_NORM_REGISTRY, NORM_REGISTRY, registered
 from metabin_plugin.weight_files import numpy_values_allowed
@@ -57,14 +54,14 @@ def route_mobilenetv2(original: Builder) -> Builder:
     return build_mobilenetv2_backbone
 
 
-def route_resnet(original: Builder) -> Builder:
-    """Load all of a file of weights into fastreid's ResNet, or refuse it.
+def route_weights(original: Builder) -> Builder:
+    """Load all of a file of weights into one of fastreid's backbones, or refuse it.
 
-    fastreid itself loads what it finds and logs the rest. Where ``PRETRAIN_PATH`` is empty it
-    downloads the weights as before.
+    fastreid itself loads what it finds and logs the rest, if anything. Where ``PRETRAIN_PATH`` is
+    empty it downloads the weights as before.
     """
 
-    def build_resnet_backbone(cfg: CfgNode) -> nn.Module:
+    def build(cfg: CfgNode) -> nn.Module:
         backbone = cfg.MODEL.BACKBONE
         if not backbone.PRETRAIN or not backbone.PRETRAIN_PATH:
             return original(cfg)
@@ -72,7 +69,7 @@ def route_resnet(original: Builder) -> Builder:
         load_imagenet_weights(network, backbone.PRETRAIN_PATH, cfg.METABIN.PARTIAL_WEIGHTS)
         return network
 
-    return build_resnet_backbone
+    return build
 
 
 def route_norms(original: Builder) -> Builder:
@@ -99,9 +96,9 @@ def route_norms(original: Builder) -> Builder:
 def route_pretrained(original: Builder) -> Builder:
     """Refuse pretrained weights that no backbone could load, before one of fastreid's tries to.
 
-    ``MODEL.BACKBONE.PRETRAIN_PATH`` is read here first, downloaded if it is a name. What the
-    backbone then finds wrong with the content ends in one sentence as well, and so does weights'
-    absence where the path is empty.
+    ``MODEL.BACKBONE.PRETRAIN_PATH`` is read here first, downloaded if it is a name. What a backbone
+    of the user's then finds wrong with the content ends in one sentence as well. So does a download
+    of fastreid's own that fails, or that there is none of, where the path is empty.
     """
 
     def build_backbone(cfg: CfgNode) -> nn.Module:
@@ -115,8 +112,8 @@ def route_pretrained(original: Builder) -> Builder:
         try:
             with numpy_values_allowed():
                 return original(cfg)
-        except (OSError, KeyError, RuntimeError) as error:
-            fault = _weights_fault(error)
+        except Exception as error:
+            fault = weights_fault(error, backbone)
             if fault is None:
                 raise
             raise WeightsError(
@@ -144,18 +141,6 @@ def _norms(network: nn.Module) -> str:
     layers = [f"{count} {kind} layers" for kind, count in counts.items()]
     gates = count_gates(network)[1]
     return ", ".join([*layers, *([f"{gates} gates"] if gates else [])])
-
-
-def _weights_fault(error: OSError | KeyError | RuntimeError) -> str | None:
-    """What an exception of a backbone's builder says about its weights; None if nothing."""
-    if isinstance(error, OSError):
-        # A named file that is missing is one of fastreid's own, of another kind.
-        return None if error.filename else str(error)
-    if isinstance(error, KeyError):
-        return f"the file has no {error.args[0]!r}" if error.args[0] in STATE_DICT_NAMES else None
-    # PyTorch's list of misfits: a heading, then a line for each.
-    heading, *misfits = str(error).splitlines()
-    return misfits[0].strip() if misfits and "loading state_dict" in heading else None
 
 
 def route_norm_layers(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,20 +1,19 @@
-"""Backbones that ImageNet weights and checkpoints are compared with, without their memory."""
+"""Every backbone of fastreid and of the plugin that batch-instance normalization can go into."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import torch
-from fastreid.config import get_cfg
+from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
-from torch import Tensor, nn
-
-from metabin_plugin.modeling.weight_fit import first_difference, shapes, state_for
+from torch import nn
 
 MOBILENETV2 = "build_mobilenetv2_backbone"
 RESNET = "build_resnet_backbone"
+FLAGS = ("WITH_IBN", "WITH_SE", "WITH_NL")
 
 
 @dataclass(frozen=True)
@@ -25,50 +24,129 @@ class KnownBackbone:
         name: ``NAME``.
         depth: ``DEPTH``.
         with_ibn: ``WITH_IBN``.
+        with_se: ``WITH_SE``.
+        with_nl: ``WITH_NL``.
     """
 
     name: str
     depth: str
     with_ibn: bool = False
+    with_se: bool = False
+    with_nl: bool = False
 
     def __str__(self) -> str:
-        ibn = ", WITH_IBN True" if self.with_ibn else ""
-        return f"NAME {self.name}, DEPTH {self.depth}{ibn}"
+        flags = "".join(f", {flag} True" for flag in self.flags)
+        return f"NAME {self.name}, DEPTH {self.depth}{flags}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of ``FLAGS`` that are True."""
+        values = (self.with_ibn, self.with_se, self.with_nl)
+        return tuple(flag for flag, value in zip(FLAGS, values, strict=True) if value)
+
+    @property
+    def features(self) -> int:
+        """``FEAT_DIM``: channels of its feature map."""
+        return FAMILIES[self.name].depths[self.depth]
+
+    def options(self) -> list[str]:
+        """KEY VALUE pairs of a config."""
+        values = {"NAME": self.name, "DEPTH": self.depth, "FEAT_DIM": str(self.features)}
+        values |= {flag: str(flag in self.flags) for flag in FLAGS}
+        return [word for key, value in values.items() for word in (f"MODEL.BACKBONE.{key}", value)]
 
     def build(self) -> nn.Module:
         """The backbone with batch normalization, on the meta device: shapes without values."""
-        cfg = get_cfg()
+        cfg: CfgNode = get_cfg()
         backbone = cfg.MODEL.BACKBONE
-        backbone.NAME, backbone.DEPTH, backbone.WITH_IBN = self.name, self.depth, self.with_ibn
+        cfg.merge_from_list(self.options())
         backbone.NORM, backbone.PRETRAIN = "BN", False
         with torch.device("meta"):
             return BACKBONE_REGISTRY.get(self.name)(cfg)
 
 
-_MOBILENETV2_DEPTHS = ("1.4x", "1.0x-paper", "1.4x-rounded", "1.0x", "0.75x", "0.5x", "0.35x")
-_RESNET_DEPTHS = ("18x", "34x", "50x", "101x")
-BACKBONES = (
-    *(KnownBackbone(MOBILENETV2, depth) for depth in _MOBILENETV2_DEPTHS),
-    *(KnownBackbone(RESNET, depth, ibn) for ibn in (False, True) for depth in _RESNET_DEPTHS),
+@dataclass(frozen=True)
+class Family:
+    """What one builder of ``BACKBONE_REGISTRY`` makes.
+
+    Attributes:
+        title: its usual name.
+        depths: values of ``DEPTH``, smallest network first, to channels of the feature map.
+        flags: those of ``FLAGS`` that it reads.
+        without_nl: depths that have no non-local layers, whatever ``WITH_NL`` is.
+    """
+
+    title: str
+    depths: Mapping[str, int]
+    flags: tuple[str, ...] = ()
+    without_nl: tuple[str, ...] = ()
+
+    def settings(self, depth: str) -> Iterator[dict[str, bool]]:
+        """Each combination of flags that makes another network, all of them off first."""
+        flags = [flag for flag in self.flags if flag != "WITH_NL" or depth not in self.without_nl]
+        for values in product((False, True), repeat=len(flags)):
+            yield {flag.lower(): value for flag, value in zip(flags, values, strict=True)}
+
+
+FAMILIES: Mapping[str, Family] = {
+    MOBILENETV2: Family(
+        "MobileNetV2",
+        {
+            **dict.fromkeys(("0.1x", "0.25x", "0.35x", "0.5x", "0.75x", "1.0x-paper"), 1280),
+            **{"1.0x": 1280, "1.4x": 1792, "1.4x-rounded": 1792},
+        },
+    ),
+    "build_mobilenetv3_backbone": Family("MobileNetV3", {"Small": 1024, "Large": 1280}),
+    "build_shufflenetv2_backbone": Family(
+        "ShuffleNetV2", {"0.5x": 1024, "1.0x": 1024, "1.5x": 1024, "2.0x": 2048}
+    ),
+    "build_osnet_backbone": Family(
+        "OSNet", {"x0_25": 128, "x0_5": 256, "x0_75": 384, "x1_0": 512}, ("WITH_IBN",)
+    ),
+    RESNET: Family(
+        "ResNet",
+        {"18x": 512, "34x": 512, "50x": 2048, "101x": 2048},
+        FLAGS,
+        without_nl=("18x", "34x"),
+    ),
+    "build_resnext_backbone": Family(
+        "ResNeXt",
+        {"50x": 2048, "101x": 2048, "152x": 2048},
+        ("WITH_IBN", "WITH_NL"),
+        without_nl=("152x",),
+    ),
+    "build_resnest_backbone": Family(
+        "ResNeSt", {"50x": 2048, "101x": 2048, "200x": 2048, "269x": 2048}
+    ),
+    "build_regnet_backbone": Family(
+        "RegNet",
+        {
+            **{"200x": 368, "200y": 368, "400x": 384, "400y": 440, "800x": 672, "800y": 768},
+            **{"1600x": 912, "1600y": 888, "3200x": 1008, "3200y": 1512},
+            **{"4000x": 1360, "4000y": 1088, "6400x": 1624, "6400y": 1296},
+        },
+    ),
+    "build_effnet_backbone": Family(
+        "EfficientNet",
+        {"b0": 1280, "b1": 1280, "b2": 1408, "b3": 1536, "b4": 1792, "b5": 2048},
+    ),
+    "build_repvgg_backbone": Family(
+        "RepVGG",
+        {
+            **{"A0": 1280, "A1": 1280, "A2": 1408, "B0": 1280},
+            **dict.fromkeys(("B1g4", "B1g2", "B1"), 2048),
+            **dict.fromkeys(("B2g4", "B2g2", "B2", "B3g4", "B3g2", "B3"), 2560),
+        },
+    ),
+}
+BACKBONES = tuple(
+    KnownBackbone(name, depth, **flags)
+    for name, family in FAMILIES.items()
+    for depth in family.depths
+    for flags in family.settings(depth)
 )
 
 
-def fitting_backbones(weights: Mapping[str, Tensor]) -> list[KnownBackbone]:
-    """Those of ``BACKBONES`` that a file's state dict fits.
-
-    Args:
-        weights: the state dict, names as in the file.
-    """
-    return [backbone for backbone in BACKBONES if _fits(backbone, weights)]
-
-
-def _fits(backbone: KnownBackbone, weights: Mapping[str, Tensor]) -> bool:
-    network = _network(backbone)
-    return (
-        first_difference(shapes(network.state_dict()), shapes(state_for(network, weights))) is None
-    )
-
-
-@functools.cache
-def _network(backbone: KnownBackbone) -> nn.Module:
-    return backbone.build()
+def is_known(name: str, depth: str) -> bool:
+    """Whether ``NAME`` is one of ``FAMILIES``, and has this ``DEPTH``."""
+    return name in FAMILIES and depth in FAMILIES[name].depths

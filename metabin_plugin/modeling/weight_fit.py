@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
+from fastreid.modeling.backbones.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
@@ -27,13 +28,16 @@ _EXPANSION = (f"{FIRST_BLOCK}0.", f"{FIRST_BLOCK}1.")
 _COUNTER = "num_batches_tracked"
 # fastreid's non-local blocks, which no network trained on ImageNet has.
 _NON_LOCAL = "NL_"
+# The last convolution of fastreid's MobileNetV3, in whose place others have a linear layer.
+_LAST_OF_MOBILENETV3 = "conv."
 
 
 def names_for(network: nn.Module, weights: Mapping[str, object]) -> dict[str, str]:
     """Translate the names in a file into a backbone's.
 
     Args:
-        network: either MobileNetV2, or a backbone whose files have its own names.
+        network: either MobileNetV2, or a backbone whose files have its own names, all behind the
+            same prefix perhaps (``module.``, ``encoder.``).
         weights: the file's state dict.
 
     Returns:
@@ -44,7 +48,9 @@ def names_for(network: nn.Module, weights: Mapping[str, object]) -> dict[str, st
     if isinstance(network, StandardMobileNetV2):
         last = dict(zip(LAST, FASTREID.last, strict=True))
         return {renamed(own, last): there for own, there in standard_names(weights).items()}
-    return {name: name for name in features_only(weights)}
+    prefix = _prefix(network, weights)
+    there = [name.removeprefix(prefix) for name in weights if name.startswith(prefix)]
+    return {name: prefix + name for name in features_only(there)}
 
 
 def state_for(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,8 +81,16 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
+def unpublished(network: nn.Module) -> tuple[str, ...]:
+    """What the names of those layers begin with that files of ImageNet weights need not have."""
+    return (_NON_LOCAL, *([_LAST_OF_MOBILENETV3] if isinstance(network, MobileNetV3) else []))
+
+
 def first_difference(
-    network: Shapes, file: Shapes, names: Mapping[str, str] | None = None
+    network: Shapes,
+    file: Shapes,
+    names: Mapping[str, str] | None = None,
+    optional: tuple[str, ...] = (_NON_LOCAL,),
 ) -> str | None:
     """The first name, in the network's order, at which a file differs from it.
 
@@ -84,13 +98,14 @@ def first_difference(
         network: shape by name.
         file: shape by name, as in the network.
         names: name in the network to name in the file, where they differ.
+        optional: beginnings of names that may be absent from the file.
 
     Returns:
         A clause about the file, as "it has no ..."; None if there is no difference.
     """
     for name, shape in network.items():
         if name not in file:
-            if not _is_optional(name):
+            if not name.startswith(optional) and not name.endswith(_COUNTER):
                 return f"it has no {name} {shape}"
         elif file[name] != shape:
             there = (names or {}).get(name, name)
@@ -100,8 +115,12 @@ def first_difference(
     return None if extra is None else f"it has {extra} {file[extra]}, which the network has not"
 
 
-def _is_optional(name: str) -> bool:
-    return name.endswith(_COUNTER) or name.startswith(_NON_LOCAL)
+def _prefix(network: nn.Module, weights: Mapping[str, object]) -> str:
+    """What a file has before a network's own names; "" where it has none of them."""
+    own = list(network.state_dict())
+    ends = [name for name in weights if f".{name}".endswith(f".{own[0]}")]
+    candidates = [name.removesuffix(own[0]) for name in ends] or [""]
+    return max(candidates, key=lambda prefix: sum(prefix + name in weights for name in own))
 
 
 def _identity_expansion(channels: int) -> dict[str, Tensor]:

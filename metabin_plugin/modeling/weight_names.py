@@ -14,7 +14,7 @@ FIRST_BLOCK = "features.1.conv."
 # The last convolution and its norm.
 LAST = ("features.18.0", "features.18.1")
 # What comes after the features, which person re-identification has no use for.
-CLASSIFIERS = ("classifier.", "fc.")
+CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "linear.")
 
 
 @dataclass(frozen=True)

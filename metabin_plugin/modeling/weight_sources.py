@@ -53,5 +53,5 @@ def _download(url: str, file: str) -> None:
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"MODEL.BACKBONE.PRETRAIN_PATH: {url} cannot be downloaded ({error}); put the file at "
-            f"{file}, or give another"
+            f"{file}, give another, or set MODEL.BACKBONE.PRETRAIN False to do without"
         ) from error

@@ -1,4 +1,4 @@
-"""ImageNet weights: what every backbone's must be, and loading those of MobileNetV2 and ResNet."""
+"""ImageNet weights: what every backbone's must be, and loading them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.modeling.known_backbones import fitting_backbones
+from metabin_plugin.modeling.fitting_backbones import fitting_backbones
 from metabin_plugin.modeling.weight_fit import (
     first_difference,
     names_for,
     needs_expansion,
     shapes,
     state_for,
+    unpublished,
 )
 from metabin_plugin.weight_files import read_weight_file
 
@@ -28,12 +29,12 @@ STATE_DICT_NAMES = ("model", "state_dict", "model_state")
 
 
 def load_imagenet_weights(network: nn.Module, path: str, partial: bool = False) -> None:
-    """Load a file of ImageNet weights into a MobileNetV2 or a ResNet, all of it or nothing.
+    """Load a file of ImageNet weights into a backbone, all of it or nothing.
 
-    For MobileNetV2 the names of fastreid, torchvision, timm and torchreid are recognised; ResNet
-    has the same names everywhere. A classifier is ignored. The first block's expansion that only
-    the paper's MobileNetV2 has may be absent: it is set to the identity. Of a checkpoint of a whole
-    fastreid network the backbone is taken.
+    For MobileNetV2 the names of fastreid, torchvision, timm and torchreid are recognised; the
+    others have their own names, behind a prefix perhaps. A classifier is ignored. The first block's
+    expansion that only the paper's MobileNetV2 has may be absent: it is set to the identity. Of a
+    checkpoint of a whole fastreid network the backbone is taken.
 
     Args:
         network: the backbone, changed in place; it must still have batch normalization.
@@ -48,7 +49,7 @@ def load_imagenet_weights(network: nn.Module, path: str, partial: bool = False) 
     state = state_for(network, weights)
     own = network.state_dict()
     names = names_for(network, weights)
-    difference = first_difference(shapes(own), shapes(state), names)
+    difference = first_difference(shapes(own), shapes(state), names, unpublished(network))
     if difference is not None:
         state = {n: value for n, value in state.items() if n in own and value.shape == own[n].shape}
         if not partial or not state:

@@ -17,6 +17,10 @@ from tests.engine.tiny_data import CONFIGS
         (["MODEL.BACKBONE.DEPTH", "19x"], r"MODEL\.BACKBONE\.DEPTH is '19x', which build_resnet"),
         (["MODEL.BACKBONE.FEAT_DIM", "2048"], r"FEAT_DIM is 2048, but .* 18x gives 512 features"),
         (
+            ["MODEL.BACKBONE.FEAT_DIM", "2048", "INPUT.CROP.ENABLED", "True"],
+            r"FEAT_DIM is 2048, but .* 18x gives 512 features",
+        ),
+        (
             ["MODEL.BACKBONE.NAME", "build_vit_backbone", "MODEL.BACKBONE.DEPTH", "small"],
             r"FEAT_DIM is 512, but build_vit_backbone .* gives \d+ features",
         ),

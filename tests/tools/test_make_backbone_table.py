@@ -1,0 +1,227 @@
+"""The tables of backbones: they are those of the outcomes, and the outcomes those of the code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import make_backbone_table
+from backbones import runs
+from backbones.block import END, START, with_block
+from backbones.page import family_table, page
+from backbones.results import (
+    BackboneTableError,
+    Results,
+    read_results,
+    smallest,
+    write_results,
+)
+from backbones.runs import run_all
+from backbones.trial import Outcome, run_trial, trial_config
+from metabin_plugin.modeling.known_backbones import (
+    BACKBONES,
+    FAMILIES,
+    MOBILENETV2,
+    RESNET,
+    KnownBackbone,
+)
+from metabin_plugin.norm import convert_norm, count_gates
+
+COMMITTED = make_backbone_table.OUTCOMES
+RESNET18 = KnownBackbone(RESNET, "18x")
+
+
+@functools.cache
+def committed() -> Results:
+    return read_results(COMMITTED)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_committed_counts_are_those_of_the_networks(name: str) -> None:
+    for backbone in BACKBONES:
+        if backbone.name != name:
+            continue
+        network = backbone.build()
+        with torch.device("meta"), torch.no_grad():
+            features = network.eval()(torch.empty(2, 3, 64, 32)).shape[1]
+            convert_norm(network, "BIN")
+        outcome = committed().outcomes[backbone]
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        counts = (outcome.features, outcome.layers, outcome.gates, outcome.parameters)
+        assert counts == (features, *count_gates(network), parameters), backbone
+        assert features == backbone.features
+
+
+def test_the_papers_counts_are_among_them() -> None:
+    # Section 4.1, and DESIGN's own of the authors' code.
+    expected = {
+        (MOBILENETV2, "1.4x"): (53, 23_822),
+        (MOBILENETV2, "1.0x-paper"): (53, 17_088),
+        (RESNET, "50x"): (53, 26_560),
+        (RESNET, "18x"): (20, 4_800),
+    }
+    for (name, depth), counts in expected.items():
+        outcome = committed().outcomes[KnownBackbone(name, depth)]
+        assert (outcome.layers, outcome.gates) == counts
+
+
+def test_all_were_trained_and_evaluated_and_one_of_each_family_exported() -> None:
+    outcomes = committed().outcomes
+    assert list(outcomes) == list(BACKBONES)
+    assert not [outcome.error for outcome in outcomes.values() if outcome.error]
+    assert all(outcome.trained and outcome.evaluated for outcome in outcomes.values())
+    assert all(outcomes[backbone].exported for backbone in smallest())
+
+
+def test_the_committed_tables_are_those_of_the_outcomes(tmp_path: Path) -> None:
+    written, readme = tmp_path / "BACKBONES.md", tmp_path / "README.md"
+    text = make_backbone_table.README.read_text(encoding="utf-8")
+    readme.write_text(text, encoding="utf-8")
+    make_backbone_table.main(["write", "--output", str(written), "--readme", str(readme)])
+    again = "run tools/make_backbone_table.py write"
+    assert written.read_text(encoding="utf-8") == make_backbone_table.PAGE.read_text("utf-8"), again
+    assert readme.read_text(encoding="utf-8") == text, again
+
+
+def some_results() -> Results:
+    done = Outcome(asdict(RESNET18), 512, 20, 4800, 11_000_000, True, True, True, 1.26)
+    failed = Outcome(asdict(replace(RESNET18, with_ibn=True)), error="ValueError: a | <b>.")
+    return Results("A machine", {replace(RESNET18, with_ibn=True): failed, RESNET18: done})
+
+
+def test_rows_say_what_came_out() -> None:
+    lines = page(some_results()).splitlines()
+    rows = [line for line in lines if line.startswith("| `18x`")]
+    assert rows[0] == "| `18x` |  | 512 | 20 | 4,800 | 11,000,000 | yes | yes | yes | 1.3 |"
+    assert rows[1] == "| `18x` | IBN | 0 | 0 | 0 | 0 | – | – | – | – |"
+    failure = r"NAME build_resnet_backbone, DEPTH 18x, WITH_IBN True: ValueError: a \| \<b>."
+    assert failure in lines
+
+
+def test_a_family_is_one_row() -> None:
+    results = Results(
+        outcomes={
+            backbone: Outcome(asdict(backbone), 1, number, 1000, 1, True, number > 0)
+            for number, backbone in enumerate(BACKBONES)
+        }
+    )
+    rows = family_table(results).splitlines()[2:]
+    assert len(rows) == len(FAMILIES)
+    depths = " ".join(f"`{depth}`" for depth in FAMILIES[MOBILENETV2].depths)
+    assert rows[0] == f"| MobileNetV2: `{MOBILENETV2}` | {depths} | 0 to 8 | 1,000 | 8 of 9 | 0 |"
+
+
+def test_outcomes_are_read_as_written_and_in_the_order_of_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.json"
+    write_results(path, some_results())
+    read = read_results(path)
+    assert read == some_results()
+    assert list(read.outcomes) == [RESNET18, replace(RESNET18, with_ibn=True)]
+    assert read_results(tmp_path / "absent.json") == Results()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": "", "outcomes": [{"a": 1}]}'])
+def test_another_file_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.json"
+    path.write_text(content)
+    with pytest.raises(
+        BackboneTableError, match=r"^--json .*outcomes\.json is no file of outcomes"
+    ):
+        read_results(path)
+
+
+def test_missing_outcomes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.json"
+    write_results(path, some_results())
+    with pytest.raises(BackboneTableError, match=r"no outcome of \d+ backbones \(NAME build_mob"):
+        make_backbone_table.main(["write", "--json", str(path)])
+
+
+@pytest.mark.parametrize(
+    "text", ["", f"{START}\n", f"{END}\n{START}\n", f"{START}\n{END}\n{START}\n{END}\n"]
+)
+def test_a_page_without_its_marks_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(BackboneTableError, match="must have the lines"):
+        with_block(path, "x\n")
+    with pytest.raises(BackboneTableError, match="cannot be read"):
+        with_block(tmp_path / "absent.md", "x\n")
+
+
+def test_only_what_is_between_the_marks_changes(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"a\n{START}\nold\n{END}\nb\n")
+    assert with_block(path, "new\n") == f"a\n{START}\nnew\n{END}\nb\n"
+
+
+def test_a_run_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tried = tmp_path / "outcomes.json", []
+
+    def fake(backbone: KnownBackbone, exports: bool) -> Outcome:
+        tried.append(backbone)
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        error = "failed" if len(tried) == 2 else ""
+        return Outcome(asdict(backbone), trained=True, exported=exports, error=error)
+
+    monkeypatch.setattr(runs, "BACKBONES", BACKBONES[:4])
+    monkeypatch.setattr(runs, "_in_own_process", fake)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(path, [], again=False)
+    run_all(path, [], again=False)
+    assert tried == [*BACKBONES[:3], *BACKBONES[2:4]]
+    tried[:] = tried[:3]
+    run_all(path, [BACKBONES[0]], again=True)
+    assert tried[3:] == [BACKBONES[0], BACKBONES[1]]
+    assert read_results(path).outcomes[BACKBONES[0]].exported
+
+
+def _die(*_arguments: object) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "run_trial", _die)
+    assert "was killed" in runs._in_own_process(RESNET18, exports=False).error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", smallest(), ids=str)
+def test_the_smallest_of_each_family_trains_and_evaluates(
+    backbone: KnownBackbone, tmp_path: Path
+) -> None:
+    outcome = run_trial(backbone, tmp_path, exports=backbone.name in EXPORTED)
+    assert outcome.error == ""
+    expected = replace(committed().outcomes[backbone], seconds=outcome.seconds)
+    assert outcome == replace(expected, exported=backbone.name in EXPORTED)
+    assert outcome.seconds > 0
+
+
+# Graphs with operations that no ResNet has; the others' are in the tool's run alone.
+EXPORTED = ("build_mobilenetv3_backbone", "build_shufflenetv2_backbone", "build_regnet_backbone")
+
+
+@pytest.mark.slow
+def test_a_step_that_changes_nothing_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def still(backbone: KnownBackbone, folder: Path) -> object:
+        cfg = trial_config(backbone, folder)
+        cfg.METABIN.OUTER_LR = 0.0
+        return cfg
+
+    monkeypatch.setattr("backbones.trial.trial_config", still)
+    outcome = run_trial(RESNET18, tmp_path, exports=False)
+    assert outcome.error == "TrialError: 2 iterations have not moved the gates"
+    assert not outcome.trained
