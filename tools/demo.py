@@ -1,6 +1,6 @@
 """The demo: train a BN baseline and MetaBIN on the drawn data, compare them on unseen targets.
 
-python tools/demo.py [--output logs/demo] [--seeds 1 2 3] [--resume] [KEY VALUE ...]
+python tools/demo.py [--output logs/demo] [--seeds 1,2,3] [--resume] [KEY VALUE ...]
 
 All runs go through tools/train_net.py, with FASTREID_DATASETS pointing at the data of
 tools/make_demo_data.py. The first trains what stands in for ImageNet weights, on people drawn with
@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from arguments import numbers
 from metabin_plugin.cli import STATUS_BASE
 from report.results import Results, read_results, results_table, write_csv
 
@@ -58,7 +59,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("logs/demo"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="runs of a method")
+    parser.add_argument("--seeds", type=numbers, default=[1, 2, 3], help="runs of a method: 1,2,3")
     parser.add_argument(
         "--pretraining-data",
         default="datasets/demo-pretraining",

@@ -22,6 +22,7 @@ metabin_plugin.register()
 import numpy as np
 import torch
 
+from arguments import numbers
 from metabin_plugin.cli import run_cli
 from metabin_plugin.data.lookup import build_nonempty_dataset
 from metabin_plugin.engine import read_config
@@ -85,11 +86,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if args.output.suffix != ".png":
         raise SearchError(f"--output {args.output} is no path of a figure; give one ending in .png")
     return args
-
-
-def numbers(text: str) -> list[int]:
-    """Numbers between commas."""
-    return [int(number) for number in text.split(",")]
 
 
 def table(dataset: Any, rows: Sequence[Row]) -> Iterator[tuple[object, ...]]:

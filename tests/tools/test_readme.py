@@ -90,7 +90,7 @@ TORCHRUN = (
 )
 NEWCOMER = "tests/tools/test_newcomer.py::test_photographs_become_a_network_that_finds_people"
 SEARCH_BENCH = "tests/tools/test_search.py::test_the_bench_measures_every_kind"
-THIS_TEST, SEED_2 = "test_a_command_does_what_the_readme_says", "logs/seed2"
+THIS_TEST, OTHER_SEEDS = "test_a_command_does_what_the_readme_says", "logs/demo2"
 METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
 
 # For each command the first entry whose pattern its text starts with. A new command of a README
@@ -130,9 +130,12 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/make_demo_data\.py", Run(words("--scale", "0.03"))),
     (
         r".*python tools/demo\.py --output",
-        Run(tiny, (f"{SEED_2}/results.md", f"{SEED_2}/ranked.png")),
+        Run(
+            tiny,
+            tuple(f"{OTHER_SEEDS}/{name}" for name in ("results.md", "ranked.png", "found.png")),
+        ),
     ),
-    # What `make demo` runs is the same in another folder, with another seed.
+    # What `make demo` runs is the same in another folder, with other seeds.
     (
         r"python tools/demo\.py --pretraining-data",
         Elsewhere(f"tests/tools/{Path(__file__).name}::{THIS_TEST}"),
