@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.errors import ExportError
+from metabin_plugin.norm.folding import relative_difference
 
 INPUT, OUTPUT = "images", "features"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# The kernels of onnxruntime add up in another order.
-_ROUNDING = 1e-3
+# The kernels of onnxruntime add up in another order. A deep network can enlarge that, as it does
+# PyTorch's own rounding in float32.
+_ROUNDING, _UNSTABLE, _TIMES_PYTORCH = 1e-3, 1e-2, 10
 
 
 def check_packages() -> None:
@@ -87,7 +90,10 @@ def operators(content: bytes) -> dict[str, int]:
 
 
 def check_onnx(content: bytes, network: nn.Module, batches: Sequence[Tensor]) -> float:
-    """Run an ONNX file in onnxruntime and compare its features with the network's.
+    """Run an ONNX file in onnxruntime and compare its features with the network's in float64.
+
+    They may differ by a thousandth of the largest feature; and by up to a hundredth in a network
+    that enlarges rounding so that PyTorch's own float32 features differ by a tenth as much.
 
     Args:
         content: of the file.
@@ -103,20 +109,22 @@ def check_onnx(content: bytes, network: nn.Module, batches: Sequence[Tensor]) ->
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    exact = copy.deepcopy(network).double()
     worst = 0.0
     for images in batches:
         with torch.no_grad():
-            expected = network(images)
+            expected, own = exact(images.double()), network(images)
         (features,) = session.run([OUTPUT], {INPUT: images.numpy()})
-        difference = (torch.from_numpy(features) - expected).abs().max() / expected.abs().max()
+        difference = relative_difference(torch.from_numpy(features), expected)
+        pytorchs = relative_difference(own, expected)
         # Written so that a NaN does not pass.
-        if not difference < _ROUNDING:
+        if not difference < max(_ROUNDING, min(_TIMES_PYTORCH * pytorchs, _UNSTABLE)):
             raise ExportError(
-                f"onnxruntime's features differ from PyTorch's by {float(difference):.1e} of the "
-                f"largest one on {len(images)} images; report it with your versions of torch, "
-                "onnxscript and onnxruntime"
+                f"onnxruntime's features differ from the network's by {difference:.1e} of the "
+                f"largest one on {len(images)} images, and PyTorch's by {pytorchs:.1e}; report it "
+                "with your versions of torch, onnxscript and onnxruntime"
             )
-        worst = max(worst, float(difference))
+        worst = max(worst, difference)
     return worst
 
 

@@ -112,11 +112,48 @@ def test_a_file_that_computes_something_else_is_refused() -> None:
     assert check_onnx(content, network, [images, images[:1]]) < 1e-5
     with torch.no_grad():
         network[0].weight[0] *= 1.1
-    with pytest.raises(ExportError, match="differ from PyTorch's"):
+    with pytest.raises(ExportError, match="differ from the network's"):
         check_onnx(content, network, [images])
     with torch.no_grad():
         network[0].weight.fill_(float("nan"))
-    with pytest.raises(ExportError, match="differ from PyTorch's by nan"):
+    with pytest.raises(ExportError, match="differ from the network's by nan"):
+        check_onnx(content, network, [images])
+
+
+class Rounding(nn.Module):
+    """Features of at most 1 that lose all but about 1 / unit of their digits in float32."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) + self.unit) - self.unit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unit", "is_accepted"), [(1e3, True), (6e4, True), (1e6, False)])
+def test_a_network_that_enlarges_rounding_is_compared_with_pytorchs(
+    unit: float, is_accepted: bool
+) -> None:
+    images = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    content = to_onnx(Rounding(unit).eval(), images, {})
+    if is_accepted:
+        assert 0 < check_onnx(content, Rounding(unit), [images]) < 1e-2
+    else:
+        with pytest.raises(ExportError, match="and PyTorch's by"):
+            check_onnx(content, Rounding(unit), [images])
+
+
+@pytest.mark.slow
+def test_a_hundredth_that_pytorch_has_not_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
+    images = torch.rand(2, 3, 5, 5)
+    content = to_onnx(network, images, {})
+    with torch.no_grad():
+        network[0].weight *= 1.005
+        network[0].bias *= 1.005
+    with pytest.raises(ExportError, match="differ from the network's"):
         check_onnx(content, network, [images])
 
 

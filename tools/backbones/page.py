@@ -65,7 +65,7 @@ def family_table(results: Results) -> str:
                 _range(outcome.layers for outcome in outcomes),
                 _range(outcome.gates for outcome in outcomes),
                 f"{tried} of {len(outcomes)}",
-                str(exported),
+                f"{exported} of {len(outcomes)}",
             ]
         )
     return _table(FAMILY_COLUMNS, rows)
