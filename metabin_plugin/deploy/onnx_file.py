@@ -17,7 +17,7 @@ INPUT, OUTPUT = "images", "features"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # The kernels of onnxruntime add up in another order. A deep network can enlarge that, as it does
 # PyTorch's own rounding in float32.
-_ROUNDING, _UNSTABLE, _TIMES_PYTORCH = 1e-3, 1e-2, 10
+_ROUNDING, _TIMES_PYTORCH, _UNSTABLE = 1e-3, 3, 0.1
 
 
 def check_packages() -> None:
@@ -92,8 +92,8 @@ def operators(content: bytes) -> dict[str, int]:
 def check_onnx(content: bytes, network: nn.Module, batches: Sequence[Tensor]) -> float:
     """Run an ONNX file in onnxruntime and compare its features with the network's in float64.
 
-    They may differ by a thousandth of the largest feature; and by up to a hundredth in a network
-    that enlarges rounding so that PyTorch's own float32 features differ by a tenth as much.
+    They may differ by a thousandth of the largest feature; and by up to a tenth in a network that
+    enlarges rounding so that PyTorch's own float32 features differ by a third as much.
 
     Args:
         content: of the file.

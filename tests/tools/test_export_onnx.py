@@ -132,14 +132,14 @@ class Rounding(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("unit", "is_accepted"), [(1e3, True), (6e4, True), (1e6, False)])
+@pytest.mark.parametrize(("unit", "is_accepted"), [(1e3, True), (1e5, True), (1e7, False)])
 def test_a_network_that_enlarges_rounding_is_compared_with_pytorchs(
     unit: float, is_accepted: bool
 ) -> None:
     images = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     content = to_onnx(Rounding(unit).eval(), images, {})
     if is_accepted:
-        assert 0 < check_onnx(content, Rounding(unit), [images]) < 1e-2
+        assert 0 < check_onnx(content, Rounding(unit), [images]) < 0.1
     else:
         with pytest.raises(ExportError, match="and PyTorch's by"):
             check_onnx(content, Rounding(unit), [images])
