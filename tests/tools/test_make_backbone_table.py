@@ -113,7 +113,9 @@ def test_a_family_is_one_row() -> None:
     rows = family_table(results).splitlines()[2:]
     assert len(rows) == len(FAMILIES)
     depths = " ".join(f"`{depth}`" for depth in FAMILIES[MOBILENETV2].depths)
-    assert rows[0] == f"| MobileNetV2: `{MOBILENETV2}` | {depths} | 0 to 8 | 1,000 | 8 of 9 | 0 |"
+    assert (
+        rows[0] == f"| MobileNetV2: `{MOBILENETV2}` | {depths} | 0 to 8 | 1,000 | 8 of 9 | 0 of 9 |"
+    )
 
 
 def test_outcomes_are_read_as_written_and_in_the_order_of_the_list(tmp_path: Path) -> None:
