@@ -112,7 +112,7 @@ def missing_weights(folder: Path, options: list[str]) -> list[str]:
         (missing_file, "2_1.png"),
         (unreadable_image, "source2"),
         (unreadable_image_in_a_worker, "source2"),
-        (no_batch_norm, "BatchNorm2d"),
+        (no_batch_norm, "build_vit_backbone"),
         (missing_weights, "MODEL.BACKBONE.PRETRAIN_PATH"),
     ],
 )
