@@ -21,6 +21,7 @@ metabin_plugin.register()
 
 from metabin_plugin.cli import run_cli
 from metabin_plugin.data.check import Report, check_configured, check_named, drop_images
+from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.engine import check_data_keys, read_config
 
 
@@ -35,7 +36,7 @@ def main() -> int:
         if dropped:
             _, report = check(arguments)
     print(text(report))
-    unreadable = any(name.lower().endswith(".csv") for name in names) and report.unreadable
+    unreadable = any(is_manifest(name) for name in names) and report.unreadable
     if unreadable and not arguments.drop_unreadable:
         print("--drop-unreadable takes images that cannot be read out of the manifests")
     return 1 if report.problems else 0

@@ -32,7 +32,7 @@ from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, operator
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ExportError
 from metabin_plugin.norm import Folding
-from outputs import make_folder_of, write_whole
+from outputs import check_file, write_whole
 
 # Config keys that the file's metadata repeats.
 KEYS = (
@@ -97,9 +97,7 @@ def check_output(path: str) -> None:
     Raises:
         ExportError: it is a folder, or there can be no such file.
     """
-    if os.path.isdir(path):
-        raise ExportError(f"--output {path} is a folder; give the path of a file")
-    make_folder_of(Path(path), ExportError)
+    check_file(Path(path), "--output", ExportError)
 
 
 if __name__ == "__main__":

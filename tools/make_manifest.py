@@ -125,11 +125,9 @@ def left_out(files: FoundFiles, excluded: int) -> Iterator[str]:
     """A line for each kind of files that the manifest lacks."""
     if excluded:
         yield f"left out: {excluded} images, by --exclude or as identity -1"
-    foreign = files.foreign()
-    if foreign:
-        what = f"{len(foreign)} photographs that Pillow does not read; convert them to JPEG"
-        yield f"left out: {what} ({shown(foreign[0])})"
-    rest = Counter(Path(name).suffix or name for name in set(files.others) - set(foreign))
+    if files.left_out():
+        yield files.left_out()
+    rest = Counter(Path(name).suffix or name for name in set(files.others) - set(files.foreign()))
     if rest:
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in sorted(rest.items()))
         yield f"left out: files that are no images ({kinds})"

@@ -10,6 +10,19 @@ from metabin_plugin.errors import MetaBINError
 from metabin_plugin.files import reason, replace_file
 
 
+def check_file(path: Path, option: str, error: type[MetaBINError]) -> None:
+    """Refuse a path that no file can have before the work is done, and make its folder.
+
+    Args:
+        path: the file.
+        option: what names it, for the sentence.
+        error: what to raise where it is a folder, or there can be no folder for it.
+    """
+    if path.is_dir():
+        raise error(f"{option} {path} is a folder; give the path of a file")
+    make_folder_of(path, error)
+
+
 def make_folder_of(path: Path, error: type[MetaBINError]) -> None:
     """Make the folder of a file that is to be written, before the work for it is done.
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from metabin_plugin.data.manifest_rows import shown
+
 # What telephones and cameras write and Pillow reads with another package, or not at all.
 FOREIGN_PHOTOGRAPHS = frozenset(
     [".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".rw2"]
@@ -27,6 +29,14 @@ class FoundFiles(NamedTuple):
     def foreign(self) -> list[str]:
         """Those of the others that are photographs in a format that Pillow does not read."""
         return [path for path in self.others if is_foreign(path)]
+
+    def left_out(self) -> str:
+        """A line that says how many photographs are foreign, and what to do; "" for none."""
+        foreign = self.foreign()
+        if not foreign:
+            return ""
+        what = f"{len(foreign)} photographs that Pillow does not read; convert them to JPEG"
+        return f"left out: {what} ({shown(foreign[0])})"
 
 
 def find_files(folder: str) -> FoundFiles:

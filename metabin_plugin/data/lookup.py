@@ -13,6 +13,7 @@ import fastreid.data.build
 from fastreid.data.datasets import DATASET_REGISTRY
 
 from metabin_plugin.data.manifest import ManifestDataset
+from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.registries import registered
 
@@ -42,7 +43,7 @@ def build_dataset(
         DatasetError: no dataset has this name, or its files are not there.
     """
     root = datasets_root() if root is None else root
-    if name.lower().endswith(".csv"):
+    if is_manifest(name):
         return ManifestDataset(name, root=root, **kwargs)
     try:
         dataset_class = DATASET_REGISTRY.get(name)

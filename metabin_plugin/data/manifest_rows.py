@@ -39,6 +39,11 @@ def stop(fault: DatasetError) -> None:
     raise fault
 
 
+def is_manifest(name: str) -> bool:
+    """Whether what stands in a data set's place names a manifest."""
+    return name.lower().endswith(".csv")
+
+
 def read_rows(manifest: Path, on_fault: Callable[[DatasetError], None] = stop) -> list[Row]:
     """Read a manifest and check that its values are there and its images exist.
 

@@ -34,9 +34,12 @@ def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Mod
         network = build(cfg)
     except (KeyError, ValueError, NotImplementedError) as error:
         family = FAMILIES.get(backbone.NAME)
-        if family is None and error.args != (backbone.DEPTH,):
-            raise
-        if family is not None and backbone.DEPTH in family.depths:
+        is_its_depth = (
+            error.args == (backbone.DEPTH,)
+            if family is None
+            else backbone.DEPTH not in family.depths
+        )
+        if not is_its_depth:
             raise
         choices = "that it has" if family is None else f"of {', '.join(family.depths)}"
         raise ConfigError(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
 from backbones.results import read_results, write_results
 from backbones.trial import Outcome, run_trial
 from benchmarks.machine import describe
+from benchmarks.memory import measure_apart
 from metabin_plugin.modeling.known_backbones import BACKBONES, KnownBackbone
 
 
@@ -44,12 +42,9 @@ def _is_open(backbone: KnownBackbone, outcome: Outcome | None, exports: bool, ag
 
 def _in_own_process(backbone: KnownBackbone, exports: bool) -> Outcome:
     # A large network's memory goes back, and no backbone can change fastreid for the next.
-    context = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(1, mp_context=context) as pool,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            return pool.submit(run_trial, backbone, Path(folder), exports).result()
-        except BrokenProcessPool:
+            outcome, _ = measure_apart(run_trial, backbone, Path(folder), exports)
+        except RuntimeError:
             return Outcome(asdict(backbone), error="its process was killed, for memory perhaps")
+    return outcome

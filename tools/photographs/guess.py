@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from metabin_plugin.errors import DatasetError
 from photographs.layout import SUBSET_FOLDERS, Layout
@@ -75,7 +75,7 @@ def _market_pattern(folders: list[list[str]], identities: list[str]) -> str:
 def _two_folders(folders: list[list[str]]) -> str:
     outer, inner = ({parts[level] for parts in folders} for level in (0, 1))
     by_camera, by_identity = "{camera}/{identity}/*", "{identity}/{camera}/*"
-    are_cameras = [all(_CAMERA.fullmatch(name) for name in names) for names in (outer, inner)]
+    are_cameras = [_are_cameras(outer), _are_cameras(inner)]
     if any(are_cameras) and not all(are_cameras):
         return by_camera if are_cameras[0] else by_identity
     if len(outer) > len(inner) and _recurring(folders):
@@ -94,7 +94,7 @@ def _three_folders(folders: list[list[str]]) -> str:
         for names, name in zip(levels, parts[1:3], strict=True):
             names[parts[0]].add(name)
     second, third = (set().union(*names.values()) for names in levels)
-    are_cameras = [all(_CAMERA.fullmatch(name) for name in names) for names in (second, third)]
+    are_cameras = [_are_cameras(second), _are_cameras(third)]
     counts = [sum(map(len, names.values())) for names in levels]
     if are_cameras[0] == are_cameras[1]:
         # People are more than cameras.
@@ -106,6 +106,10 @@ def _three_folders(folders: list[list[str]]) -> str:
             "'{domain}/{camera}/{identity}/*' for example."
         )
     return "{domain}/{camera}/{identity}/*" if are_cameras[0] else "{domain}/{identity}/{camera}/*"
+
+
+def _are_cameras(names: Iterable[str]) -> bool:
+    return all(_CAMERA.fullmatch(name) for name in names)
 
 
 def _recurring(folders: list[list[str]]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from metabin_plugin.errors import MetaBINError
-from outputs import make_folder_of, write_whole
+from outputs import check_file, write_whole
 
 
 class SearchError(MetaBINError):
@@ -41,9 +41,7 @@ def check_output(path: Path, option: str) -> None:
     Raises:
         SearchError: it is a folder, or there can be no such file.
     """
-    if path.is_dir():
-        raise SearchError(f"{option} {path} is a folder; give the path of a file")
-    make_folder_of(path, SearchError)
+    check_file(path, option, SearchError)
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

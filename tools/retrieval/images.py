@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metabin_plugin.data.image_files import find_files
 from metabin_plugin.data.lookup import build_nonempty_dataset, datasets_root
-from metabin_plugin.data.manifest_rows import read_rows, shown
+from metabin_plugin.data.manifest_rows import is_manifest, read_rows, shown
 from retrieval.faults import SearchError
 
 
@@ -29,7 +29,7 @@ def find_gallery(name: str) -> tuple[str, list[str]]:
     """
     if os.path.isdir(name):
         return os.path.abspath(name), find_images(name)
-    if name.lower().endswith(".csv"):
+    if is_manifest(name):
         path = Path(name) if os.path.exists(name) else Path(datasets_root(), name)
         rows = read_rows(path)
         rows = [row for row in rows if row.subset == "gallery"] or rows
@@ -81,10 +81,8 @@ def find_images(folder: str) -> list[str]:
             f"folder {shown(str(error.filename))} cannot be read ({error.strerror}); make it "
             "readable"
         ) from error
-    foreign = found.foreign()
-    if foreign:
-        what = f"{len(foreign)} photographs that Pillow does not read; convert them to JPEG"
-        print(f"left out: {what} ({shown(foreign[0])})", file=sys.stderr)
+    if found.left_out():
+        print(found.left_out(), file=sys.stderr)
     if not found.images:
         raise SearchError(f"folder {shown(folder)} holds no image; name another one")
     return found.images

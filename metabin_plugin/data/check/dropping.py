@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 from metabin_plugin.data.lookup import datasets_root
 from metabin_plugin.data.manifest import find_manifest
+from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import reason, replace_file
 
@@ -26,7 +27,7 @@ def drop_images(names: Iterable[str], images: Collection[str]) -> dict[str, int]
     Raises:
         DatasetError: a manifest cannot be written; it is as it was.
     """
-    manifests = [name for name in dict.fromkeys(names) if name.lower().endswith(".csv")]
+    manifests = [name for name in dict.fromkeys(names) if is_manifest(name)]
     dropped = {name: _drop(name, images) if images else 0 for name in manifests}
     return {name: count for name, count in dropped.items() if count}
 

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from metabin_plugin.data.datasets.base import TargetDataset
 from metabin_plugin.data.domains import DomainLabels, label_domains
 from metabin_plugin.data.lookup import build_dataset, read_subset
+from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.errors import DatasetError, MetaBINError
 
 TRAIN, QUERY, GALLERY = SUBSETS = ("train", "query", "gallery")
@@ -65,7 +66,7 @@ class Collection:
             **kwargs: passed on to the dataset.
         """
         # A manifest's faulty lines must not hide one another, nor the rest of its images.
-        if name.lower().endswith(".csv"):
+        if is_manifest(name):
             kwargs["on_fault"] = self.problems.append
         try:
             dataset = build_dataset(name, key=key, **kwargs)
