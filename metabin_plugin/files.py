@@ -1,19 +1,52 @@
-"""Writing a file so that it is complete or not there at all."""
+"""Opening files that may come from elsewhere, and writing files whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading, and refuse what is not one.
+
+    Opening a pipe waits for a writer, and a device has no end: a name that comes from elsewhere
+    may stand for either.
+
+    Args:
+        path: the file; links are followed.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, pipe, socket or device.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+
+
+def is_file_name(name: object) -> bool:
+    """Whether something is the name of a file inside a folder: text, and no path to elsewhere.
+
+    Args:
+        name: what a file from elsewhere gives as a name.
+    """
+    if not isinstance(name, str) or name in ("", os.curdir, os.pardir):
+        return False
+    return name.isprintable() and not any(sign in name for sign in "/\\:")
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside the one it replaces, and rename it when it is complete.
 
     At any moment, a killed process or a power cut included, ``path`` is either the file as it was
-    or the new one. A killed process may leave ``<path>.partial``, which the next write reuses.
+    or the new one. A killed process may leave ``<path>.partial``, which the next write removes. A
+    link of either name is replaced; what it leads to is not touched.
 
     Args:
         path: the file to write; its folder must exist.
@@ -25,7 +58,10 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     """
     partial = f"{os.fspath(path)}.partial"
     try:
-        with open(partial, "wb") as file:
+        with suppress(FileNotFoundError):
+            os.remove(partial)
+        # Exclusive, so that a link put there in the meantime is not followed.
+        with open(partial, "xb") as file:
             write(file)
             file.flush()
             # Or a power cut could leave the new name with content that never reached the disk.

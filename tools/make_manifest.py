@@ -31,8 +31,9 @@ from tabulate import tabulate
 
 from metabin_plugin.cli import run_cli
 from metabin_plugin.data.image_files import FoundFiles, find_files
-from metabin_plugin.data.manifest_rows import SUBSETS, shown
+from metabin_plugin.data.manifest_rows import SUBSETS
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.text import shown
 from outputs import make_folder_of, write_whole
 from photographs.manifest_text import manifest_text
 from photographs.photograph import Photograph, label_photographs

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from metabin_plugin.data.manifest_rows import shown
+from metabin_plugin.text import shown
 
 # What telephones and cameras write and Pillow reads with another package, or not at all.
 FOREIGN_PHOTOGRAPHS = frozenset(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.text import shown
 
 SUBSETS = ("train", "query", "gallery", "test")
 _REQUIRED = ("path", "pid", "camid")
@@ -82,12 +83,6 @@ def read_rows(manifest: Path, on_fault: Callable[[DatasetError], None] = stop) -
     if not line:
         raise DatasetError(f"Manifest {manifest} has no rows; add one for each image.")
     return rows
-
-
-def shown(text: str) -> str:
-    """A text of a file as part of a sentence: in one line, and not too long."""
-    line = text if text.isprintable() else repr(text)
-    return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def _read_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:

@@ -9,8 +9,8 @@ from fastreid.data.common import CommDataset
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabin_plugin.data.image_files import is_foreign
-from metabin_plugin.data.manifest_rows import shown
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.text import shown
 
 
 class ReadableDataset(CommDataset):

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from metabin_plugin.data.manifest_rows import shown
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.text import shown
 from photographs.photograph import Photograph
 
 # A manifest has no empty labels.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import NamedTuple
 
-from metabin_plugin.data.manifest_rows import shown
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.text import shown
 from photographs.guess import guess_layout
 from photographs.layout import Layout
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from metabin_plugin.data.image_files import find_files
 from metabin_plugin.data.lookup import build_nonempty_dataset, datasets_root
-from metabin_plugin.data.manifest_rows import is_manifest, read_rows, shown
+from metabin_plugin.data.manifest_rows import is_manifest, read_rows
+from metabin_plugin.text import shown
 from retrieval.faults import SearchError
 
 

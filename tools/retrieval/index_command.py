@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from metabin_plugin.cli import sentence
-from metabin_plugin.data.manifest_rows import shown
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import reason
+from metabin_plugin.text import shown
 from retrieval.engine import METRICS, build_index, check_gpu
 from retrieval.faults import SearchError, check_output, load_faiss
 from retrieval.features import Describer
