@@ -8,6 +8,7 @@ from typing import BinaryIO
 import pytest
 
 from metabin_plugin.files import replace_file
+from tests.full_disk import full_disk
 
 
 def test_the_new_content_takes_the_old_ones_place(tmp_path: Path) -> None:
@@ -85,8 +86,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, error: Bas
 def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    os.symlink("/dev/full", tmp_path / "file.partial")
-    with pytest.raises(OSError) as failure:
+    with full_disk(path), pytest.raises(OSError) as failure:
         replace_file(path, lambda file: file.write(b"new" * 100_000))
     assert failure.value.errno == errno.ENOSPC
     assert path.read_text() == "old"
