@@ -96,12 +96,13 @@ def add_metabin_config(cfg: CfgNode) -> None:
     # from a network with another norm.
     node.PARTIAL_WEIGHTS = False
 
-    # How BIN layers (Eq. 1) are computed; the numbers are the same but for rounding. "auto" is the
-    # fastest form that the device and its compiler allow; "compiled", "eager" and "plain" (an
-    # autograd formula) force one.
+    # How BIN layers (Eq. 1) are computed; the numbers are the same but for rounding. "auto" takes
+    # kernels of the plugin's own on a GPU ("triton"), PyTorch's norm kernels on a CPU ("native"),
+    # and the autograd formula ("plain") elsewhere; each can be asked for.
     node.NORM_FORM = "auto"
 
-    # True lets the backbone compute in PyTorch's channels_last memory format.
+    # True lets the backbone compute in PyTorch's channels_last memory format: for GPUs, where half
+    # precision gains. On a CPU convolutions gain and BIN layers lose.
     node.CHANNELS_LAST = False
 
     # True compiles the backbone with torch.compile, for training and evaluation. The first

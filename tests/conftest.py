@@ -1,10 +1,16 @@
 """Registers the plugin, without which fastreid cannot be imported, and settles hypothesis."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
 
 import metabin_plugin
+
+# Without a GPU the kernels are interpreted, which Triton decides when it is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is no reason to fail, and a test must not depend on the run's luck.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

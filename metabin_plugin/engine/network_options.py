@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.norm import set_norm_form
-from metabin_plugin.norm.compiled_passes import can_compile
+from metabin_plugin.text import shown
 
 
 def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
@@ -57,11 +57,14 @@ def _backbone(network: nn.Module, cfg: CfgNode, key: str) -> nn.Module:
 
 
 def _require_compiler(device: str) -> None:
-    if not can_compile(device, torch.float32, torch.contiguous_format):
+    try:
+        torch.compile(torch.sin)(torch.zeros(1, device=device))
+    # Whatever a missing or unfit compiler raises.
+    except Exception as error:
         raise ConfigError(
-            f"METABIN.COMPILE is True, but torch.compile fails on {device} (the log says why); "
-            "install a compiler, or set it to False"
-        )
+            f"METABIN.COMPILE is True, but torch.compile fails on {device} "
+            f"({shown(' '.join(str(error).split()))}); install a compiler, or set it to False"
+        ) from error
 
 
 def _channels_last(_backbone: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

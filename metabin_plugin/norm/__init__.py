@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
+from metabin_plugin.norm.batch_instance_norm import (
+    NORM_FORMS,
+    BatchInstanceNorm2d,
+    HalfInstanceNorm2d,
+    MixedNorm2d,
+    batch_instance_norm,
+)
 from metabin_plugin.norm.convert import (
     NORMS,
     convert_norm,
@@ -10,12 +16,8 @@ from metabin_plugin.norm.convert import (
     synchronize_norms,
 )
 from metabin_plugin.norm.folding import Folding, fold_norms
-from metabin_plugin.norm.forms import NORM_FORMS
-from metabin_plugin.norm.functional import batch_instance_norm
 from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters, network_parts
-from metabin_plugin.norm.half_norm import HalfInstanceNorm2d
 from metabin_plugin.norm.instance_norm import InstanceNorm2d
-from metabin_plugin.norm.mixed_norm import MixedNorm2d
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 __all__ = [

@@ -1,12 +1,238 @@
-"""The batch-instance normalization layer."""
+"""Batch-instance normalization (paper section 3.2, Eq. 1): the function and the layers of it."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from metabin_plugin.norm.affine import Parameters
-from metabin_plugin.norm.mixed_norm import MixedNorm2d
+from metabin_plugin.errors import NormError
+from metabin_plugin.norm import triton_form
+from metabin_plugin.norm.formula import (
+    Parameters,
+    count_batch_,
+    plain_batch_instance_norm,
+    update_running_statistics_,
+)
+from metabin_plugin.norm.native import native_batch_instance_norm
+from metabin_plugin.norm.processes import are_several
+from metabin_plugin.norm.synchronized_batch_norm import synchronized_batch_norm
+
+# "plain", in differentiable operators alone, with more memory and time; "native", by the kernels of
+# PyTorch's norm layers on a CPU; "triton", by kernels of the plugin's own on a GPU; "auto", the
+# fastest that there is for a feature map.
+NORM_FORMS = ("auto", "plain", "native", "triton")
+
+
+def batch_instance_norm(
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    instance_weight: Tensor,
+    instance_bias: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    synchronize: bool = False,
+    form: str = "auto",
+) -> Tensor:
+    """Mix batch and instance normalization channel by channel (Eq. 1).
+
+    `y = gate * (weight * BN(x) + bias) + (1 - gate) * (instance_weight * IN(x) + instance_bias)`,
+    computed as one affine map per (sample, channel). Statistics and the map are computed in
+    float32 at least; the result has the dtype of `x`. Twice differentiable in every argument; the
+    gradients keep `x` and values per (sample, channel) alive, nothing else of its size (but for
+    the plain form).
+
+    A 1x1 feature map has no instance statistics: the result is then batch normalization alone,
+    and `gate`, `instance_weight` and `instance_bias` take no part in it.
+
+    Args:
+        x: feature map (N, C, H, W).
+        gate: balancing parameter rho (C,), in [0, 1]; 1 is batch normalization alone.
+        weight: affine weight of the batch half (C,).
+        bias: affine bias of the batch half (C,).
+        instance_weight: affine weight of the instance half (C,).
+        instance_bias: affine bias of the instance half (C,).
+        running_mean: running mean (C,). Updated in place when `training`; used instead of the
+            batch mean otherwise.
+        running_var: running variance (C,), updated in place with the unbiased batch variance.
+        training: whether the batch half uses the statistics of the batch. The instance half
+            always uses those of the instance.
+        momentum: factor of the new value in the running statistics, in [0, 1].
+        eps: added to both variances before the square root.
+        synchronize: whether the batch is that of all processes of a distributed run, each of which
+            has feature maps of this height and width.
+        form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`; the results are the same
+            up to rounding. What a form cannot do takes the plain one: float64 on a GPU, statistics
+            of several processes, transforms of `torch.func`.
+
+    Returns:
+        Tensor of the shape, dtype and memory format of `x`.
+
+    Raises:
+        ValueError: `x` is not 4-D, does not have the channels of `gate`, has one value per
+            channel in training, or running statistics are missing in evaluation.
+        NormError: `form` is unknown, or not for the device of `x`.
+    """
+    _check_shapes(x, gate)
+    running = None
+    if running_mean is not None and running_var is not None:
+        running = running_mean, running_var
+    elif not training:
+        raise ValueError("batch_instance_norm needs running statistics when training is False")
+    if x.shape[2] == 1 and x.shape[3] == 1:
+        batch_norm = synchronized_batch_norm if synchronize else F.batch_norm
+        return batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    parameters = Parameters(gate, weight, bias, instance_weight, instance_bias)
+    several = training and synchronize and are_several()
+    chosen = choose_form(form, x, several)
+    if chosen == "triton":
+        return triton_form.triton_batch_instance_norm(
+            x, parameters, running, training=training, momentum=momentum, eps=eps
+        )
+    if not training and _is_batch_normalization(x, gate):
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    used = None if training else running
+    if chosen == "native":
+        y, batch = native_batch_instance_norm(x, parameters, used, eps)
+    else:
+        if used is not None and torch.is_grad_enabled():
+            # Later training moves them in place, perhaps before a backward pass.
+            used = used[0].clone(), used[1].clone()
+        y, batch = plain_batch_instance_norm(x, parameters, used, eps, several)
+    if training and running is not None:
+        count = batch.samples * x.shape[2] * x.shape[3]
+        update_running_statistics_(*running, batch.mean, batch.var, count, momentum)
+    return y
+
+
+def choose_form(form: str, x: Tensor, several: bool = False) -> str:
+    """The form that computes a feature map.
+
+    Args:
+        form: what is asked for, one of `NORM_FORMS`.
+        x: feature map (N, C, H, W).
+        several: whether the batch is that of several processes.
+
+    Returns:
+        "plain", "native" or "triton".
+
+    Raises:
+        NormError: there is no such form, or it is not for the device of `x`.
+    """
+    check_form(form)
+    on_cpu = x.device.type == "cpu"
+    # On a CPU the kernels are interpreted, which only those want who ask for it.
+    asks = form == "triton" or (form == "auto" and not on_cpu)
+    has_triton = asks and triton_form.is_available(x.device)
+    if (form == "triton" and not has_triton) or (form == "native" and not on_cpu):
+        raise NormError(f"BIN has no {form} form on {x.device}; choose 'auto'")
+    if form == "plain" or several or torch._C._are_functorch_transforms_active():
+        return "plain"
+    if has_triton and x.dtype in triton_form.DTYPES:
+        return "triton"
+    return "native" if on_cpu and form in ("auto", "native") and not is_traced(x) else "plain"
+
+
+def check_form(form: str) -> None:
+    """Refuse a name that is not one of `NORM_FORMS`.
+
+    Raises:
+        NormError: there is no such form.
+    """
+    if form not in NORM_FORMS:
+        raise NormError(f"BIN has no form {form!r}; choose one of {', '.join(NORM_FORMS)}")
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether operators are recorded, so that neither values nor Python's choices may matter.
+
+    Args:
+        x: feature map.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or type(x) not in (Tensor, nn.Parameter)
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _is_batch_normalization(x: Tensor, gate: Tensor) -> bool:
+    # On a GPU the question would cost more than the statistics: the answer has to be waited for.
+    asks = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced(x)
+    return asks and bool((gate == 1).all())
+
+
+def _check_shapes(x: Tensor, gate: Tensor) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"batch_instance_norm needs a 4-D feature map, got {x.dim()} dimensions")
+    if gate.shape != x.shape[1:2]:
+        raise ValueError(
+            f"batch_instance_norm needs one gate per channel: the feature map has {x.shape[1]} "
+            f"channels, the gate has shape {tuple(gate.shape)}"
+        )
+
+
+class MixedNorm2d(nn.BatchNorm2d):
+    """A layer that computes Eq. 1 (paper section 3.2) with the parameters that a subclass gives it.
+
+    Statistics follow `nn.BatchNorm2d`: in training with `track_running_stats` switched off the
+    statistics of the batch are used and the running ones stay as they are (the "hold" of the meta
+    step); in evaluation the batch half uses the running statistics, the instance half always those
+    of the instance. A 1x1 feature map is only batch-normalized.
+
+    Args:
+        num_features: number of channels C.
+        eps: added to both variances before the square root.
+        momentum: factor of the new value in the running statistics; None is a cumulative average.
+
+    Attributes:
+        synchronize: whether batch statistics are those of all processes of a distributed run.
+        form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.synchronize = False
+        self.form = "auto"
+
+    def mixture(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gate, weight and bias of the batch half, weight and bias of the instance half; (C,)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize a feature map.
+
+        Args:
+            x: feature map (N, C, H, W).
+
+        Returns:
+            Normalized feature map of the same shape, dtype and memory format.
+
+        Raises:
+            ValueError: `x` is not 4-D, has another number of channels, or has one value per
+                channel in training.
+        """
+        updates = self.training and self.track_running_stats
+        momentum = count_batch_(self) if updates else 0.0
+        holds = self.training and not self.track_running_stats
+        return batch_instance_norm(
+            x,
+            *self.mixture(),
+            None if holds else self.running_mean,
+            None if holds else self.running_var,
+            training=self.training or self.running_mean is None,
+            momentum=momentum,
+            eps=self.eps,
+            synchronize=self.synchronize,
+            form=self.form,
+        )
 
 
 class BatchInstanceNorm2d(MixedNorm2d):
@@ -43,7 +269,7 @@ class BatchInstanceNorm2d(MixedNorm2d):
             nn.init.ones_(self.instance_weight)
             nn.init.zeros_(self.instance_bias)
 
-    def mixture(self) -> Parameters:
+    def mixture(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The layer's own gates and affine maps."""
         return self.gate, self.weight, self.bias, self.instance_weight, self.instance_bias
 
@@ -60,3 +286,36 @@ class BatchInstanceNorm2d(MixedNorm2d):
         """
         self.instance_weight.copy_(self.weight).requires_grad_(self.weight.requires_grad)
         self.instance_bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
+
+
+class HalfInstanceNorm2d(MixedNorm2d):
+    """The first half of the channels instance-normalized, the others batch-normalized.
+
+    The layer of IBN-Net (Pan et al., "Two at Once", ECCV 2018, variant a), which is the "BN+IN
+    half" of the paper's Table 4. The paper does not say which layers it replaces: here it is every
+    one, as for batch-instance normalization. Of an odd number of channels the larger part is
+    batch-normalized.
+
+    Parameters and buffers are those of `nn.BatchNorm2d`, so that its checkpoints load, and the
+    other way round. Running statistics are kept of all channels; those of the instance-normalized
+    ones are used on a 1x1 feature map only, which has no instance statistics.
+
+    Args:
+        num_features: number of channels C.
+        eps: added to both variances before the square root.
+        momentum: factor of the new value in the running statistics; None is a cumulative average.
+
+    Attributes:
+        gate: 0 for instance-normalized channels, 1 for batch-normalized ones (C,); a constant.
+    """
+
+    gate: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, eps, momentum)
+        is_batch = torch.arange(num_features) >= num_features // 2
+        self.register_buffer("gate", is_batch.to(self.weight.dtype), persistent=False)
+
+    def mixture(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The fixed gates, and the one affine map of both halves twice."""
+        return self.gate, self.weight, self.bias, self.weight, self.bias

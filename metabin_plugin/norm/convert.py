@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.errors import NormError
-from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
-from metabin_plugin.norm.forms import check_form
-from metabin_plugin.norm.half_norm import HalfInstanceNorm2d
+from metabin_plugin.norm.batch_instance_norm import (
+    BatchInstanceNorm2d,
+    HalfInstanceNorm2d,
+    MixedNorm2d,
+    check_form,
+)
 from metabin_plugin.norm.instance_norm import InstanceNorm2d
-from metabin_plugin.norm.mixed_norm import MixedNorm2d
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 NormFactory = Callable[..., nn.Module]

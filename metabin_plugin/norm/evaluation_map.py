@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metabin_plugin.norm.batch_instance_norm import MixedNorm2d
 from metabin_plugin.norm.inference_norm import InferenceNorm2d
-from metabin_plugin.norm.mixed_norm import MixedNorm2d
 
 
 def batch_map(layer: Any) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metabin_plugin.norm.forms import choose_form
-from metabin_plugin.norm.one_pass import Form
-from metabin_plugin.norm.passes import dense, over_map
-from metabin_plugin.norm.statistics import batch_statistics, instance_statistics
+from metabin_plugin.norm import native
+from metabin_plugin.norm.batch_instance_norm import choose_form
+from metabin_plugin.norm.formula import instance_statistics, over_map
 from metabin_plugin.precision import at_least_float32
 
 
@@ -80,22 +79,21 @@ class InferenceNorm2d(nn.Module):
         """
         if len(self.open_channels) == 0 or (x.shape[2] == 1 and x.shape[3] == 1):
             return torch.addcmul(self.shift, at_least_float32(x), self.scale).to(x.dtype)
-        x = dense(x)
+        x = native.dense(x)
         scale, shift = self._mixed_affine(x)
-        form = _form(x)
-        if form is None:
+        if not _is_native(x):
             return torch.addcmul(shift, at_least_float32(x), scale).to(x.dtype)
-        return form.passes.affine(x, scale.flatten(1), shift.flatten(1))
+        scale, shift = scale.flatten(1), shift.flatten(1)
+        return native.affine(x, torch.zeros_like(scale), scale, shift)
 
     def _mixed_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gathers = self._gathers(x)
         needed = x.index_select(1, self.open_channels) if gathers else x
-        form = _form(needed)
-        if form is None:
+        if _is_native(needed):
+            mean, var = (over_map(values) for values in native.statistics(needed))
+        else:
             # Dimensions are kept, or an exported network would reshape at every call.
             mean, var = instance_statistics(at_least_float32(needed), keepdim=True)
-        else:
-            mean, var = (over_map(values) for values in form.passes.statistics(needed))
         factor = torch.rsqrt(var + self.eps)
         if gathers:
             mean, factor = (part.index_select(1, self.place) for part in (mean, factor))
@@ -113,8 +111,7 @@ class InferenceNorm2d(nn.Module):
         return f"{len(self.place)}, open={len(self.open_channels)}, eps={self.eps}"
 
 
-def _form(x: Tensor) -> Form | None:
-    # The passes have no derivative of their own.
-    if torch.is_grad_enabled() and x.requires_grad:
-        return None
-    return choose_form("auto", x, batch_statistics)
+def _is_native(x: Tensor) -> bool:
+    # The native passes have no derivative of their own.
+    differentiates = torch.is_grad_enabled() and x.requires_grad
+    return not differentiates and choose_form("auto", x) == "native"

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metabin_plugin.errors import NormError
-from metabin_plugin.norm.one_pass import memory_format_of
+from metabin_plugin.norm.native import memory_format_of
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):

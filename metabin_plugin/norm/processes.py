@@ -46,18 +46,29 @@ def gather_rows(rows: Tensor) -> Tensor:
     return gather(rows).flatten(0, 1)
 
 
-def sum_over_processes(values: Tensor) -> Tensor:
-    """Sum of the tensors of all processes, without gradient.
+def global_statistics(
+    mean: Tensor, var: Tensor, count: int | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Statistics of the global batch from those of each process's share of it.
+
+    The global variance is the mean of the variances plus the variance of the means, both weighted
+    by the counts, so that large means do not cancel. One collective in each direction.
 
     Args:
-        values: tensor of the same shape and dtype on all processes.
+        mean: mean of this process's batch (C,).
+        var: its biased variance (C,).
+        count: its number of values per channel, or of instances with as many values each.
 
     Returns:
-        Tensor of that shape, the same on all of them.
+        Mean and biased variance of the global batch, each (C,), and the sum of the counts, a
+        scalar; differentiable as :func:`gather`.
     """
-    total = values.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
+    shares = gather(torch.cat([mean, var, mean.new_tensor([count])]))
+    means, variances, counts = shares.split([len(mean), len(var), 1], dim=1)
+    weights = counts / counts.sum()
+    global_mean = (weights * means).sum(dim=0)
+    global_var = (weights * (variances + (means - global_mean).square())).sum(dim=0)
+    return global_mean, global_var, counts.sum()
 
 
 class _Sum(torch.autograd.Function):
@@ -68,7 +79,9 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return sum_over_processes(values)
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

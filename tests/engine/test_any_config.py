@@ -112,7 +112,7 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "GRADIENT_SIGNS_PERIOD": st.integers(0, 3),
         "SYNC_STATS": st.booleans(),
         "PARTIAL_WEIGHTS": st.booleans(),
-        "NORM_FORM": st.sampled_from(["auto", "eager", "plain"]),
+        "NORM_FORM": st.sampled_from(["auto", "native", "plain"]),
         "CHANNELS_LAST": st.booleans(),
         # Compiling takes longer than all else; a test of its own has it.
         "COMPILE": st.just(False),

@@ -167,7 +167,7 @@ BAD_VALUES = [
     ("METABIN.SYNC_STATS", 1, "True or False"),
     ("METABIN.PARTIAL_WEIGHTS", None, "True or False"),
     ("METABIN.SECOND_ORDER", "yes", "True or False"),
-    ("METABIN.NORM_FORM", "triton", "auto, compiled, eager, plain"),
+    ("METABIN.NORM_FORM", "compiled", "auto, plain, native, triton"),
     ("METABIN.CHANNELS_LAST", "True", "True or False"),
     ("METABIN.COMPILE", 1, "True or False"),
     ("METABIN.KEEP_MEMORY", None, "True or False"),

@@ -185,12 +185,8 @@ def evaluate(trainer: MetaBINTrainer, images: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "form"),
     [
-        *((name, "eager") for name in FILES),
-        *(
-            pytest.param(name, form, marks=pytest.mark.slow)
-            for name in ("step_mobilenet", "step_resnet18")
-            for form in ("plain", "compiled")
-        ),
+        *((name, "native") for name in FILES),
+        *((name, "plain") for name in ("step_mobilenet", "step_resnet18")),
     ],
 )
 def test_three_iterations_equal_the_reference(

@@ -79,8 +79,12 @@ def test_the_norm_form_reaches_the_network(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_compilation_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_options, "can_compile", lambda *_: False)
-    with pytest.raises(ConfigError, match=r"METABIN\.COMPILE is True, but .* fails on cpu"):
+    def fails(_function: object) -> None:
+        raise RuntimeError("no compiler was found")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    sentence = r"METABIN\.COMPILE is True, but .* fails on cpu \(no compiler was found\)"
+    with pytest.raises(ConfigError, match=sentence):
         started(config(tmp_path, "METABIN.COMPILE", "True"))
 
 
@@ -90,7 +94,7 @@ def test_an_architecture_without_a_backbone_is_refused(
 ) -> None:
     cfg = config(tmp_path)
     cfg.METABIN[key] = True
-    monkeypatch.setattr(network_options, "can_compile", lambda *_: True)
+    monkeypatch.setattr(network_options, "_require_compiler", lambda _device: None)
     with pytest.raises(ConfigError, match=rf"METABIN\.{key} is True, but .* no backbone"):
         network_options.apply_network_options(nn.Linear(1, 1), cfg)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +13,7 @@ from fastreid.modeling.backbones import build_backbone
 from torch import Tensor, nn
 
 from metabin_plugin.errors import NormError
-from metabin_plugin.norm import BatchInstanceNorm2d, fold_norms
-from metabin_plugin.norm.forms import choose_form
+from metabin_plugin.norm import BatchInstanceNorm2d, fold_norms, native
 from metabin_plugin.norm.inference_norm import InferenceNorm2d
 from tests.norm.oracle import bin_by_loops
 
@@ -149,16 +147,12 @@ def test_a_few_open_channels_get_statistics_alone(
 ) -> None:
     shapes = []
 
-    def recording(form: str, x: Tensor, batch: Any) -> Any:
-        passes = choose_form(form, x, batch).passes
+    def recording(needed: Tensor) -> tuple[Tensor, Tensor]:
+        shapes.append(tuple(needed.shape))
+        return statistics(needed)
 
-        def statistics(needed: Tensor) -> tuple[Tensor, Tensor]:
-            shapes.append(tuple(needed.shape))
-            return passes.statistics(needed)
-
-        return SimpleNamespace(passes=passes._replace(statistics=statistics))
-
-    monkeypatch.setattr("metabin_plugin.norm.inference_norm.choose_form", recording)
+    statistics = native.statistics
+    monkeypatch.setattr(native, "statistics", recording)
     layer = trained(BatchInstanceNorm2d(12), open_share=0)
     assert isinstance(layer, BatchInstanceNorm2d)
     layer.gate[torch.randperm(12)[:still_open]] = 0.5

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 
 from benchmarks.layer_arms import saved_bytes
 from metabin_plugin.errors import NormError
@@ -15,29 +12,14 @@ from metabin_plugin.norm import (
     NORM_FORMS,
     BatchInstanceNorm2d,
     batch_instance_norm,
-    compiled_passes,
-    forms,
     set_norm_form,
 )
+from metabin_plugin.norm.batch_instance_norm import choose_form
+from tests.norm.operators import Operators
 from tests.norm.oracle import bin_by_loops, random_arguments
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
-IN_PASSES = ("eager", pytest.param("compiled", marks=pytest.mark.slow))
-# Height, width and channels of MobileNetV2 x1.4 at 256 x 128, a quarter as large.
-LAYERS = ((32, 16, 44), (32, 16, 22), (16, 8, 132), (8, 4, 198), (4, 2, 537), (4, 2, 1792))
-
-
-@pytest.fixture
-def no_compiler(monkeypatch):
-    def fails(_x):
-        raise RuntimeError("no compiler was found")
-
-    monkeypatch.setattr(
-        compiled_passes, "COMPILED_PASSES", forms.COMPILED_PASSES._replace(statistics=fails)
-    )
-    forms.can_compile.cache_clear()
-    yield
-    forms.can_compile.cache_clear()
+IN_PASSES = ("native", "triton")
 
 
 def gradients(form: str, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -58,9 +40,7 @@ def test_saves_what_batch_normalization_saves(form: str, memory_format) -> None:
 
 
 @pytest.mark.parametrize("form", NORM_FORMS)
-def test_an_activation_in_place_may_follow(form: str, request) -> None:
-    if form == "compiled":
-        request.applymarker(pytest.mark.slow)
+def test_an_activation_in_place_may_follow(form: str) -> None:
     inputs = random_arguments((2, 3, 4, 4))
     expected = torch.autograd.grad(bin_by_loops(*inputs).relu().square().sum(), inputs)
     y = batch_instance_norm(*inputs, form=form)
@@ -125,67 +105,34 @@ def test_one_bright_pixel_does_not_drown_the_others(form: str, memory_format) ->
     torch.testing.assert_close(actual.double(), exact, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_all_layers_and_batch_sizes_share_their_compiled_form(dtype: torch.dtype) -> None:
-    forms.can_compile.cache_clear()
-    torch.compiler.reset()
-    network = nn.ModuleList(BatchInstanceNorm2d(channels) for _, _, channels in LAYERS)
-    set_norm_form(network, "compiled")
-    made = set()
-    for memory_format in FORMATS:
-        for batch in (5, 16, 10, 6):
-            for training in (True, False):
-                for layer, (height, width, channels) in zip(
-                    network.train(training), LAYERS, strict=True
-                ):
-                    x = torch.randn(batch, channels, height, width)
-                    x = x.to(dtype, memory_format=memory_format).requires_grad_(training)
-                    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
-                        y = layer(x)
-                    if training:
-                        y.sum().backward()
-                made.add(counters["stats"]["unique_graphs"])
-    # All are compiled before the first batch of a memory format is through.
-    assert len(made) == len(FORMATS)
-
-
 @pytest.mark.parametrize(
-    ("shape", "dtype", "memory_format", "compiles"),
+    ("form", "device", "interprets", "chosen"),
     [
-        ((16, 64, 64, 64), torch.float32, torch.contiguous_format, True),
-        ((16, 64, 64, 32), torch.float32, torch.contiguous_format, False),
-        ((16, 64, 64, 32), torch.float32, torch.channels_last, True),
-        ((16, 64, 64, 32), torch.bfloat16, torch.contiguous_format, True),
-        ((16, 64, 8, 4), torch.bfloat16, torch.channels_last, False),
-        ((1, 64, 256, 256), torch.float32, torch.contiguous_format, False),
-        ((16, 64, 64, 64), torch.float64, torch.contiguous_format, False),
+        ("auto", "cpu", True, "native"),
+        ("plain", "cpu", True, "plain"),
+        ("native", "cpu", False, "native"),
+        ("triton", "cpu", True, "triton"),
+        ("triton", "cpu", False, None),
+        ("auto", "meta", True, "plain"),
+        ("native", "meta", True, None),
+        ("triton", "meta", True, None),
     ],
 )
-def test_large_maps_are_compiled_and_small_ones_are_not(
-    shape, dtype, memory_format, compiles, monkeypatch
-) -> None:
-    monkeypatch.setattr(forms, "can_compile", lambda *_kind: True)
-    x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=memory_format)
-    chosen = forms.choose_form("auto", x, (torch.zeros(64), torch.ones(64)))
-    assert (chosen.passes is forms.COMPILED_PASSES) == compiles
+def test_the_form_is_chosen_by_device(form, device, interprets, chosen, monkeypatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1" if interprets else "0")
+    x = torch.zeros(2, 3, 4, 4, device=device)
+    if chosen is None:
+        with pytest.raises(NormError, match=f"no {form} form on {device}; choose 'auto'"):
+            choose_form(form, x)
+    else:
+        assert choose_form(form, x) == chosen
 
 
-def test_without_a_compiler_it_runs_eagerly_and_says_so(no_compiler, caplog) -> None:
-    x = torch.randn(16, 64, 32, 16).to(memory_format=torch.channels_last)
-    with caplog.at_level(logging.WARNING):
-        y = BatchInstanceNorm2d(64)(x)
-        BatchInstanceNorm2d(64)(x)
-    torch.testing.assert_close(y, nn.BatchNorm2d(64)(x), rtol=1e-4, atol=1e-4)
-    (record,) = caplog.records
-    assert "no compiler was found" in record.getMessage()
-
-
-def test_a_form_that_was_asked_for_is_not_replaced(no_compiler) -> None:
-    layer = BatchInstanceNorm2d(4)
-    set_norm_form(layer, "compiled")
-    with pytest.raises(NormError, match=r"NORM_FORM is 'compiled'"):
-        layer(torch.randn(2, 4, 8, 4))
+def test_what_a_kernel_cannot_do_takes_the_plain_form() -> None:
+    x = torch.zeros(2, 3, 4, 4)
+    assert choose_form("triton", x.double()) == "plain"
+    assert choose_form("triton", x, several=True) == "plain"
+    assert choose_form("native", x, several=True) == "plain"
 
 
 def test_an_unknown_form_is_refused() -> None:
@@ -193,11 +140,12 @@ def test_an_unknown_form_is_refused() -> None:
         set_norm_form(BatchInstanceNorm2d(4), "fast")
 
 
-def test_functional_transforms_and_export_take_the_plain_form() -> None:
+@pytest.mark.parametrize("form", IN_PASSES)
+def test_functional_transforms_and_export_take_the_plain_form(form: str) -> None:
     x, *parameters = (t.detach() for t in random_arguments((3, 2, 4, 4)))
 
     def loss(gate: torch.Tensor) -> torch.Tensor:
-        return batch_instance_norm(x, gate, *parameters[1:], form="eager").pow(3).sum()
+        return batch_instance_norm(x, gate, *parameters[1:], form=form).pow(3).sum()
 
     gate = parameters[0].requires_grad_()
     (expected,) = torch.autograd.grad(loss(gate), [gate])
@@ -220,8 +168,8 @@ def test_a_backward_pass_in_evaluation_outlives_later_training() -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("form", ["auto", "plain", "eager"])
-def test_gates_of_1_cost_no_statistics_in_evaluation(form: str, monkeypatch) -> None:
+@pytest.mark.parametrize("form", ["auto", "plain", "native"])
+def test_gates_of_1_cost_no_statistics_in_evaluation(form: str) -> None:
     layer = BatchInstanceNorm2d(3).eval()
     set_norm_form(layer, form)
     x = torch.randn(4, 3, 8, 4)
@@ -232,9 +180,11 @@ def test_gates_of_1_cost_no_statistics_in_evaluation(form: str, monkeypatch) -> 
         x, layer.running_mean, layer.running_var, layer.weight, layer.bias
     )
     torch.testing.assert_close(layer(x), expected)
-    monkeypatch.delattr("metabin_plugin.norm.functional.choose_form")
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+        with Operators() as closed:
+            torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
         layer.gate[0] = 0.5
-        with pytest.raises(NameError):
+        with Operators() as opened:
             layer(x)
+    assert len(closed.called) < len(opened.called)
+    assert sum("norm" in name for name in closed.called) == 1

@@ -21,7 +21,7 @@ REGULAR = [name for name, case in CASES.items() if case["shape"][2] > 1]
 PARAMETERS = ("gate", "bn_w", "bn_b", "in_w", "in_b")
 GRADIENTS = ("dx", *(f"d{name}" for name in PARAMETERS))
 MODES = ("general", "hold", "eval")
-FORMS = ("plain", "eager", pytest.param("compiled", marks=pytest.mark.slow))
+FORMS = ("plain", "native", "triton")
 
 
 def array(case: str, name: str) -> Tensor:

@@ -40,7 +40,7 @@ def test_the_naive_mix_computes_what_the_layer_does(training: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("arm", [BATCH_NORM, NAIVE, "BIN, eager"])
+@pytest.mark.parametrize("arm", [BATCH_NORM, NAIVE, "BIN, native"])
 def test_all_arms_keep_dtype_and_have_float32_parameters(arm: str, dtype: torch.dtype) -> None:
     one = layer_arms.build_layer(arm, 6, CPU)
     x = draw(dtype=dtype).requires_grad_()
@@ -92,12 +92,12 @@ def arguments(words: str) -> argparse.Namespace:
 
 
 def test_it_measures_every_arm_in_every_case() -> None:
-    words = "--shapes 2,4,4,2 3,4,4,2 --repetitions 2 --forms eager plain"
+    words = "--shapes 2,4,4,2 3,4,4,2 --repetitions 2 --forms native plain"
     results = layer.run(arguments(f"{words} --dtype float32 bfloat16"))
     training, kept, inference = results.parts
     for table in (training, kept, inference):
         assert isinstance(table, layer.Comparison) and not table.summed
-        assert table.arms == [BATCH_NORM, NAIVE, "BIN, eager", "BIN, plain"]
+        assert table.arms == [BATCH_NORM, NAIVE, "BIN, native", "BIN, plain"]
         assert len(table.cases) == 2 * 2 * 2
         assert all(list(case.values) == table.arms for case in table.cases)
         assert table.cases[-1].name == "3 × 4 × 4 × 2, channels_last, bfloat16"

@@ -32,7 +32,7 @@ python tools/compare_onnx.py shop.onnx person.jpg other.jpg
 WAY = [words for words in joined_lines(PATH) if words]
 # Two iterations on small images instead of minutes, without the half minute of a compiler.
 SHORT = ["SOLVER.MAX_EPOCH", "1", "METABIN.ITERS_PER_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0"]
-SHORT += ["METABIN.NORM_FORM", "eager", "TEST.EVAL_PERIOD", "1"]
+SHORT += ["METABIN.NORM_FORM", "native", "TEST.EVAL_PERIOD", "1"]
 SHORT += ["INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]"]
 CAMERAS = {"entrance": (0, 30, 0), "hall": (30, 0, 0), "yard": (0, 0, 30)}
 

@@ -16,7 +16,7 @@ normalization, with `MODEL.BACKBONE.NORM BIN` in `configs/MetaBIN.yml`, trained 
 iterations with their meta steps and evaluated on images of noise ({IMAGES} of
 {SIZE[0]}×{SIZE[1]} a batch). Exported means that its ONNX file gave PyTorch's features in
 onnxruntime. The rows say that a backbone works, not how well. Parameters are the backbone's. The
-seconds are those of the iterations in float32 on one thread (`METABIN.NORM_FORM eager`), on a
+seconds are those of the iterations in float32 on one thread (`METABIN.NORM_FORM native`), on a
 machine that had other work.
 """
 COLUMNS = (

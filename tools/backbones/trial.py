@@ -121,7 +121,7 @@ def trial_config(backbone: KnownBackbone, folder: Path) -> CfgNode:
         "METABIN.ITERS_PER_EPOCH": ITERATIONS,
         "METABIN.SEED": 1,
         # Compilation would take longer than all the rest.
-        "METABIN.NORM_FORM": "eager",
+        "METABIN.NORM_FORM": "native",
         "SOLVER.AMP.ENABLED": False,
         "SOLVER.BASE_LR": 1e-4,
         "DATALOADER.NUM_INSTANCE": 2,

@@ -66,7 +66,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="mobilenetv2")
     add_images(parser)
     add_device(parser)
-    parser.add_argument("--form", help="METABIN.NORM_FORM, for example eager")
+    parser.add_argument("--form", help="METABIN.NORM_FORM, for example plain")
     _add_switch(parser, "channels_last")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
 
