@@ -18,8 +18,8 @@ def held_call(
 
     Its own parameters enter as constants, so that no gradient but those of ``parameters`` is
     computed. In training mode batch normalization uses batch statistics and does not compute
-    running ones ("hold"). Buffers enter as copies, for modules that would write theirs all the
-    same.
+    running ones ("hold"). Other buffers enter as copies, for modules that would write theirs all
+    the same.
 
     Args:
         module: the module; afterwards it is as it was.
@@ -30,10 +30,20 @@ def held_call(
         What the module returns; differentiable with respect to ``parameters`` and ``inputs``.
     """
     tensors = {name: value.detach() for name, value in module.named_parameters()}
-    tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
+    tensors.update(_copied_buffers(module))
     tensors.update(parameters or {})
     with _held_statistics(module):
         return functional_call(module, tensors, inputs)
+
+
+def _copied_buffers(module: nn.Module) -> dict[str, Tensor]:
+    # A copy is a launch, and batch normalization alone has three buffers a layer.
+    return {
+        f"{name}.{buffer_name}" if name else buffer_name: buffer.clone()
+        for name, part in module.named_modules()
+        if not isinstance(part, _BatchNorm)
+        for buffer_name, buffer in part.named_buffers(recurse=False)
+    }
 
 
 @contextmanager

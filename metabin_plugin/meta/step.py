@@ -49,12 +49,13 @@ def inner_update(
     Returns:
         What the parameters become, detached.
     """
-    moved = {
-        name: value.detach() - inner_lr * gradients[name].detach()
-        for name, value in parameters.items()
-    }
-    for name in parameters if gates is None else gates:
-        moved[name].clamp_(0.0, 1.0)
+    # One operator for all tensors, where a loop would launch two for each.
+    steps = torch._foreach_mul([gradients[name].detach() for name in parameters], inner_lr)
+    values = torch._foreach_sub([value.detach() for value in parameters.values()], steps)
+    moved = dict(zip(parameters, values, strict=True))
+    clipped = [moved[name] for name in (parameters if gates is None else gates)]
+    torch._foreach_clamp_min_(clipped, 0.0)
+    torch._foreach_clamp_max_(clipped, 1.0)
     return moved
 
 
@@ -152,7 +153,7 @@ def _alone(gradients: Tensors) -> Tensors:
 def _unscaled(gradients: Tensors, scale: float | Tensor) -> Tensors:
     if isinstance(scale, float) and scale == 1.0:
         return gradients
-    return {name: gradient / scale for name, gradient in gradients.items()}
+    return dict(zip(gradients, torch._foreach_div(list(gradients.values()), scale), strict=True))
 
 
 def _hessian_product(gradients: Tensors, leaves: Tensors, direction: Tensors) -> Tensors:

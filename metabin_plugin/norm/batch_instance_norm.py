@@ -274,11 +274,6 @@ class BatchInstanceNorm2d(MixedNorm2d):
         return self.gate, self.weight, self.bias, self.instance_weight, self.instance_bias
 
     @torch.no_grad()
-    def clip_gate_(self) -> None:
-        """Clip the gates into [0, 1], in place."""
-        self.gate.clamp_(0.0, 1.0)
-
-    @torch.no_grad()
     def copy_batch_affine_(self) -> None:
         """Let the instance half start where the batch half is: same affine, frozen where that is.
 

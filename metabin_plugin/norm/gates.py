@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
@@ -55,9 +56,10 @@ def clip_gates_(module: nn.Module) -> None:
     Args:
         module: network or layer.
     """
-    for layer in module.modules():
-        if isinstance(layer, BatchInstanceNorm2d):
-            layer.clip_gate_()
+    gates = [gate.detach() for gate in gate_parameters(module).values()]
+    if gates:
+        torch._foreach_clamp_min_(gates, 0.0)
+        torch._foreach_clamp_max_(gates, 1.0)
 
 
 def count_gates(module: nn.Module) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from metabin_plugin.norm import BatchInstanceNorm2d, batch_instance_norm
+from metabin_plugin.norm import BatchInstanceNorm2d, batch_instance_norm, clip_gates_
 from tests.norm.oracle import bin_by_loops
 
 INSTANCE_HALF = {"gate", "instance_weight", "instance_bias"}
@@ -154,7 +154,7 @@ def test_clip_gate_clips_in_place() -> None:
     gate = layer.gate
     with torch.no_grad():
         gate.copy_(torch.tensor([-0.5, 0.25, 1.0, 1.5]))
-    layer.clip_gate_()
+    clip_gates_(layer)
     assert layer.gate is gate
     assert gate.tolist() == [0.0, 0.25, 1.0, 1.0]
 

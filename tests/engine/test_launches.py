@@ -1,0 +1,63 @@
+"""Operators of whole iterations on the path of a GPU: there each is about one kernel launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metabin_plugin.norm import set_norm_form, triton_form
+from tests.engine.starting import started
+from tests.engine.tiny_data import tiny_config
+from tests.norm.emulated_kernels import EmulatedKernels
+from tests.norm.operators import Operators
+
+NETWORKS = {
+    "mobilenetv2": ("build_mobilenetv2_backbone", "1.0x-paper", "1280"),
+    "resnet50": ("build_resnet_backbone", "50x", "2048"),
+}
+BASELINE = (
+    "MODEL.META_ARCHITECTURE",
+    "Baseline",
+    "MODEL.BACKBONE.NORM",
+    "BN",
+    "METABIN.HOOKS",
+    "()",
+)
+
+
+def launches_of_an_iteration(
+    tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch, *options: str
+) -> int:
+    """Operators and kernels of the second iteration, with the hooks that train."""
+    name, depth, dimension = NETWORKS[network]
+    trainer = started(
+        tiny_config(
+            tmp_path,
+            *("MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.DEPTH", depth),
+            *("MODEL.BACKBONE.FEAT_DIM", dimension, *options),
+        )
+    )
+    set_norm_form(trainer.model, "triton")
+    kernels = EmulatedKernels()
+    monkeypatch.setattr(triton_form, "_kernels", lambda: kernels)
+    with trainer.storage:
+        for trainer.iter in range(2):
+            kernels.launched.clear()
+            with Operators() as operators:
+                trainer.run_step()
+                for hook in trainer._named_hooks.values():
+                    hook.after_step()
+    own = sum("metabin" in operator for operator in operators.called)
+    return len(operators.called) - own + len(kernels.launched)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_an_iteration_is_hardly_more_than_its_three_passes(
+    tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = launches_of_an_iteration(tmp_path, network, monkeypatch, *BASELINE)
+    meta = launches_of_an_iteration(tmp_path, network, monkeypatch)
+    # Base step, meta-train and meta-test, each forward and backward, and the losses.
+    assert meta / plain <= 3.2, (meta, plain)
