@@ -9,6 +9,8 @@ import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
+from metabin_plugin.compat.mixed_precision import autocast_dtype
+from metabin_plugin.engine.config_types import shown
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.norm import set_norm_form
 from metabin_plugin.norm.compiled_passes import can_compile
@@ -28,11 +30,14 @@ def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
         ConfigError: an option needs a backbone, and the architecture has none of its own; or it
             needs a compiler, and there is none that works.
     """
-    set_norm_form(network, cfg.METABIN.NORM_FORM)
+    form = cfg.METABIN.NORM_FORM
+    set_norm_form(network, form)
+    if form == "compiled":
+        _require_compiler(cfg, "NORM_FORM", "choose 'auto'")
     if cfg.METABIN.CHANNELS_LAST:
         _backbone(network, cfg, "CHANNELS_LAST").register_forward_pre_hook(_channels_last)
     if cfg.METABIN.COMPILE:
-        _require_compiler(torch.device(cfg.MODEL.DEVICE).type)
+        _require_compiler(cfg, "COMPILE", "set it to False")
         # A batch size met later makes one more version, for all sizes.
         _backbone(network, cfg, "COMPILE").compile()
 
@@ -56,11 +61,16 @@ def _backbone(network: nn.Module, cfg: CfgNode, key: str) -> nn.Module:
     return backbone
 
 
-def _require_compiler(device: str) -> None:
-    if not can_compile(device, torch.float32, torch.contiguous_format):
+def _require_compiler(cfg: CfgNode, key: str, remedy: str) -> None:
+    device = torch.device(cfg.MODEL.DEVICE)
+    amp = cfg.SOLVER.AMP
+    dtype = autocast_dtype(device, amp.DTYPE) if amp.ENABLED else torch.float32
+    channels_last = cfg.METABIN.CHANNELS_LAST
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    if not can_compile(device.type, dtype, layout):
         raise ConfigError(
-            f"METABIN.COMPILE is True, but torch.compile fails on {device} (the log says why); "
-            "install a compiler, or set it to False"
+            f"METABIN.{key} is {shown(cfg.METABIN[key])}, but torch.compile fails on {device.type} "
+            f"(the log says why); install a compiler, or {remedy}"
         )
 
 

@@ -47,7 +47,7 @@ def choose_form(form: str, x: Tensor, batch: Batch) -> Form | None:
     if not can_compile(x.device.type, x.dtype, memory_format_of(x)):
         if form == "compiled":
             raise NormError(
-                f"METABIN.NORM_FORM is 'compiled', but torch.compile fails on {x.device.type} (the "
+                f"the form of BIN is 'compiled', but torch.compile fails on {x.device.type} (the "
                 "log says why); install a compiler, or choose 'auto'"
             )
         return Form(eager_passes(x), EAGER_VECTORS)

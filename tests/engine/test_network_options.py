@@ -11,7 +11,7 @@ from fastreid.config import CfgNode
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from metabin_plugin.engine import MetaBINTrainer, network_options, trainer
+from metabin_plugin.engine import MetaBINTrainer, config_check, network_options, trainer
 from metabin_plugin.errors import ConfigError, NonFiniteError
 from tests.distributed import small_backbone
 from tests.engine.starting import started
@@ -78,10 +78,13 @@ def test_the_norm_form_reaches_the_network(tmp_path: Path, monkeypatch: pytest.M
     assert seen == [(built.model, "plain")]
 
 
-def test_compilation_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("key", "value"), [("COMPILE", "True"), ("NORM_FORM", "'compiled'")])
+def test_compilation_needs_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
     monkeypatch.setattr(network_options, "can_compile", lambda *_: False)
-    with pytest.raises(ConfigError, match=r"METABIN\.COMPILE is True, but .* fails on cpu"):
-        started(config(tmp_path, "METABIN.COMPILE", "True"))
+    with pytest.raises(ConfigError, match=rf"METABIN\.{key} is {value}, but .* fails on cpu"):
+        started(config(tmp_path, f"METABIN.{key}", value))
 
 
 @pytest.mark.parametrize("key", ["CHANNELS_LAST", "COMPILE"])
@@ -104,7 +107,7 @@ def test_memory_is_kept_where_a_network_is_on_cpu(
     calls: list[int] = []
     cfg = config(tmp_path)
     cfg.METABIN.KEEP_MEMORY, cfg.MODEL.DEVICE = key, device
-    monkeypatch.setattr(trainer, "check_config", lambda _cfg: None)
+    monkeypatch.setattr(config_check, "check_config", lambda _cfg: None)
     monkeypatch.setattr(trainer, "build_network", lambda _build, _cfg: nn.Identity())
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: calls.append(1))
     MetaBINTrainer.build_model(cfg)
