@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import struct
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +29,8 @@ _PATHS = {
     "os.setxattr": (0,),
     "shutil.rmtree": (0,),
 }
+# What is done to a link of that name, not to what it leads to.
+_OF_THE_NAME = ("os.remove", "os.rmdir", "os.mkdir", "os.rename", "os.link", "os.symlink")
 _READING = ("os.listdir", "os.scandir")
 # What runs another program or talks to another machine.
 _NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
@@ -34,10 +40,45 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _SYSTEM = ("/proc", "/sys/devices", "/sys/fs/cgroup", "/dev/shm", "/dev/null", "/dev/urandom")
 
 
+class Openings:
+    """The files of a folder that any process opens, also by code in C; a Linux kernel tells.
+
+    Args:
+        folder: the folder; those below it are not seen.
+    """
+
+    _OPEN, _IS_FOLDER = 0x20, 0x40000000
+    _HEAD = struct.Struct("iIII")
+
+    def __init__(self, folder: str) -> None:
+        system = ctypes.CDLL(None, use_errno=True)
+        self._handle = system.inotify_init1(os.O_NONBLOCK)
+        if system.inotify_add_watch(self._handle, os.fsencode(folder), self._OPEN) < 0:
+            raise OSError(ctypes.get_errno(), "cannot watch", folder)
+
+    def __enter__(self) -> Openings:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self._handle)
+
+    def names(self) -> list[str]:
+        """Names of the files opened since the last call."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._handle, 1 << 16):
+                while data:
+                    _, mask, _, size = self._HEAD.unpack_from(data)
+                    name, data = data[self._HEAD.size :][:size], data[self._HEAD.size + size :]
+                    if not mask & self._IS_FOLDER:
+                        found.append(os.fsdecode(name.rstrip(b"\0")))
+        return found
+
+
 class Watch:
     """Writes a line to a file for each event that leaves the places it may touch.
 
-    Files that are opened by code in C, as Faiss's and HDF5's, are not seen.
+    Files that are opened by code in C, as Faiss does, are not seen: see ``Openings``.
 
     Args:
         report: the file, which is made.
@@ -53,17 +94,18 @@ class Watch:
         # Where tempfile tries whether it can write; it is TMPDIR, a folder of its own.
         tempfile.gettempdir()
         self._report = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._busy = False
+        self._looking = threading.local()
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         """See an event; ``sys.addaudithook`` takes this."""
-        if self._busy:
+        # Looking has events of its own.
+        if getattr(self._looking, "at_one", False):
             return
-        self._busy = True
+        self._looking.at_one = True
         try:
             self._look(event, arguments)
         finally:
-            self._busy = False
+            self._looking.at_one = False
 
     def _look(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -80,7 +122,12 @@ class Watch:
         if isinstance(path, int) or path is None:
             return
         try:
-            real = os.path.realpath(os.fsdecode(path))  # type: ignore[arg-type]
+            real = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]
+            folder, name = os.path.split(real)
+            if event in _OF_THE_NAME:
+                real = os.path.join(os.path.realpath(folder), name)
+            else:
+                real = os.path.realpath(real)
         except (TypeError, ValueError):
             return
         places = self._writable if writes else self._readable

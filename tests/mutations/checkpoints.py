@@ -107,7 +107,11 @@ def _change_program(rng: random.Random, data: bytes) -> tuple[bytes, str]:
     """Bytes of the pickle, which says what the values are."""
     parts = _parts(data)
     name = next(name for name in parts if name.endswith("data.pkl"))
-    parts[name], what = change_bytes(rng, parts[name])
+    if rng.random() < 0.1:
+        # Lists that are pushed, and each then appended to the one before.
+        parts[name], what = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "deep nesting"
+    else:
+        parts[name], what = change_bytes(rng, parts[name])
     return _zipped(parts), f"data.pkl: {what}"
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.mutations.audit import Openings
 from tests.mutations.given import EPOCHS, KINDS, Given, make_given
 from tests.mutations.mutations import mutate
-from tests.mutations.warm_process import LIMIT_SECONDS, Outcome, WarmProcess
+from tests.mutations.warm_process import LIMIT_SECONDS, Command, Outcome, WarmProcess
 
 COUNT = int(os.environ.get("MUTATIONS", "15"))
 FIRST = int(os.environ.get("MUTATION_FIRST", "0"))
@@ -71,7 +72,9 @@ def test_mutated_files_are_refused_or_harmless(
         path, command = given.command(kind, number, folder)
         what = mutate(kind, number, original, path, given.outside)
         before = seen(given)
-        outcome = process.run(command)
+        with Openings(str(given.outside)) as openings:
+            outcome = process.run(command)
+            opened = openings.names()
         statuses[outcome.status] += 1
         seconds += outcome.seconds
         found = faults(kind, outcome, folder)
@@ -79,6 +82,8 @@ def test_mutated_files_are_refused_or_harmless(
         if after != before:
             found.append(f"touched {sorted(set(before.items()) ^ set(after.items()))}")
             given.restore_outside()
+        if opened and kind not in _MAY_NAME_FILES:
+            found.append(f"opens outside/{opened[0]}")
         if found:
             line = " ".join(command.line[:2])
             failures += [f"{kind} {number} ({what[:100]}; {line}): {fault}" for fault in found]
@@ -86,6 +91,43 @@ def test_mutated_files_are_refused_or_harmless(
             shutil.rmtree(folder)
     print(f"{COUNT} x {kind}: {dict(statuses)}, {seconds / COUNT:.2f} s each")
     assert not failures, "\n".join([f"{len(failures)} failures", *failures])
+
+
+# Scripts that do what must not be done, and the start of what is then found.
+MISDEEDS = {
+    "open({outside!r} + '/notes.txt')": "touches open for reading: ",
+    "open({outside!r} + '/new.txt', 'w')": "touches open for writing: ",
+    "import os; os.rename({outside!r} + '/notes.txt', 'x')": "touches os.rename: ",
+    "import os; os.listdir({outside!r})": "touches os.listdir: ",
+    "import ctypes; ctypes.CDLL(None).open({outside!r}.encode() + b'/notes.txt', 0)": "opens",
+    "import subprocess; subprocess.run(['true'])": "touches subprocess.Popen: ",
+    "import socket; socket.create_connection(('127.0.0.1', 9))": "touches socket.connect: ",
+    "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)": "status -11",
+    "raise SystemExit(3)": "status 3",
+    "raise SystemExit(1)": "0 sentences",
+    "raise SystemExit('error: one\\nerror: two')": "2 sentences",
+    "raise SystemExit('error: one\\nand more')": "lines after the sentence",
+    "raise SystemExit('error: \\x1b[31m')": "control character",
+    "print('error: all is well', file=__import__('sys').stderr)": "status 0 with error: ",
+    "raise ValueError('no')": "traceback: ValueError: no",
+    "bytearray(3 << 30)": "traceback: MemoryError",
+    "while True: pass": "longer than",
+}
+
+
+@pytest.mark.parametrize("script", MISDEEDS)
+def test_what_must_not_be_done_is_found(
+    tmp_path: Path, given: Given, process: WarmProcess, script: str
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(script.format(outside=str(given.outside)))
+    with Openings(str(given.outside)) as openings:
+        limit = 3 if script.startswith("while") else LIMIT_SECONDS
+        command = Command([str(path)], str(tmp_path), [str(given.data)], limit=limit)
+        outcome = process.run(command)
+        found = [*faults("jpeg", outcome, tmp_path), *(f"opens {n}" for n in openings.names())]
+    given.restore_outside()
+    assert any(fault.startswith(MISDEEDS[script]) for fault in found), found
 
 
 def seen(given: Given) -> dict[str, tuple[int, int, int]]:
@@ -126,7 +168,8 @@ def faults(kind: str, outcome: Outcome, folder: Path) -> list[str]:
     for event in outcome.events:
         if kind not in _MAY_NAME_FILES or not event.startswith(reading):
             found.append(f"touches {event}")
-    return found
+    # The log and standard error may both have it.
+    return list(dict.fromkeys(found))
 
 
 def result_faults(kind: str, folder: Path) -> list[str]:

@@ -48,7 +48,7 @@ def plain_values(path: Path, outside: Path) -> list[Make]:
         lambda: {"key": {"key": [1]}},
         lambda: {"": None},
         lambda: list(range(20_000)),
-        lambda: deep(500),
+        lambda: _deep(100),
         lambda: str(outside / "notes.txt"),
         lambda: str(outside / "photo.jpg"),
         lambda: str(outside / "model"),
@@ -64,7 +64,7 @@ def plain_values(path: Path, outside: Path) -> list[Make]:
     ]
 
 
-def deep(levels: int) -> list[Any]:
+def _deep(levels: int) -> list[Any]:
     """A list in a list in a list."""
     value: list[Any] = []
     for _ in range(levels):

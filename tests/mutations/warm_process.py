@@ -42,12 +42,14 @@ class Command:
         folder: the only folder that it may change; what it prints is kept there, too.
         given: folders and files that it may read beside its own.
         learn: whether the warm process imports what this command imported, for those to come.
+        limit: seconds after which it is ended.
     """
 
     line: list[str]
     folder: str
     given: list[str]
     learn: bool = False
+    limit: float = LIMIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class WarmProcess:
         self._process.communicate()
 
     def run(self, command: Command) -> Outcome:
-        """Run a command and wait for it, at most ``LIMIT_SECONDS``."""
+        """Run a command and wait for it, at most its limit."""
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps(asdict(command)), file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
@@ -128,7 +130,7 @@ def serve() -> None:
         if process == 0:
             _become(command, modules if command.learn else "")
         started = time.monotonic()
-        status, in_time = _wait(process)
+        status, in_time = _wait(process, command.limit)
         seconds = time.monotonic() - started
         if command.learn:
             _import_listed(modules)
@@ -158,9 +160,9 @@ def _import_listed(path: str) -> None:
     assert threading.active_count() == 1, threading.enumerate()
 
 
-def _wait(process: int) -> tuple[int, bool]:
+def _wait(process: int, limit: float) -> tuple[int, bool]:
     """Exit status, and whether the process ended in time; nothing of its session is left."""
-    end = time.monotonic() + LIMIT_SECONDS
+    end = time.monotonic() + limit
     found, status = 0, 0
     while not found and time.monotonic() < end:
         found, status = os.waitpid(process, os.WNOHANG)
@@ -184,7 +186,7 @@ def _become(command: Command, modules: str) -> None:
     os.environ.update(TMPDIR=temporary, HOME=temporary, MPLCONFIGDIR=temporary)
     places = os.open(os.path.join(command.folder, PLACES), os.O_WRONLY | os.O_CREAT)
     faulthandler.enable(places)
-    faulthandler.dump_traceback_later(LIMIT_SECONDS - 1, file=places)
+    faulthandler.dump_traceback_later(0.9 * command.limit, file=places)
     from tests.mutations.audit import Watch
 
     events = os.path.join(command.folder, EVENTS)
