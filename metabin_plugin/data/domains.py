@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from metabin_plugin.data.readable import ReadableDataset
 from metabin_plugin.errors import ConfigError, DatasetError
+from metabin_plugin.text import shown
+
+DOMAIN_KINDS = ("dataset", "camera")
 
 
 class DomainDataset(ReadableDataset):
@@ -70,6 +73,18 @@ class DomainLabels(NamedTuple):
     domain_names: list[str]
 
 
+def check_domain_kind(kind: str) -> None:
+    """Refuse a value of ``METABIN.DOMAIN`` that is not one of ``DOMAIN_KINDS``.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if kind not in DOMAIN_KINDS:
+        raise ConfigError(
+            f"METABIN.DOMAIN is {shown(repr(kind))}; choose among {', '.join(DOMAIN_KINDS)}"
+        )
+
+
 def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> DomainLabels:
     """Join the training images of the source datasets and number their domains.
 
@@ -86,10 +101,9 @@ def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> 
         The images in the order of the sources, and their domains.
 
     Raises:
-        ConfigError: ``kind`` is none of the two.
+        ConfigError: ``kind`` is not one of the two.
     """
-    if kind not in ("dataset", "camera"):
-        raise ConfigError(f'METABIN.DOMAIN is "{kind}"; set it to "dataset" or "camera".')
+    check_domain_kind(kind)
     items: list[Sequence[Any]] = []
     keys: list[tuple[int, str]] = []
     for position, (name, dataset) in enumerate(sources):

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import SAMPLER_REGISTRY, registered
+from metabin_plugin.text import shown
 
 # fastreid's own; it knows them by name, not by a registry.
 SAMPLER_NAMES = (
@@ -18,6 +19,19 @@ SAMPLER_NAMES = (
     "SetReWeightSampler",
     "ImbalancedDatasetSampler",
 )
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a value of ``DATALOADER.SAMPLER_TRAIN`` that no sampler has as its name.
+
+    Raises:
+        ConfigError: none has.
+    """
+    choices = [*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)]
+    if name not in choices:
+        raise ConfigError(
+            f"DATALOADER.SAMPLER_TRAIN is {shown(repr(name))}; choose among {', '.join(choices)}"
+        )
 
 
 def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
@@ -36,9 +50,7 @@ def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name in registered(SAMPLER_REGISTRY):
         return SAMPLER_REGISTRY.get(name)(cfg, train_set)
-    if name not in SAMPLER_NAMES:
-        choices = ", ".join([*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)])
-        raise ConfigError(f'DATALOADER.SAMPLER_TRAIN is "{name}"; set it to one of {choices}.')
+    check_sampler(name)
     _check_identities(cfg, train_set)
     _check_weights(cfg, train_set)
     return None

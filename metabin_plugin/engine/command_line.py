@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastreid.config import CfgNode
 from fastreid.engine import default_argument_parser, default_setup, launch
 
 from metabin_plugin.cli import run_cli
-from metabin_plugin.engine.config_check import check_config
+from metabin_plugin.engine.config_check import checked
 from metabin_plugin.engine.config_file import read_config
 from metabin_plugin.engine.trained import trained_network
 from metabin_plugin.engine.trainer import MetaBINTrainer
@@ -56,20 +55,14 @@ def train_or_evaluate(
     Raises:
         MetaBINError: config, data or weights cannot work.
     """
-    cfg = _setup(arguments)
-    if arguments.eval_only:
-        network = trained_network(cfg, "--eval-only evaluates MODEL.WEIGHTS, which is empty")
-        return trainer.test(cfg, network)
-    run = trainer(cfg)
-    run.resume_or_load(resume=arguments.resume)
-    return run.train()
-
-
-def _setup(arguments: argparse.Namespace) -> CfgNode:
-    """Read, check and log the config."""
     cfg = read_config(arguments.config_file, arguments.opts)
     # Before the config of an earlier run in OUTPUT_DIR is overwritten by one that cannot work.
-    check_config(cfg)
-    cfg.freeze()
-    default_setup(cfg, arguments)
-    return cfg
+    with checked(cfg):
+        cfg.freeze()
+        default_setup(cfg, arguments)
+        if arguments.eval_only:
+            network = trained_network(cfg, "--eval-only evaluates MODEL.WEIGHTS, which is empty")
+            return trainer.test(cfg, network)
+        run = trainer(cfg)
+        run.resume_or_load(resume=arguments.resume)
+        return run.train()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
@@ -12,6 +16,30 @@ from metabin_plugin.engine.fastreid_check import check_fastreid
 from metabin_plugin.engine.metabin_check import check_metabin
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.modeling import MetaBIN
+
+_is_checked = ContextVar("_is_checked", default=False)
+
+
+@contextmanager
+def checked(cfg: CfgNode) -> Iterator[None]:
+    """Run a block on a config that ``check_config`` has accepted.
+
+    A training passes several doors, each of which is also used alone. The outermost one checks, and
+    in its block the others take the config to be right.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        ConfigError: as of ``check_config``.
+    """
+    if not _is_checked.get():
+        check_config(cfg)
+    token = _is_checked.set(True)
+    try:
+        yield
+    finally:
+        _is_checked.reset(token)
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -14,7 +14,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils import comm
 from torch import nn
 
-from metabin_plugin.data import SAMPLER_NAMES
+from metabin_plugin.data import check_sampler
 from metabin_plugin.engine.config_types import shown
 from metabin_plugin.engine.evaluation_check import check_evaluation
 from metabin_plugin.engine.value_checks import (
@@ -27,7 +27,6 @@ from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import (
     BACKBONE_NORM_REGISTRY,
     NORM_REGISTRY,
-    SAMPLER_REGISTRY,
     registered,
 )
 
@@ -104,8 +103,7 @@ def check_data_keys(cfg: CfgNode) -> None:
             "DATASETS.TESTS is empty; name at least one dataset to evaluate on, or set "
             "TEST.EVAL_PERIOD 0 to train without evaluation"
         )
-    samplers = [*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)]
-    check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, samplers)
+    check_sampler(cfg.DATALOADER.SAMPLER_TRAIN)
     check_count("DATALOADER.NUM_INSTANCE", cfg.DATALOADER.NUM_INSTANCE, 1)
     _check_batch(cfg.SOLVER.IMS_PER_BATCH, cfg.TEST.IMS_PER_BATCH, comm.get_world_size())
 

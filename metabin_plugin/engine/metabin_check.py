@@ -6,6 +6,7 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 
+from metabin_plugin.data import check_domain_kind
 from metabin_plugin.engine.value_checks import (
     check_choice,
     check_count,
@@ -34,7 +35,7 @@ def check_metabin(node: CfgNode) -> None:
         ConfigError: a key's value cannot work.
     """
     check_names("METABIN.HOOKS", node.HOOKS, registered(HOOK_REGISTRY))
-    check_choice("METABIN.DOMAIN", node.DOMAIN, ("dataset", "camera"))
+    check_domain_kind(node.DOMAIN)
     check_choice("METABIN.SCATTER_AVERAGE", node.SCATTER_AVERAGE, ("sample", "domain"))
     for key in ("META_TRAIN_LOSSES", "META_TEST_LOSSES"):
         _check_losses(f"METABIN.{key}", node[key])

@@ -9,8 +9,9 @@ import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, NormError
 from metabin_plugin.norm import set_norm_form
+from metabin_plugin.norm.batch_instance_norm import choose_form
 from metabin_plugin.text import shown
 
 
@@ -25,9 +26,10 @@ def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
         cfg: the config.
 
     Raises:
-        ConfigError: an option needs a backbone, and the architecture has none of its own; or it
-            needs a compiler, and there is none that works.
+        ConfigError: an option needs a backbone, and the architecture has none of its own; it needs
+            a compiler, and there is none that works; or the norm form is not for the device.
     """
+    _check_norm_form(cfg)
     set_norm_form(network, cfg.METABIN.NORM_FORM)
     if cfg.METABIN.CHANNELS_LAST:
         _backbone(network, cfg, "CHANNELS_LAST").register_forward_pre_hook(_channels_last)
@@ -54,6 +56,13 @@ def _backbone(network: nn.Module, cfg: CfgNode, key: str) -> nn.Module:
             "no backbone of its own; set it to False"
         )
     return backbone
+
+
+def _check_norm_form(cfg: CfgNode) -> None:
+    try:
+        choose_form(cfg.METABIN.NORM_FORM, torch.empty(0, 0, 0, 0, device=cfg.MODEL.DEVICE))
+    except NormError as error:
+        raise ConfigError(f"METABIN.NORM_FORM: {error}") from error
 
 
 def _require_compiler(device: str) -> None:

@@ -24,7 +24,7 @@ from metabin_plugin.compat.mixed_precision import use_dtype
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
-from metabin_plugin.engine.config_check import check_config
+from metabin_plugin.engine.config_check import checked
 from metabin_plugin.engine.event_history import cut_metrics_file
 from metabin_plugin.engine.gate_log import GateLog
 from metabin_plugin.engine.live_line import live_lines
@@ -63,13 +63,13 @@ class MetaBINTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        check_config(cfg)
-        if cfg.METABIN.SEED >= 0:
-            seed_all_rng(cfg.METABIN.SEED + comm.get_rank())
-        self._configured_iters = cfg.METABIN.ITERS_PER_EPOCH
-        self.start_iter = 0
-        self._resumption: Resumption | None = None
-        super().__init__(cfg)
+        with checked(cfg):
+            if cfg.METABIN.SEED >= 0:
+                seed_all_rng(cfg.METABIN.SEED + comm.get_rank())
+            self._configured_iters = cfg.METABIN.ITERS_PER_EPOCH
+            self.start_iter = 0
+            self._resumption: Resumption | None = None
+            super().__init__(cfg)
         if cfg.SOLVER.AMP.ENABLED:
             use_dtype(self._trainer, cfg.SOLVER.AMP.DTYPE)
         states: dict[str, Any] = {"checkpoints": self._checkpoints, **self._named_hooks}
@@ -261,10 +261,10 @@ class MetaBINTrainer(DefaultTrainer):
         With ``METABIN.KEEP_MEMORY`` and a network on CPU the process keeps freed memory from here
         on.
         """
-        check_config(cfg)
-        if cfg.METABIN.KEEP_MEMORY and torch.device(cfg.MODEL.DEVICE).type == "cpu":
-            keep_freed_memory()
-        return build_network(super().build_model, cfg)
+        with checked(cfg):
+            if cfg.METABIN.KEEP_MEMORY and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+                keep_freed_memory()
+            return build_network(super().build_model, cfg)
 
     @classmethod
     def build_evaluator(

@@ -48,7 +48,9 @@ def test_dataset_brings_its_own_domains() -> None:
 
 
 def test_unknown_kind_of_domain_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r'METABIN.DOMAIN is "weather"'):
+    with pytest.raises(
+        ConfigError, match=r"METABIN\.DOMAIN is 'weather'; choose among dataset, camera"
+    ):
         label_domains([("grid", GRID)], "weather")
 
 

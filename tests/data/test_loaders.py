@@ -321,7 +321,7 @@ def test_other_impossible_configs_are_refused(cfg: Any) -> None:
     with pytest.raises(TypeError, match="dataset_name"):
         build_reid_test_loader(cfg)
     cfg.DATALOADER.SAMPLER_TRAIN = "DomainSampler"
-    with pytest.raises(ConfigError, match=r'"DomainSampler"; .*Naive.*DomainBalancedSampler'):
+    with pytest.raises(ConfigError, match=r"is 'DomainSampler'; .*Naive.*DomainBalancedSampler"):
         train_on(cfg, "Plaza")
 
 

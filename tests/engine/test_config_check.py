@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from fastreid.config import CfgNode, get_cfg
+from fastreid.engine import default_argument_parser
 from fastreid.utils import comm
 
-from metabin_plugin.engine import check_config, read_config
+from metabin_plugin.engine import (
+    MetaBINTrainer,
+    check_config,
+    config_check,
+    read_config,
+    train_or_evaluate,
+)
+from metabin_plugin.engine.config_check import checked
 from metabin_plugin.errors import ConfigError
-from tests.engine.tiny_data import CONFIGS
+from tests.distributed import small_backbone
+from tests.engine.tiny_data import CONFIGS, tiny_options
+from tests.processes import start
 
 
 def good() -> CfgNode:
@@ -250,6 +261,48 @@ def test_processes_need_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = good()
     cfg.METABIN.SEED = 2**32 - 3
     assert "METABIN.SEED" in refused(cfg)
+
+
+def train_by_command(options: list[str]) -> None:
+    arguments = ["--config-file", str(CONFIGS / "MetaBIN.yml"), *options]
+    train_or_evaluate(default_argument_parser().parse_args(arguments))
+
+
+def train_by_trainer(options: list[str]) -> None:
+    MetaBINTrainer(read_config(str(CONFIGS / "MetaBIN.yml"), options)).train()
+
+
+def build_alone(options: list[str]) -> None:
+    MetaBINTrainer.build_model(read_config(str(CONFIGS / "MetaBIN.yml"), options))
+
+
+def exit_with_count(door: Callable[[list[str]], None], options: list[str]) -> None:
+    calls: list[CfgNode] = []
+    check = config_check.check_config
+    config_check.check_config = lambda cfg: (calls.append(cfg), check(cfg))[1]
+    door(options)
+    raise SystemExit(len(calls))
+
+
+@pytest.mark.parametrize("door", [train_by_command, train_by_trainer, build_alone])
+def test_a_config_is_checked_once_whatever_it_is_used_for(
+    tmp_path: Path, door: Callable[[list[str]], None]
+) -> None:
+    (tmp_path / "out").mkdir()
+    shortest = ["SOLVER.MAX_EPOCH", "1", "METABIN.ITERS_PER_EPOCH", "1", "TEST.EVAL_PERIOD", "0"]
+    options = [*tiny_options(tmp_path), *small_backbone.OPTIONS, *shortest]
+    process = start(exit_with_count, door, options)
+    process.join()
+    assert process.exitcode == 1
+
+
+def test_what_follows_a_checked_block_is_checked_again() -> None:
+    cfg = good()
+    with checked(cfg), checked(cfg):
+        pass
+    cfg.SOLVER.IMS_PER_BATCH = 0
+    with pytest.raises(ConfigError, match="IMS_PER_BATCH"), checked(cfg):
+        pytest.fail("the block of a config that cannot work was run")
 
 
 def test_no_resizing_needs_a_crop() -> None:

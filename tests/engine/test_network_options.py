@@ -88,6 +88,14 @@ def test_compilation_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.Monkey
         started(config(tmp_path, "METABIN.COMPILE", "True"))
 
 
+def test_a_norm_form_of_another_device_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ConfigError, match=r"METABIN\.NORM_FORM: .* no triton form on cpu"):
+        started(config(tmp_path, "METABIN.NORM_FORM", "triton"))
+
+
 @pytest.mark.parametrize("key", ["CHANNELS_LAST", "COMPILE"])
 def test_an_architecture_without_a_backbone_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
