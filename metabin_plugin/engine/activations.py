@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +60,20 @@ def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> Place | 
     return watch.first
 
 
-def all_finite(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Whether no tensor holds a non-finite value: a scalar on their device, not yet read."""
-    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()])
-    return flat.isfinite().all()
+def all_finite(*stages: Collection[Tensor]) -> Tensor:
+    """Whether the tensors of each stage hold finite values alone.
+
+    Args:
+        *stages: each with one tensor at least.
+
+    Returns:
+        1.0 or 0.0 for each stage, on their device, not yet read.
+    """
+    # The largest magnitude of a tensor is infinite or NaN where a value is.
+    tensors = [tensor.detach() for stage in stages for tensor in stage]
+    largest = torch.stack(torch._foreach_norm(tensors, math.inf))
+    finite = (largest * 0 == 0).to(largest.dtype)
+    return torch.stack([part.amin() for part in finite.split(list(map(len, stages)))])
 
 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:

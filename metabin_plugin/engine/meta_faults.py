@@ -75,7 +75,7 @@ def read_step(step: MetaStep, gates: Collection[str]) -> StepNumbers:
         step.outer_gradients,
     )
     losses = torch.stack([*step.meta_train_losses.values(), *step.meta_test_losses.values()])
-    finite = torch.stack([all_finite(tensors) for tensors in computed]).to(losses.dtype)
+    finite = all_finite(*(tensors.values() for tensors in computed)).to(losses.dtype)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
     shares = sign_shares({name: step.inner_gradients[name] for name in gates}).to(losses.dtype)

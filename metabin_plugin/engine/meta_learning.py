@@ -63,7 +63,7 @@ class MetaLearningHook(HookBase):
         self.second_order = node.SECOND_ORDER
         # Other views of the parameters: their .grad is the base optimizer's, or must stay None.
         self._moved = {name: p.detach() for name, p in self.model.meta_parameters.items()}
-        self.outer_optimizer = torch.optim.SGD(self._moved.values(), lr=node.OUTER_LR)
+        self.outer_optimizer = torch.optim.SGD(self._moved.values(), lr=node.OUTER_LR, foreach=True)
         self.amp, self.amp_dtype = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE
         self.grad_scaler = (
             build_grad_scaler(self.model.device, self.amp_dtype)

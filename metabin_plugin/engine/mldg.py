@@ -134,7 +134,7 @@ def _read(
     """
     computed = (meta_train_gradients, {**step.meta_test_gradients, **step.meta_test_losses})
     losses = torch.stack(list(step.meta_test_losses.values()))
-    finite = torch.stack([all_finite(tensors) for tensors in computed]).to(losses.dtype)
+    finite = all_finite(*(tensors.values() for tensors in computed)).to(losses.dtype)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
     train, test, *values = torch.cat([finite, losses]).tolist()

@@ -54,8 +54,9 @@ def inner_update(
     values = torch._foreach_sub([value.detach() for value in parameters.values()], steps)
     moved = dict(zip(parameters, values, strict=True))
     clipped = [moved[name] for name in (parameters if gates is None else gates)]
-    torch._foreach_clamp_min_(clipped, 0.0)
-    torch._foreach_clamp_max_(clipped, 1.0)
+    if clipped:
+        torch._foreach_clamp_min_(clipped, 0.0)
+        torch._foreach_clamp_max_(clipped, 1.0)
     return moved
 
 

@@ -37,6 +37,7 @@ def batch_instance_norm(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    num_batches_tracked: Tensor | None = None,
     synchronize: bool = False,
     form: str = "auto",
 ) -> Tensor:
@@ -65,6 +66,8 @@ def batch_instance_norm(
             always uses those of the instance.
         momentum: factor of the new value in the running statistics, in [0, 1].
         eps: added to both variances before the square root.
+        num_batches_tracked: int64 scalar, increased by 1, as `nn.BatchNorm2d` counts its batches
+            in training.
         synchronize: whether the batch is that of all processes of a distributed run, each of which
             has feature maps of this height and width.
         form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`; the results are the same
@@ -86,6 +89,8 @@ def batch_instance_norm(
     elif not training:
         raise ValueError("batch_instance_norm needs running statistics when training is False")
     if x.shape[2] == 1 and x.shape[3] == 1:
+        if num_batches_tracked is not None:
+            num_batches_tracked.add_(1)
         batch_norm = synchronized_batch_norm if synchronize else F.batch_norm
         return batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     parameters = Parameters(gate, weight, bias, instance_weight, instance_bias)
@@ -93,8 +98,16 @@ def batch_instance_norm(
     chosen = choose_form(form, x, several)
     if chosen == "triton":
         return triton_form.triton_batch_instance_norm(
-            x, parameters, running, training=training, momentum=momentum, eps=eps
+            x,
+            parameters,
+            running,
+            num_batches_tracked,
+            training=training,
+            momentum=momentum,
+            eps=eps,
         )
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
     if not training and _is_batch_normalization(x, gate):
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     used = None if training else running
@@ -220,8 +233,12 @@ class MixedNorm2d(nn.BatchNorm2d):
                 channel in training.
         """
         updates = self.training and self.track_running_stats
-        momentum = count_batch_(self) if updates else 0.0
         holds = self.training and not self.track_running_stats
+        counter = self.num_batches_tracked if updates else None
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if counter is not None and self.momentum is None:
+            # The cumulative average needs the count itself.
+            momentum, counter = count_batch_(self), None
         return batch_instance_norm(
             x,
             *self.mixture(),
@@ -230,6 +247,7 @@ class MixedNorm2d(nn.BatchNorm2d):
             training=self.training or self.running_mean is None,
             momentum=momentum,
             eps=self.eps,
+            num_batches_tracked=counter,
             synchronize=self.synchronize,
             form=self.form,
         )

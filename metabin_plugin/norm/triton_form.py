@@ -50,6 +50,7 @@ def triton_batch_instance_norm(
     x: Tensor,
     parameters: Parameters,
     running: tuple[Tensor, Tensor] | None,
+    num_batches_tracked: Tensor | None = None,
     *,
     training: bool,
     momentum: float,
@@ -61,6 +62,7 @@ def triton_batch_instance_norm(
         x: feature map (N, C, H, W) of one of ``DTYPES``; copied if it is in no memory format.
         parameters: of the layer.
         running: mean and variance (C,), moved in training and used in evaluation.
+        num_batches_tracked: int64 scalar that is increased by 1.
         training: whether the batch half takes the statistics of the batch.
         momentum: factor of the new value in the running statistics.
         eps: added to both variances before the square root.
@@ -69,7 +71,9 @@ def triton_batch_instance_norm(
     mean, var = running or (None, None)
     if not training and not torch.is_grad_enabled():
         return _evaluation(x, *parameters, mean, var, eps)
-    y: Tensor = _training(x, *parameters, mean, var, training, momentum, eps)[0]
+    y: Tensor = _training(x, *parameters, mean, var, num_batches_tracked, training, momentum, eps)[
+        0
+    ]
     return y
 
 
@@ -152,6 +156,7 @@ def _forward(
     instance_bias: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
     training: bool,
     momentum: float,
     eps: float,
@@ -174,6 +179,7 @@ def _forward(
             instance_bias,
             running_mean,
             running_var,
+            num_batches_tracked,
             mean,
             var,
             batch,
@@ -340,7 +346,8 @@ _ARGUMENTS = (
 _LIBRARY = torch.library.Library("metabin", "FRAGMENT")
 _LIBRARY.define(
     f"batch_instance_norm({_ARGUMENTS}, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
-    "bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor(c!)? num_batches_tracked, bool training, float momentum, float eps) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 _LIBRARY.define(
     f"batch_instance_norm_inference({_ARGUMENTS}, Tensor running_mean, Tensor running_var, "
@@ -368,6 +375,7 @@ class _Differentiable(torch.autograd.Function):
         instance_bias: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
+        num_batches_tracked: Tensor | None,
         training: bool,
         momentum: float,
         eps: float,
@@ -375,7 +383,14 @@ class _Differentiable(torch.autograd.Function):
         parameters = (gate, weight, bias, instance_weight, instance_bias)
         with torch._C._AutoDispatchBelowAutograd():
             y, mean, var, batch = _training(
-                x, *parameters, running_mean, running_var, training, momentum, eps
+                x,
+                *parameters,
+                running_mean,
+                running_var,
+                num_batches_tracked,
+                training,
+                momentum,
+                eps,
             )
         ctx.save_for_backward(x, mean, var, batch, *parameters)
         ctx.training, ctx.eps = training, eps
@@ -404,7 +419,7 @@ class _Differentiable(torch.autograd.Function):
                 _derivative(gradient, x, mean, var, batch, *inputs, ctx.training, ctx.eps, needed)
             )
             of_all = tuple(next(found) if is_needed else None for is_needed in needed)
-        return *of_all, None, None, None, None, None
+        return *of_all, *[None] * (len(ctx.needs_input_grad) - len(of_all))
 
 
 for _name, _function in {

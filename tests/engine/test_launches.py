@@ -1,8 +1,9 @@
-"""Operators of whole iterations on the path of a GPU: there each is about one kernel launch."""
+"""What whole iterations launch on the path of a GPU, counted without one."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,10 +27,15 @@ BASELINE = (
 )
 
 
-def launches_of_an_iteration(
-    tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch, *options: str
-) -> int:
-    """Operators and kernels of the second iteration, with the hooks that train."""
+class Counts(NamedTuple):
+    """Of an iteration: operators that are dispatched, and the kernels of BIN in their place."""
+
+    operators: int
+    launches: int
+
+
+def counted(tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> Counts:
+    """Counts of the second iteration, with the hooks that train."""
     name, depth, dimension = NETWORKS[network]
     trainer = started(
         tiny_config(
@@ -49,7 +55,7 @@ def launches_of_an_iteration(
                 for hook in trainer._named_hooks.values():
                     hook.after_step()
     own = sum("metabin" in operator for operator in operators.called)
-    return len(operators.called) - own + len(kernels.launched)
+    return Counts(len(operators.called), len(operators.called) - own + len(kernels.launched))
 
 
 @pytest.mark.slow
@@ -57,7 +63,9 @@ def launches_of_an_iteration(
 def test_an_iteration_is_hardly_more_than_its_three_passes(
     tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = launches_of_an_iteration(tmp_path, network, monkeypatch, *BASELINE)
-    meta = launches_of_an_iteration(tmp_path, network, monkeypatch)
-    # Base step, meta-train and meta-test, each forward and backward, and the losses.
-    assert meta / plain <= 3.2, (meta, plain)
+    plain = counted(tmp_path, network, monkeypatch, *BASELINE)
+    meta = counted(tmp_path, network, monkeypatch)
+    # Three passes in place of one, and the losses. An operator of batch normalization is one or
+    # two launches, one of BIN is three.
+    assert meta.operators / plain.operators <= 2.6, (meta, plain)
+    assert meta.launches / plain.launches <= 3.4, (meta, plain)

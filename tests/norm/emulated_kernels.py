@@ -39,8 +39,11 @@ def _statistics(x: Tensor, mean: Tensor, var: Tensor, *_sizes: Any, **_layout: A
 def _coefficients(
     means: Tensor, variances: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
 ) -> None:
-    parameters, (running_mean, running_var, mean, var, both, scale, offset) = rest[:5], rest[5:12]
-    *_, pixels, _chunk, _chunks, momentum, eps = rest[12:]
+    parameters, (running_mean, running_var, counter) = rest[:5], rest[5:8]
+    mean, var, both, scale, offset = rest[8:13]
+    *_, pixels, _chunk, _chunks, momentum, eps = rest[13:]
+    if counter is not None:
+        counter.add_(1)
     if TRAINING:
         batch = formula.batch_statistics(means, variances)
         if running_mean is not None:

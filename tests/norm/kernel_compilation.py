@@ -37,7 +37,13 @@ SHAPES = (
 # The base step's batch, and the two of the meta step.
 BATCHES = (80, 48, 32)
 CAPABILITIES = (80, 90)
-_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+}
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # name, types, constants, whole numbers that are multiples of 16; enough to compile it again.
 Variant = tuple[str, tuple[tuple[str, str], ...], tuple[tuple[str, Any], ...], tuple[int, ...], int]
 
@@ -89,15 +95,18 @@ def variants() -> Iterator[Variant]:
     recorder = Recorder()
     triton_form._kernels = lambda: recorder  # type: ignore[assignment]
     formats = (torch.contiguous_format, torch.channels_last)
-    for (channels, *size), batch, dtype, memory_format in product(SHAPES, BATCHES, _TYPES, formats):
+    for (channels, *size), batch, dtype, memory_format in product(
+        SHAPES, BATCHES, _DTYPES, formats
+    ):
         x = torch.empty((batch, channels, *size), dtype=dtype, device="meta")
         x = x.contiguous(memory_format=memory_format)
         values = [torch.empty(channels, device="meta") for _ in range(7)]
         statistics = [torch.empty((batch, channels), device="meta") for _ in range(2)]
         both = torch.empty((2, channels), device="meta")
-        for running in (values[5:], [None, None]):
+        counter = torch.empty((), dtype=torch.int64, device="meta")
+        for running in ([*values[5:], counter], [None, None, None]):
             triton_form._forward(x, *values[:5], *running, True, 0.1, 1e-5)
-        triton_form._forward(x, *values, False, 0.1, 1e-5)
+        triton_form._forward(x, *values, None, False, 0.1, 1e-5)
         triton_form._evaluate(x, *values, 1e-5)
         base, meta, first = [True, False, True, True, True, True], [True, True], [False, True]
         for needed in (base, meta + 4 * [False], first + 4 * [False]):

@@ -215,13 +215,7 @@ def test_autocast_keeps_the_dtype_and_computes_precisely(
     torch.testing.assert_close(y.double(), expected, rtol=1e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param(form, marks=pytest.mark.slow if form == "compiled" else ())
-        for form in NORM_FORMS
-    ],
-)
+@pytest.mark.parametrize("form", NORM_FORMS)
 def test_the_half_layer_has_the_forms_of_bin(form: str) -> None:
     network = nn.Sequential(convert_norm(trained_bn(4, torch.float32), "BNINHalf"))
     set_norm_form(network, form)

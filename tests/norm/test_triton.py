@@ -144,7 +144,7 @@ def test_a_map_is_split_into_chunks_and_joined(memory_format: torch.memory_forma
     expected = batch_instance_norm(*exact, form="plain")
     close(y, expected.detach(), 5e-6, "y")
     _, own_mean, own_var, _ = torch.ops.metabin.batch_instance_norm(
-        *inputs, None, None, True, 0.0, 1e-5
+        *inputs, None, None, None, True, 0.0, 1e-5
     )
     close(own_mean, mean, 1e-6, "mean")
     close(own_var, var, 1e-5, "variance")
@@ -231,7 +231,7 @@ def test_a_layer_is_few_launches(memory_format, monkeypatch: pytest.MonkeyPatch)
     with Operators() as operators:
         y = layer(x)
     assert launched == ["statistics", "coefficients", "affine"]
-    # The operator itself, and the count of batches.
+    assert layer.num_batches_tracked == 1
     forward = len(operators.called) - 1 + len(launched)
     launched.clear()
     with Operators() as operators:
@@ -261,8 +261,9 @@ def test_no_operator_of_pytorch_hides_in_a_launch(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(form, "_kernels", Kernels)
     statistics = [torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)]
+    counter = torch.zeros((), dtype=torch.int64, device=DEVICE)
     with torch.no_grad(), Operators() as operators:
-        _, mean, var, batch = form._forward(x, *rest, *statistics, True, 0.1, 1e-5)
+        _, mean, var, batch = form._forward(x, *rest, *statistics, counter, True, 0.1, 1e-5)
         form._evaluate(x, *rest, *statistics, 1e-5)
         form._backward(x, x, mean, var, batch, *rest, True, 1e-5, [True] * 6)
     assert operators.called == []
@@ -292,8 +293,9 @@ def test_the_operators_keep_what_pytorch_asks_of_one() -> None:
     leaves = on_device(arguments((2, 3, 4, 5)), torch.contiguous_format, torch.float32)
     statistics = [torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)]
     operators = torch.ops.metabin
-    opcheck(operators.batch_instance_norm.default, (*leaves, *statistics, True, 0.1, 1e-5))
-    opcheck(operators.batch_instance_norm.default, (*leaves, None, None, True, 0.0, 1e-5))
+    counter = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    for running in ([*statistics, counter], [None, None, None]):
+        opcheck(operators.batch_instance_norm.default, (*leaves, *running, True, 0.1, 1e-5))
     constants = [t.detach() for t in leaves]
     opcheck(operators.batch_instance_norm_inference.default, (*constants, *statistics, 1e-5))
     x = constants[0]
