@@ -105,6 +105,10 @@ def add_metabin_config(cfg: CfgNode) -> None:
     # precision gains. On a CPU convolutions gain and BIN layers lose.
     node.CHANNELS_LAST = False
 
+    # True lets a GPU replay the backbone's passes as CUDA graphs, whose kernels are launched all at
+    # once. What cannot be recorded runs as it is, and the log says why.
+    node.CUDA_GRAPHS = True
+
     # True compiles the backbone with torch.compile, for training and evaluation. The first
     # iterations take minutes longer.
     node.COMPILE = False

@@ -1,7 +1,8 @@
-"""How a network computes: norm form, memory format and compilation, by config key."""
+"""How a network computes: norm form, memory format, graphs and compilation, by config key."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,17 @@ import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
+from metabin_plugin.engine.graphs import CudaRecorder, GraphedForward, Recorder
 from metabin_plugin.errors import ConfigError, NormError
 from metabin_plugin.norm import set_norm_form
 from metabin_plugin.norm.batch_instance_norm import choose_form
 from metabin_plugin.text import shown
 
+logger = logging.getLogger(__name__)
+
 
 def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
-    """Let a network compute as ``METABIN.NORM_FORM``, ``CHANNELS_LAST`` and ``COMPILE`` say.
+    """Let a network compute as ``METABIN.NORM_FORM`` and the keys behind it say.
 
     Parameters, buffers and their names stay as they are, so that checkpoints are those of any other
     setting. The options hold for every call of the backbone, the meta step's included.
@@ -31,12 +35,37 @@ def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
     """
     _check_norm_form(cfg)
     set_norm_form(network, cfg.METABIN.NORM_FORM)
+    recorder = graph_recorder(cfg)
+    backbone = getattr(network, "backbone", None)
+    if recorder is not None and isinstance(backbone, nn.Module):
+        GraphedForward(backbone, recorder)
     if cfg.METABIN.CHANNELS_LAST:
         _backbone(network, cfg, "CHANNELS_LAST").register_forward_pre_hook(_channels_last)
     if cfg.METABIN.COMPILE:
         _require_compiler(torch.device(cfg.MODEL.DEVICE).type)
         # A batch size met later makes one more version, for all sizes.
         _backbone(network, cfg, "COMPILE").compile()
+
+
+def graph_recorder(cfg: CfgNode) -> Recorder | None:
+    """What records passes of the backbone for ``METABIN.CUDA_GRAPHS``; None for nothing.
+
+    Args:
+        cfg: the config; where it asks for what cannot be recorded, the log says so.
+    """
+    node = cfg.METABIN
+    if not node.CUDA_GRAPHS or torch.device(cfg.MODEL.DEVICE).type != "cuda":
+        return None
+    reasons = {
+        "METABIN.SECOND_ORDER differentiates a gradient": node.SECOND_ORDER,
+        "METABIN.COMPILE launches in its own way": node.COMPILE,
+        "METABIN.SYNC_STATS lets processes talk in every layer": node.SYNC_STATS,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            logger.info("METABIN.CUDA_GRAPHS: the backbone runs eagerly: %s", reason)
+            return None
+    return CudaRecorder()
 
 
 def uncompiled(forward: Callable[[], object]) -> object:

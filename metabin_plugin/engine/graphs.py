@@ -1,0 +1,330 @@
+"""CUDA graphs of a backbone: the kernels of a pass, recorded once and then launched all at once.
+
+Launching the hundreds of kernels of a network from Python costs more than running them. A pass of
+the training repeats them with other values at the same addresses, which is what a graph does.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from metabin_plugin.norm.processes import are_several
+from metabin_plugin.text import shown
+
+logger = logging.getLogger(__name__)
+
+# The base step, meta-train and meta-test, and as many again where layers are frozen for a while.
+_MOST_GRAPHS = 6
+# Passes of a kind that run eagerly before it is recorded: the last, smaller batch has no second.
+_BEFORE_RECORDING = 1
+_WARM_UPS = 3
+# Relative difference up to which a replay is taken for what it was recorded from; kernels that add
+# in no fixed order differ in the last digits.
+_TOLERANCE = 5e-2
+
+Replay = Callable[[], object]
+
+
+class Recorder(Protocol):
+    """Records what functions launch."""
+
+    def record(self, function: Callable[[], Any]) -> tuple[Any, Replay]:
+        """Run a function while it is recorded.
+
+        Returns:
+            What the function returned, and what launches the same again: it reads and writes the
+            same tensors, the returned ones included.
+        """
+
+    def apart(self, function: Callable[[], Any]) -> Any:
+        """Run a function as it has to run before it is recorded."""
+
+
+class CudaRecorder:
+    """Records CUDA graphs, all in one pool of memory.
+
+    They may share it because passes follow one another: a graph's memory is free for the next one
+    when its backward pass is over.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def record(self, function: Callable[[], Any]) -> tuple[Any, Replay]:
+        """See ``Recorder``."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, as that which pins batches, may call CUDA meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            returned = function()
+        return returned, graph.replay
+
+    def apart(self, function: Callable[[], Any]) -> Any:
+        """See ``Recorder``."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            returned = function()
+        torch.cuda.current_stream().wait_stream(stream)
+        return returned
+
+
+class GraphedForward:
+    """The ``forward`` of a backbone that replays graphs in training, and else is the original.
+
+    A kind of pass, its images' size and format, the parameters that get gradients, modes of layers
+    and autocast, is recorded when it comes the second time. Parameters and buffers of the backbone
+    are read and written where they are; others in their place (``torch.func.functional_call``) are
+    copied to a fixed address first. What cannot be recorded runs eagerly, and the log says why,
+    once.
+
+    Args:
+        backbone: the network; its ``forward`` is replaced.
+        recorder: what records.
+    """
+
+    def __init__(self, backbone: nn.Module, recorder: Recorder) -> None:
+        self._backbone = weakref.ref(backbone)
+        self._eager: Callable[[Tensor], Tensor] = backbone.forward
+        self._recorder = recorder
+        self._own = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+        self._layers = [layer for layer in backbone.modules() if layer is not backbone]
+        self._passes: dict[Any, _Pass | None] = {}
+        self._met: Counter[Any] = Counter()
+        self._pending: weakref.ref[_Token] | None = None
+        self._reasons: set[str] = set()
+        backbone.forward = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The feature map (N, C, H, W) of images (N, 3, H, W)."""
+        backbone = self._backbone()
+        assert backbone is not None
+        if not (backbone.training and torch.is_grad_enabled()) or images.requires_grad:
+            return self._eager(images)
+        tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+        reason = self._reason(tensors)
+        if reason:
+            self._say(reason)
+            return self._eager(images)
+        key = self._key(images, tensors)
+        if key not in self._passes:
+            if self._met[key] < _BEFORE_RECORDING:
+                self._met[key] += 1
+                return self._eager(images)
+            self._passes[key] = self._recorded(backbone, images, tensors)
+        recorded = self._passes[key]
+        if recorded is None:
+            return self._eager(images)
+        token = _Token()
+        self._pending = weakref.ref(token)
+        output: Tensor = _Replayed.apply(
+            recorded, token, images, tensors, *recorded.leaves(tensors)
+        )
+        return output
+
+    def _reason(self, tensors: Mapping[str, Tensor]) -> str:
+        """Why this pass runs eagerly; "" where it need not."""
+        if self._pending is not None and self._pending() is not None:
+            return "a backward pass is still to come, whose activations a replay would overwrite"
+        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in self._layers):
+            return "somebody watches its layers"
+        trains = any(tensors[n] is own and own.requires_grad for n, own in self._own.items())
+        if trains and are_several():
+            return "with several processes the base step's gradients are averaged as they come"
+        return ""
+
+    def _key(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Any:
+        device = images.device.type
+        return (
+            tuple(images.shape),
+            images.stride(),
+            images.dtype,
+            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+            tuple((name, t.requires_grad, t is own) for name, t, own in self._pairs(tensors)),
+            tuple(own.data_ptr() for own in self._own.values()),
+            tuple(layer.training for layer in self._layers),
+            tuple(getattr(layer, "track_running_stats", None) for layer in self._layers),
+        )
+
+    def _pairs(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        for name, own in self._own.items():
+            yield name, tensors[name], own
+
+    def _recorded(
+        self, backbone: nn.Module, images: Tensor, tensors: Mapping[str, Tensor]
+    ) -> _Pass | None:
+        if len(self._passes) >= _MOST_GRAPHS:
+            self._say(
+                f"{_MOST_GRAPHS} kinds of passes are recorded already, and sizes still change"
+            )
+            return None
+        with self._untouched(images.device):
+            try:
+                recorded = _Pass(backbone, self._eager, self._recorder, images, tensors, self._own)
+            # Whatever a layer does that cannot be recorded: wait for the device, say.
+            except Exception as error:
+                self._say(f"recording failed: {shown(' '.join(str(error).split()))}")
+                return None
+        if recorded.difference > _TOLERANCE or recorded.difference != recorded.difference:
+            self._say(f"a replay differed from the pass by {recorded.difference:.0e}")
+            return None
+        logger.info("Recorded a CUDA graph of the backbone for %d images", len(images))
+        return recorded
+
+    @contextmanager
+    def _untouched(self, device: torch.device) -> Iterator[None]:
+        """Inside, passes leave buffers and random numbers as they were."""
+        buffers = {name: own for name, own in self._own.items() if not _is_parameter(own)}
+        before = {name: buffer.clone() for name, buffer in buffers.items()}
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+        with torch.no_grad():
+            for name, buffer in buffers.items():
+                buffer.copy_(before[name])
+
+    def _say(self, reason: str) -> None:
+        if reason not in self._reasons:
+            self._reasons.add(reason)
+            logger.info("METABIN.CUDA_GRAPHS: a pass of the backbone runs eagerly: %s", reason)
+
+
+class _Token:
+    """Lives as long as the backward pass of a replayed forward pass may come."""
+
+
+class _Pass:
+    """A recorded forward pass, and its backward pass.
+
+    Attributes:
+        difference: largest relative difference of a first replay to the pass it was recorded from.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        eager: Callable[[Tensor], Tensor],
+        recorder: Recorder,
+        images: Tensor,
+        tensors: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+    ) -> None:
+        self._images = images.detach().clone()
+        # Others than the backbone's own come at another address each time.
+        self._given = {n: t.detach().clone() for n, t in tensors.items() if t is not own[n]}
+        self._names = [name for name, tensor in tensors.items() if tensor.requires_grad]
+        used = {n: self._given.get(n, tensors[n].detach()) for n in tensors}
+        leaves = [used[name].requires_grad_() for name in self._names]
+        device = images.device.type
+
+        def forward() -> Tensor:
+            # A narrow copy of a weight that was cached before would never follow the weight.
+            with (
+                torch.enable_grad(),
+                torch.autocast(
+                    device,
+                    torch.get_autocast_dtype(device),
+                    enabled=torch.is_autocast_enabled(device),
+                    cache_enabled=False,
+                ),
+                _swapped(backbone, used),
+            ):
+                return eager(self._images)
+
+        def backward(output: Tensor) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(output, leaves, self._gradient, allow_unused=True)
+
+        def once() -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            output = forward()
+            # Of the scale of an output, so that nothing overflows in half precision.
+            self._gradient = torch.ones_like(output) / output.numel() ** 0.5
+            return output.detach(), backward(output)
+
+        for _ in range(_WARM_UPS):
+            expected = recorder.apart(once)
+        self._output, self._replay_forward = recorder.record(forward)
+        self._gradients, self._replay_backward = recorder.record(lambda: backward(self._output))
+        # The graph of autograd would keep the activations' memory from the next pass.
+        self._output = self._output.detach()
+        self._replay_forward()
+        self._replay_backward()
+        self.difference = max(
+            _difference(one, other)
+            for one, other in zip(
+                (self._output, *self._gradients), (expected[0], *expected[1]), strict=True
+            )
+        )
+
+    def leaves(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        """Those of the tensors that get gradients, in the order of the backward pass."""
+        return [tensors[name] for name in self._names]
+
+    def forward(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Replay on other values."""
+        with torch.no_grad():
+            self._images.copy_(images)
+            if self._given:
+                values = [tensors[name].detach() for name in self._given]
+                torch._foreach_copy_([t.detach() for t in self._given.values()], values)
+        self._replay_forward()
+        return self._output.detach()
+
+    def backward(self, gradient: Tensor) -> Sequence[Tensor | None]:
+        """Replay on the gradient of the output."""
+        self._gradient.copy_(gradient)
+        self._replay_backward()
+        return self._gradients
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        recorded: _Pass,
+        token: _Token,
+        images: Tensor,
+        tensors: Mapping[str, Tensor],
+        *_leaves: Tensor,
+    ) -> Tensor:
+        ctx.recorded, ctx.token = recorded, token
+        return recorded.forward(images, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a replayed CUDA graph has no second derivative; set METABIN.CUDA_GRAPHS False"
+            )
+        found = ctx.recorded.backward(gradient)
+        ctx.token = None
+        return None, None, None, None, *(g if g is None else g.detach() for g in found)
+
+
+@contextmanager
+def _swapped(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, a module computes with other parameters and buffers."""
+    accessor = torch.nn.utils._named_member_accessor.NamedMemberAccessor(backbone)
+    before, _ = accessor.swap_tensors_dict(dict(tensors), allow_missing=False)
+    try:
+        yield
+    finally:
+        accessor.swap_tensors_dict(before, allow_missing=False)
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter)
+
+
+def _difference(one: Tensor | None, other: Tensor | None) -> float:
+    if one is None or other is None:
+        return 0.0 if one is other else float("inf")
+    size = other.detach().abs().max().clamp(min=torch.finfo(other.dtype).tiny)
+    return float((one.detach() - other.detach()).abs().max() / size)
