@@ -59,7 +59,7 @@ def main() -> None:
         result = BENCHMARKS[args.benchmark].run(args)
     print(f"{machine}\n\n{result.text()}")
     if args.json:
-        args.json.write_text(to_json(result, args.benchmark, machine))
+        args.json.write_text(to_json(result, args.benchmark, machine), encoding="utf-8")
 
 
 if __name__ == "__main__":
