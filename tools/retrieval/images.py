@@ -63,11 +63,11 @@ def find_queries(names: Sequence[str]) -> list[str]:
 def find_images(folder: str) -> list[str]:
     """All files below a folder with the suffix of an image format, in the order of their paths.
 
-    Hidden files and folders are left out; photographs in formats that Pillow does not read are
-    too, but said to be.
+    Hidden files and folders are left out; photographs in formats that Pillow does not read, and
+    links to folders that are read without them, are too, but said to be (``find_files``).
 
     Args:
-        folder: a folder; links to other folders are followed nowhere.
+        folder: a folder.
 
     Returns:
         Paths relative to it.
