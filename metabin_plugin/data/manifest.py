@@ -148,7 +148,8 @@ def _comparable(rows: list[Row]) -> tuple[list[int], list[int]]:
     """
     of_domain: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        of_domain[row.domain].add(row.camid)
+        if not row.is_distractor:
+            of_domain[row.domain].add(row.camid)
     lone = {domain for domain, cameras in of_domain.items() if len(cameras) == 1}
     own = [str(number) if row.is_distractor else "" for number, row in enumerate(rows)]
     shots = [str(number) if row.domain in lone else "" for number, row in enumerate(rows)]

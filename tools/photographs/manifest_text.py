@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import name_in_text
 from metabin_plugin.text import shown
+from photographs.paths import path_from
 from photographs.photograph import Photograph
 
 # A manifest has no empty labels.
@@ -31,18 +32,18 @@ def manifest_text(photographs: Sequence[Photograph], folder: Path, manifest: Pat
         DatasetError: the name of a file is not UTF-8.
     """
     has_domains = any(photograph.domain for photograph in photographs)
-    start = Path(os.path.relpath(folder, manifest.parent)).as_posix()
+    start = path_from(manifest.parent, folder)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "pid", "camid", *(["domain"] if has_domains else []), "subset"])
     for p in photographs:
         # Readers take spaces off both ends of a value.
-        path = f"./{p.path}" if start == "." else f"{start}/{p.path}"
+        path = f"./{p.path}" if start == "." else f"{start.rstrip('/')}/{p.path}"
         domain = [p.domain] if has_domains else []
         writer.writerow([path, p.identity, p.camera or NO_CAMERA, *domain, p.subset])
     try:
-        return text.getvalue().encode()
-    except UnicodeEncodeError:
+        return name_in_text(text.getvalue()).encode()
+    except UnicodeDecodeError:
         raise DatasetError(
             f"A name in {shown(str(folder))} is not UTF-8, which manifests are: "
             f"{shown(_first_not_utf8(photographs))}; rename it."
