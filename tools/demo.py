@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arguments import numbers
-from metabin_plugin.cli import STATUS_BASE
+from metabin_plugin.cli import STATUS_BASE, run_cli
 from report.results import Results, read_results, results_table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,4 +171,5 @@ def resuming_command() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with run_cli(f"go on with: {resuming_command()}"):
+        main()

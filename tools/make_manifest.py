@@ -37,7 +37,7 @@ from metabin_plugin.data.manifest_rows import SUBSETS
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown
 from outputs import make_folder_of, write_whole
-from photographs.manifest_text import manifest_text
+from photographs.manifest_text import manifest_text, text_of
 from photographs.photograph import Photograph, label_photographs
 from photographs.subsets import (
     assign_subsets,
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Find, label, share out, write; say what was understood."""
     args = parse(arguments)
     files = find_photographs(args.folder)
-    paths = [Path(path).as_posix() for path in files.images]
+    paths = [text_of(Path(path).as_posix()) for path in files.images]
     layout, photographs, left_out = label_photographs(paths, args.layout, args.exclude)
     print(f"{args.folder} was read as {layout}; --layout says any other layout")
     if "subset" not in layout.fields:
@@ -89,15 +89,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", help="the photographs, in folders")
     parser.add_argument("--output", type=Path, required=True, help="the manifest to write (.csv)")
     parser.add_argument("--config", type=Path, help="the config to write (.yml)")
-    parser.add_argument("--layout", default="", help="pattern of the paths below the folder")
     parser.add_argument(
-        "--exclude", nargs="+", default=[], metavar="GLOB", help="paths to leave out"
+        "--layout", type=text_of, default="", help="pattern of the paths below the folder"
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        type=text_of,
+        default=[],
+        metavar="GLOB",
+        help="paths to leave out",
     )
     test = parser.add_mutually_exclusive_group()
     test.add_argument(
         "--hold-out", type=float, help=f"share of each domain's people to test with ({HOLD_OUT})"
     )
-    test.add_argument("--test-domains", nargs="+", default=[], metavar="DOMAIN")
+    test.add_argument("--test-domains", nargs="+", type=text_of, default=[], metavar="DOMAIN")
     parser.add_argument(
         "--splits",
         type=int,

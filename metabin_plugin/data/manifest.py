@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def find_manifest(manifest: str, root: str) -> Path:
     )
 
 
-def _number(labels: list[tuple[str, ...]]) -> list[int]:
+def _number(labels: Sequence[tuple[str, ...]]) -> list[int]:
     number = {label: index for index, label in enumerate(sorted(set(labels)))}
     return [number[label] for label in labels]
 

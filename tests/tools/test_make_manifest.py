@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -480,3 +482,66 @@ def test_a_domain_of_one_person_cannot_be_trained_on() -> None:
 def test_a_folder_in_the_place_of_a_data_set_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"is a folder; make a manifest .*make_manifest\.py"):
         build_dataset(str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    photos = shop(tmp_path)
+    (photos / "cam1" / "01").rename(photos / "cam1" / os.fsdecode(b"J\xf6rg"))
+    with pytest.raises(DatasetError, match=r"name 'cam1/J\\udcf6rg/0\.jpg' is not UTF-8.*rename"):
+        make(photos)
+
+
+ROOT = Path(__file__).parents[2]
+# Reads what was made, with names that ASCII does not have.
+READ = """
+import metabin_plugin
+metabin_plugin.register()
+import yaml
+from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.data.readable import read_rgb
+keys = yaml.safe_load(open("größe/日.yml".encode(), encoding="utf-8"))
+(name,) = keys["DATASETS"]["NAMES"]
+dataset = build_dataset(name)
+assert len(dataset.train) == 36 and len(dataset.query) == 6
+assert {read_rgb(item[0]).size for item in dataset.train} == {(4, 8)}
+"""
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+UTF_8 = {"PYTHONUTF8": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("made", "read"), [(C_LOCALE, C_LOCALE), (C_LOCALE, UTF_8), (UTF_8, C_LOCALE)]
+)
+def test_names_are_utf_8_whatever_the_locale_is(
+    tmp_path: Path, made: dict[str, str], read: dict[str, str]
+) -> None:
+    folder = tmp_path / "größe" / "日本 photos"
+    photos = shop(tmp_path)
+    for person in photos.glob("*/*"):
+        person.rename(person.with_name(f"Jörg {person.name}"))
+    folder.parent.mkdir()
+    photos.rename(folder)
+    (tmp_path / "read.py").write_text(READ, encoding="utf-8")
+    options = ["größe/日本 photos", "--output", "größe/日.csv", "--config", "größe/日.yml"]
+    tool = [sys.executable, str(ROOT / "tools" / "make_manifest.py"), *options]
+    subprocess.run(tool, cwd=tmp_path, env={**os.environ, **made}, check=True)
+    people = {row["pid"] for row in rows(folder.parent / "日.csv")}
+    assert people == {f"Jörg {person:02d}" for person in range(8)}
+    reader = [sys.executable, "read.py"]
+    subprocess.run(reader, cwd=tmp_path, env={**os.environ, **read}, check=True)
+
+
+@pytest.mark.slow
+def test_all_is_written_when_nobody_reads_what_is_said(tmp_path: Path) -> None:
+    manifest, config = tmp_path / "own.csv", tmp_path / "own.yml"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-u", "tools/make_manifest.py", str(shop(tmp_path))]
+    command += ["--output", str(manifest), "--config", str(config)]
+    ended = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert len(rows(manifest)) == 48
+    assert list(read_config(str(config), []).DATASETS.NAMES) == [str(manifest)]

@@ -29,10 +29,10 @@ def manifest_text(photographs: Sequence[Photograph], folder: Path, manifest: Pat
         CSV, UTF-8.
 
     Raises:
-        DatasetError: the name of a file is not UTF-8.
+        DatasetError: the name of a folder is not UTF-8.
     """
     has_domains = any(photograph.domain for photograph in photographs)
-    start = path_from(manifest.parent, folder)
+    start = text_of(path_from(manifest.parent, folder))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "pid", "camid", *(["domain"] if has_domains else []), "subset"])
@@ -41,14 +41,18 @@ def manifest_text(photographs: Sequence[Photograph], folder: Path, manifest: Pat
         path = f"./{p.path}" if start == "." else f"{start.rstrip('/')}/{p.path}"
         domain = [p.domain] if has_domains else []
         writer.writerow([path, p.identity, p.camera or NO_CAMERA, *domain, p.subset])
+    return text.getvalue().encode()
+
+
+def text_of(path: str) -> str:
+    """The name of a file as manifests and configs, which are UTF-8, have it.
+
+    Raises:
+        DatasetError: it is not UTF-8.
+    """
     try:
-        return name_in_text(text.getvalue()).encode()
+        return name_in_text(path)
     except UnicodeDecodeError:
         raise DatasetError(
-            f"A name in {shown(str(folder))} is not UTF-8, which manifests are: "
-            f"{shown(_first_not_utf8(photographs))}; rename it."
+            f"The name {shown(path)} is not UTF-8, which manifests and configs are; rename it."
         ) from None
-
-
-def _first_not_utf8(photographs: Sequence[Photograph]) -> str:
-    return next(p.path for p in photographs if not p.path.isprintable())

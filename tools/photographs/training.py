@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 
 from metabin_plugin.data.balance import too_few_identities
-from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import name_in_text
 from metabin_plugin.text import shown
+from photographs.manifest_text import text_of
 from photographs.paths import path_from
 from photographs.photograph import Photograph
 
@@ -89,20 +88,13 @@ def config_text(
     Raises:
         DatasetError: the name of one of these files is not UTF-8.
     """
-    try:
-        start = name_in_text(path_from(config.parent, base))
-        name, folder = name_in_text(str(manifest)), name_in_text(f"logs/{config.stem}")
-    except UnicodeDecodeError:
-        files = ", ".join(shown(str(path)) for path in (base, manifest, config))
-        raise DatasetError(
-            f"Configs are UTF-8, but the name of a file is not, one of {files}; rename it."
-        ) from None
+    name = text_of(str(manifest))
     keys: dict[str, Any] = {
-        "_BASE_": start,
+        "_BASE_": text_of(path_from(config.parent, base)),
         "DATASETS": {"NAMES": [name], "TESTS": [name] if has_test else []},
         "SOLVER": {"IMS_PER_BATCH": training.batch_size},
         "DATALOADER": {"NUM_INSTANCE": INSTANCES},
-        "OUTPUT_DIR": folder,
+        "OUTPUT_DIR": text_of(f"logs/{config.stem}"),
     }
     if not has_test:
         keys["TEST"] = {"EVAL_PERIOD": 0}

@@ -22,7 +22,8 @@ def find_gallery(name: str) -> tuple[str, list[str]]:
             taken, or all if there are none; or a registered data set, of which its gallery is.
 
     Returns:
-        A folder, and the paths of the images relative to it, each once.
+        A folder, and the paths of the images relative to it, each once; absolute ones where the
+        images are on several drives.
 
     Raises:
         SearchError: the folder holds no image.
@@ -38,9 +39,21 @@ def find_gallery(name: str) -> tuple[str, list[str]]:
     else:
         dataset = build_nonempty_dataset(name, ["gallery"], key="--gallery")
         paths = [item[0] for item in dataset.gallery]
-    paths = [os.path.abspath(path) for path in dict.fromkeys(paths)]
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    paths = [_absolute(path) for path in dict.fromkeys(paths)]
+    folders = {os.path.dirname(path) for path in paths}
+    try:
+        folder = os.path.commonpath(folders)
+    except ValueError:
+        return min(folders), paths
     return folder, [os.path.relpath(path, folder) for path in paths]
+
+
+def _absolute(path: str) -> str:
+    # The operating system goes up from where a link leads to, not from where it is.
+    if os.pardir in Path(path).parts:
+        folder, name = os.path.split(path)
+        return os.path.join(os.path.realpath(folder), name)
+    return os.path.abspath(path)
 
 
 def find_queries(names: Sequence[str]) -> list[str]:
