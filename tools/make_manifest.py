@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = [text_of(Path(path).as_posix()) for path in files.images]
     layout, photographs, left_out = label_photographs(paths, args.layout, args.exclude)
     print(f"{args.folder} was read as {layout}; --layout says any other layout")
+    for line in said_of_files(files, left_out):
+        print(line)
     if "subset" not in layout.fields:
         tested = people_to_test(photographs, args)
         shared = assign_subsets(photographs, tested, args.splits, args.seed)
@@ -69,8 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         shared = set_queries_apart(photographs)
         check_testable(shared)
-    for line in said_of_files(files, left_out):
-        print(line)
     for line in said_of_distractors(photographs, shared):
         print(line)
     print(table(shared))
