@@ -48,7 +48,7 @@ def name_in_text(path: str) -> str:
         path: as the operating system gave it, with the bytes that it could not decode escaped.
 
     Raises:
-        UnicodeDecodeError: the name is no UTF-8.
+        UnicodeDecodeError: the name is not UTF-8.
     """
     return path.encode("utf-8", "surrogateescape").decode("utf-8")
 
