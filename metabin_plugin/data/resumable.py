@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from metabin_plugin.compat.data_loader import DeviceDataLoader, DevicePrefetcher
 from metabin_plugin.data.draws import SeededImages, StreamSeeds, draw_batches, sampler_seed
-from metabin_plugin.data.workers import WorkerLease, ignore_stop_signals
-from metabin_plugin.spawning import worker_context
+from metabin_plugin.worker_loader import WorkerBatches, WorkerLoader
 
 
 class ResumableLoader(DeviceDataLoader):
@@ -55,14 +53,12 @@ class ResumableLoader(DeviceDataLoader):
             PyTorch's iterator; its batches are on the CPU.
         """
         return iter(
-            DataLoader(
-                SeededImages(self.dataset, seeds),
+            WorkerLoader(
+                dataset=SeededImages(self.dataset, seeds),
                 batch_sampler=draw_batches(self.batch_sampler, seeds, position),
                 num_workers=self.num_workers,
                 collate_fn=self.collate_fn,
                 pin_memory=self.pin_memory,
-                worker_init_fn=ignore_stop_signals,
-                multiprocessing_context=worker_context(self.num_workers),
                 # It would draw a seed for its workers from the generator of the process.
                 generator=torch.Generator(),
             )
@@ -84,7 +80,7 @@ class ResumableBatches(Iterator[Any]):
 
     def __init__(self, loader: ResumableLoader) -> None:
         self._batches: Iterator[Any] | None = None
-        self._lease: WorkerLease | None = None
+        self._workers: WorkerBatches | None = None
         self._loader = loader
         self._seeds = StreamSeeds(loader.seed, sampler_seed(loader.batch_sampler))
         self.position = 0
@@ -114,9 +110,9 @@ class ResumableBatches(Iterator[Any]):
     def close(self) -> None:
         """End the workers; the next batch asked for starts new ones at ``position``."""
         self._batches = None
-        if self._lease is not None:
-            self._lease.end()
-            self._lease = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def __del__(self) -> None:
         self.close()
@@ -141,7 +137,8 @@ class ResumableBatches(Iterator[Any]):
 
     def _start(self) -> Iterator[Any]:
         batches = self._loader.start(self._seeds, self.position)
-        self._lease = WorkerLease(batches)
+        if isinstance(batches, WorkerBatches):
+            self._workers = batches
         device = self._loader.device
         if device.type == "cpu":
             return batches
