@@ -20,6 +20,7 @@ from pathlib import Path
 
 import metabin_plugin
 
+metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
 from benchmarks import evaluation, inference, layer, load, rank, step, training_memory
