@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.failing_loader import FAULTS, run
-from tests.processes import ROOT, start
+from tests.processes import start
 
 LOWER = "lower DATALOADER.NUM_WORKERS"
 TOO_SMALL = r"/dev/shm \(\d+ MB\), .* too small; set DATALOADER.NUM_WORKERS to 0, .* --shm-size"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
 from metabin_plugin.compat.rebinding import rebind, repair
 from metabin_plugin.worker_loader import WorkerLoader
 
