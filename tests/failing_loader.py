@@ -70,6 +70,10 @@ def dying_amid_a_message(index: int) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def large(index: int) -> torch.Tensor:
+    return torch.ones(2**20)
+
+
 def failing_sampler(after: int) -> Iterator[list[int]]:
     for number in range(after):
         yield [number]
@@ -126,7 +130,8 @@ def asleep(folder: Path) -> Callable[[int], Any]:
 def run(folder: Path, kind: str, name: str) -> None:
     """Read all batches while something goes wrong, and report the error."""
     os.setpgid(0, 0)
-    prepare, make, batches = {**FAULTS, "asleep": (None, asleep(folder), None)}[name]
+    others = {"asleep": (None, asleep(folder), None), "large": (None, large, None)}
+    prepare, make, batches = {**FAULTS, **others}[name]
     loader: Any = DeviceDataLoader(
         0,
         torch.device("cpu"),
