@@ -135,7 +135,7 @@ class WorkerBatches(_MultiProcessingDataLoaderIter):
         if self._pin_memory:
             self._data_queue.put(None)
         else:
-            self._worker_result_queue._writer.close()
+            self._worker_result_queue._writer.close()  # type: ignore[attr-defined]
 
     def _leave_sigchld(self) -> None:
         # PyTorch reports a worker's death from a signal handler: an error in the middle of whatever

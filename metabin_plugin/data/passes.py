@@ -72,7 +72,7 @@ class Passes:
         self._own = slice(sampler._rank * share, (sampler._rank + 1) * share)
         images = [(item[1], item[2]) for item in sampler.data_source]
         sizes = (sampler.batch_size, sampler._world_size, sampler.num_instances)
-        self._data = mix_seeds(type(sampler).__name__, *sizes, *images) % 2**63
+        self._data = mix_seeds(type(sampler).__name__, *sizes, str(images)) % 2**63
 
     def latest(self, starts: Iterable[PassStart], position: int) -> PassStart | None:
         """The last start of this stream at or before a batch; None where there is none.
@@ -100,11 +100,14 @@ class Passes:
         number = 0
         if start is not None:
             number = start.batch
-            random.set_state(("MT19937", start.key.numpy().astype(np.uint32), start.position))
+            words = {"key": start.key.numpy().astype(np.uint32), "pos": start.position}
+            random.set_state(
+                {"bit_generator": "MT19937", "state": words, "has_gauss": 0, "gauss": 0.0}
+            )
         while True:
-            _, key, position, *_ = random.get_state()
-            words = torch.from_numpy(key.astype(np.int64))
-            note(PassStart(self._data, number, words, int(position)))
+            state: Any = random.get_state(legacy=False)
+            key = torch.from_numpy(state["state"]["key"].astype(np.int64))
+            note(PassStart(self._data, number, key, int(state["state"]["pos"])))
             for batch in self._draw(self._sampler, random):
                 yield batch[self._own]
                 number += 1
@@ -116,7 +119,7 @@ def has_passes(batch_sampler: Any) -> bool:
     Args:
         batch_sampler: of any kind.
     """
-    sampler = getattr(batch_sampler, "sampler", None)
+    sampler: Any = getattr(batch_sampler, "sampler", None)
     if type(sampler) not in _PASSES:
         return False
     share = sampler.num_pids_per_batch * sampler.num_instances
