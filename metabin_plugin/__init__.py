@@ -1,8 +1,28 @@
 """MetaBIN (Choi et al., CVPR 2021) as a plugin for the person Re-ID toolbox fastreid."""
 
-from metabin_plugin.config import add_metabin_config
-from metabin_plugin.registration import register
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metabin_plugin.config import add_metabin_config
+    from metabin_plugin.registration import register
+    from metabin_plugin.threads import let_waiting_threads_sleep
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "add_metabin_config", "register"]
+__all__ = ["__version__", "add_metabin_config", "let_waiting_threads_sleep", "register"]
+
+# Looked up when asked for: threads are settled before PyTorch is loaded.
+_HOMES = {
+    "add_metabin_config": "metabin_plugin.config",
+    "let_waiting_threads_sleep": "metabin_plugin.threads",
+    "register": "metabin_plugin.registration",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metabin_plugin.cli import run_cli
 from metabin_plugin.script import run_script
+from metabin_plugin.threads import let_waiting_threads_sleep
 
 _USAGE = "usage: python -m metabin_plugin SCRIPT [ARGS...]"
 
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> None:
     if not Path(path).is_file():
         print(f"error: there is no script {path}; {_USAGE}", file=sys.stderr)
         raise SystemExit(2)
+    let_waiting_threads_sleep()
     with run_cli():
         run_script(path, arguments[1:])
 

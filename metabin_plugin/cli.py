@@ -1,13 +1,20 @@
-"""How a command ends on a mistake of the user's or on Ctrl-C: one sentence, no traceback."""
+"""How a command ends on a mistake of the user's or on Ctrl-C: one sentence, no traceback.
+
+And what it does where nobody reads what it prints any more: its work.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from metabin_plugin import errors
 from metabin_plugin.errors import MetaBINError
@@ -53,11 +60,66 @@ class _WithoutTraceback(logging.Filter):
         return True
 
 
+class _Output(io.FileIO):
+    """A file descriptor that is written to as long as somebody reads what comes out."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # What Windows says of a pipe without a reader.
+            without_reader = errno.EINVAL if os.name == "nt" else errno.EPIPE
+            if error.errno not in (errno.EPIPE, without_reader):
+                raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        return len(data)
+
+
+@contextmanager
+def _printing_to_nobody(name: str) -> Iterator[None]:
+    """Let a stream of ``sys`` swallow what is printed after its reader has gone.
+
+    A command in front of ``head`` so does its work to the end, in silence. A character that the
+    locale cannot express is escaped, instead of ending the command.
+
+    Args:
+        name: ``stdout`` or ``stderr``.
+    """
+    stream = getattr(sys, name)
+    # A terminal is read as long as it is there, and what a test has put there is its own affair.
+    if not isinstance(stream, io.TextIOWrapper) or stream is not getattr(sys, f"__{name}__"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    if stream.isatty():
+        yield
+        return
+    stream.flush()
+    raw = _Output(stream.fileno(), "w", closefd=False)
+    quiet = io.TextIOWrapper(
+        # Python's own option -u leaves the buffer out, too.
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+    setattr(sys, name, quiet)
+    try:
+        yield
+    finally:
+        quiet.flush()
+        setattr(sys, name, stream)
+
+
 @contextmanager
 def run_cli(go_on: str = AGAIN) -> Iterator[None]:
     """Turn a :class:`MetaBINError` of the block into ``error: <sentence>`` and exit status 1.
 
-    Ctrl-C becomes ``stopped; <go_on>`` and status 130.
+    Ctrl-C becomes ``stopped; <go_on>`` and status 130. What is printed after its reader has gone is
+    lost, and the block goes on.
 
     Args:
         go_on: How the user gets what the command had not finished.
@@ -68,6 +130,9 @@ def run_cli(go_on: str = AGAIN) -> Iterator[None]:
     without_traceback = _WithoutTraceback()
     logger = logging.getLogger(_TRAINER_LOGGER)
     logger.addFilter(without_traceback)
+    streams = ExitStack()
+    streams.enter_context(_printing_to_nobody("stdout"))
+    streams.enter_context(_printing_to_nobody("stderr"))
     try:
         yield
     except MetaBINError as error:
@@ -79,3 +144,4 @@ def run_cli(go_on: str = AGAIN) -> Iterator[None]:
         raise SystemExit(STATUS_BASE + signal.SIGINT) from None
     finally:
         logger.removeFilter(without_traceback)
+        streams.close()

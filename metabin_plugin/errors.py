@@ -27,6 +27,10 @@ class LaunchError(MetaBINError):
     """A process of a distributed run ended without reporting an error."""
 
 
+class LoaderError(MetaBINError):
+    """The worker processes of a data loader cannot be started, or cannot go on."""
+
+
 class CheckpointError(MetaBINError):
     """A checkpoint cannot be written."""
 

@@ -41,6 +41,32 @@ def is_file_name(name: object) -> bool:
     return name.isprintable() and not any(sign in name for sign in "/\\:")
 
 
+def name_in_text(path: str) -> str:
+    """The name of a file as a text file in UTF-8 shall have it, whatever the locale's encoding is.
+
+    Args:
+        path: as the operating system gave it, with the bytes that it could not decode escaped.
+
+    Raises:
+        UnicodeDecodeError: the name is not UTF-8.
+    """
+    return path.encode("utf-8", "surrogateescape").decode("utf-8")
+
+
+def name_on_disk(text: str) -> str:
+    """The name of a file, as it is opened, that a text file in UTF-8 or a user has given.
+
+    Args:
+        text: the name; what the locale's encoding cannot express is what ``name_in_text`` made of
+            an escaped one.
+    """
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return text
+
+
 def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside the one it replaces, and rename it when it is complete.
 

@@ -1,6 +1,7 @@
 """Registers the plugin, without which fastreid cannot be imported, and settles hypothesis."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -20,6 +21,10 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)
 
 metabin_plugin.register()
+
+# A shell starts its background jobs with Ctrl-C ignored, which tests and their children inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

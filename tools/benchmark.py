@@ -20,6 +20,7 @@ from pathlib import Path
 
 import metabin_plugin
 
+metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
 from benchmarks import evaluation, inference, layer, load, rank, step, training_memory
@@ -59,7 +60,7 @@ def main() -> None:
         result = BENCHMARKS[args.benchmark].run(args)
     print(f"{machine}\n\n{result.text()}")
     if args.json:
-        args.json.write_text(to_json(result, args.benchmark, machine))
+        args.json.write_text(to_json(result, args.benchmark, machine), encoding="utf-8")
 
 
 if __name__ == "__main__":

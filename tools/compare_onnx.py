@@ -9,6 +9,7 @@ is the same and 2 the most that it can be. What another program needs of the fil
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import numpy as np
@@ -61,5 +62,9 @@ if __name__ == "__main__":
     # Files that are not there or no images, and files that are no such network.
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on, nor what Python writes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         sys.exit(f"error: {error}")

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arguments import numbers
-from metabin_plugin.cli import STATUS_BASE
+from metabin_plugin.cli import STATUS_BASE, run_cli
 from report.results import Results, read_results, results_table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ def main() -> None:
     }
 
     table = results_table({method: list(seeds.values()) for method, seeds in runs.items()})
-    (args.output / "results.md").write_text(table + "\n")
+    (args.output / "results.md").write_text(table + "\n", encoding="utf-8")
     write_csv(runs, args.output / "results.csv")
 
     folder = run_folder(args.output, "MetaBIN", args.seeds[0])
@@ -127,7 +127,7 @@ def draw_figures(folder: Path, output: Path, target: str) -> list[Path]:
 
 def first_queries(table: Path) -> list[str]:
     """Paths of the first queries in the table of a figure of ranked galleries."""
-    with table.open(newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         return list(dict.fromkeys(row["query"] for row in csv.DictReader(file)))[:SEARCHED]
 
 
@@ -171,4 +171,5 @@ def resuming_command() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with run_cli(f"go on with: {resuming_command()}"):
+        main()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import metabin_plugin
 
+metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
 from fastreid.config import CfgNode

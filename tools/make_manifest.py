@@ -11,16 +11,18 @@ and {subset} stand for names, * for anything. Beside a * a name is a whole numbe
 '{identity}_c{camera}*'.
 
 A share of each domain's people is held out to test with; --test-domains holds out whole domains
-instead, which is what MetaBIN is for. Folders train, query and gallery on top are taken as they
-are. Images are listed, not read: tools/check_datasets.py reads them, and takes those that cannot be
-read out of the manifest by --drop-unreadable.
+instead, which is what MetaBIN is for. Folders train, query and gallery, or others called so, are
+taken as they are, and what lies beside them is left out. Identity -1 is junk, which is left out.
+0000 in file names like Market-1501's, 0000_c1s1_000151_01.jpg, are distractors, which are in the
+gallery only. Images are listed, not read: tools/check_datasets.py reads them, and takes those that
+cannot be read out of the manifest by --drop-unreadable.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import metabin_plugin
@@ -35,9 +37,14 @@ from metabin_plugin.data.manifest_rows import SUBSETS
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown
 from outputs import make_folder_of, write_whole
-from photographs.manifest_text import manifest_text
+from photographs.manifest_text import manifest_text, text_of
 from photographs.photograph import Photograph, label_photographs
-from photographs.subsets import assign_subsets, hold_out
+from photographs.subsets import (
+    assign_subsets,
+    check_testable,
+    hold_out,
+    set_queries_apart,
+)
 from photographs.training import config_text, plan_training
 
 BASE = Path(__file__).resolve().parents[1] / "configs" / "MetaBIN-own.yml"
@@ -48,20 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Find, label, share out, write; say what was understood."""
     args = parse(arguments)
     files = find_photographs(args.folder)
-    paths = [Path(path).as_posix() for path in files.images]
-    layout, photographs = label_photographs(paths, args.layout, args.exclude)
+    paths = [text_of(Path(path).as_posix()) for path in files.images]
+    layout, photographs, left_out = label_photographs(paths, args.layout, args.exclude)
     print(f"{args.folder} was read as {layout}; --layout says any other layout")
-    for line in left_out(files, len(paths) - len(photographs)):
+    for line in said_of_files(files, left_out):
         print(line)
     if "subset" not in layout.fields:
         tested = people_to_test(photographs, args)
-        photographs = assign_subsets(photographs, tested, args.splits, args.seed)
-    elif args.hold_out is not None or args.test_domains:
+        shared = assign_subsets(photographs, tested, args.splits, args.seed)
+    elif args.hold_out is not None or args.test_domains or args.splits > 1:
         raise DatasetError(
-            f"Layout {layout} has its own subsets; leave --hold-out and --test-domains out."
+            f"Layout {layout} has its own subsets; leave --hold-out, --test-domains and --splits "
+            "out."
         )
-    print(table(photographs))
-    write(photographs, args)
+    else:
+        shared = set_queries_apart(photographs)
+        check_testable(shared)
+    for line in said_of_distractors(photographs, shared):
+        print(line)
+    print(table(shared))
+    write(shared, args)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -76,15 +89,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", help="the photographs, in folders")
     parser.add_argument("--output", type=Path, required=True, help="the manifest to write (.csv)")
     parser.add_argument("--config", type=Path, help="the config to write (.yml)")
-    parser.add_argument("--layout", default="", help="pattern of the paths below the folder")
     parser.add_argument(
-        "--exclude", nargs="+", default=[], metavar="GLOB", help="paths to leave out"
+        "--layout", type=text_of, default="", help="pattern of the paths below the folder"
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        type=text_of,
+        default=[],
+        metavar="GLOB",
+        help="paths to leave out",
     )
     test = parser.add_mutually_exclusive_group()
     test.add_argument(
         "--hold-out", type=float, help=f"share of each domain's people to test with ({HOLD_OUT})"
     )
-    test.add_argument("--test-domains", nargs="+", default=[], metavar="DOMAIN")
+    test.add_argument("--test-domains", nargs="+", type=text_of, default=[], metavar="DOMAIN")
     parser.add_argument(
         "--splits",
         type=int,
@@ -106,7 +126,7 @@ def find_photographs(folder: str) -> FoundFiles:
     """The files of a folder.
 
     Raises:
-        DatasetError: it is none, cannot be read, or holds no image that can be.
+        DatasetError: it is not a folder, cannot be read, or holds no image that can be.
     """
     try:
         files = find_files(folder)
@@ -122,16 +142,38 @@ def find_photographs(folder: str) -> FoundFiles:
     return files
 
 
-def left_out(files: FoundFiles, excluded: int) -> Iterator[str]:
+def said_of_files(files: FoundFiles, left_out: Mapping[str, int]) -> Iterator[str]:
     """A line for each kind of files that the manifest lacks."""
-    if excluded:
-        yield f"left out: {excluded} images, by --exclude or as identity -1"
+    for why, count in left_out.items():
+        yield f"left out: {count:,} images {why}"
     if files.left_out():
         yield files.left_out()
     rest = Counter(Path(name).suffix or name for name in set(files.others) - set(files.foreign()))
     if rest:
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in sorted(rest.items()))
         yield f"left out: files that are no images ({kinds})"
+
+
+def said_of_distractors(
+    photographs: Sequence[Photograph], shared: Sequence[Photograph]
+) -> Iterator[str]:
+    """What became of the distractors, and of people who might be some.
+
+    Args:
+        photographs: those that were found.
+        shared: those with a subset.
+    """
+    found = sum(photograph.is_distractor for photograph in photographs)
+    kept = sum(photograph.is_distractor for photograph in shared)
+    if kept:
+        yield f"distractors: {kept:,} images of 0000, in the gallery only"
+    if found > kept:
+        yield f"left out: {found - kept:,} images of distractors (0000) without a gallery to be in"
+    if any(p.identity == "0000" and not p.is_distractor for p in shared):
+        yield (
+            "0000 is a person here, as files of Market-1501's distractors have other names "
+            "(0000_c1s1_000151_01.jpg); leave it out by --exclude if it is nobody"
+        )
 
 
 def people_to_test(
@@ -148,10 +190,10 @@ def people_to_test(
     domains = sorted({photograph.domain for photograph in photographs} - {""})
     strange = [name for name in args.test_domains if name not in domains]
     if strange or set(domains) == set(args.test_domains):
-        what = f"are none of ({strange[0]})" if strange else "are all"
+        what = f"names {strange[0]}, which is not one" if strange else "names all"
         raise DatasetError(
-            f"--test-domains {what} the domains, {', '.join(domains) or 'of which there is none'}; "
-            "name some, and leave one to train on."
+            f"--test-domains {what} of the domains, {', '.join(domains) or 'of which there are 0'};"
+            " name some, and leave one to train on."
         )
     return {p.person for p in photographs if p.domain in args.test_domains}
 

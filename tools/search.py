@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import metabin_plugin
 
+metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
 from metabin_plugin.cli import run_cli

@@ -17,6 +17,7 @@ from typing import Any
 
 import metabin_plugin
 
+metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
 import numpy as np

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from metabin_plugin.compat.rebinding import rebind, repair
-from metabin_plugin.spawning import worker_context
+from metabin_plugin.worker_loader import WorkerLoader
 
 _POLL_SECONDS = 0.5
 
@@ -33,8 +32,8 @@ def _resolve(device: torch.device | None, local_rank: int) -> torch.device:
     return torch.device(wanted, local_rank) if wanted == "cuda" else torch.device(wanted)
 
 
-class DeviceDataLoader(DataLoader):
-    """PyTorch's loader with batches on the training device; takes the place of ``DataLoaderX``.
+class DeviceDataLoader(WorkerLoader):
+    """A loader with batches on the training device; takes the place of ``DataLoaderX``.
 
     On CPU it is PyTorch's own iteration: a thread would draw from the random generators that the
     training draws from, and no two runs would be alike. On CUDA a background thread keeps batches
@@ -43,13 +42,12 @@ class DeviceDataLoader(DataLoader):
     Args:
         local_rank: This process's rank on its machine, which is its CUDA device's index.
         device: Where the batches go; None for CUDA where there is any.
-        **kwargs: As for :class:`torch.utils.data.DataLoader`. ``num_workers`` is capped at the CPUs
-            available to this process, ``pin_memory`` is ignored on CPU.
+        **kwargs: As for ``WorkerLoader``. ``num_workers`` is capped at the CPUs available to this
+            process, ``pin_memory`` is ignored on CPU.
     """
 
     def __init__(self, local_rank: int, device: torch.device | None = None, **kwargs: Any) -> None:
         kwargs["num_workers"] = min(kwargs.get("num_workers", 0), available_cpus())
-        kwargs.setdefault("multiprocessing_context", worker_context(kwargs["num_workers"]))
         super().__init__(**kwargs)
         self.local_rank = local_rank
         self.use_device(device)
@@ -91,7 +89,7 @@ class DevicePrefetcher:
 
     def __next__(self) -> Any:
         batch = self._ahead
-        if isinstance(batch, Exception):
+        if isinstance(batch, BaseException):
             raise batch
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
@@ -114,7 +112,7 @@ class DevicePrefetcher:
 
     def _load(self) -> Any:
         batch = self._take()
-        if isinstance(batch, Exception):
+        if isinstance(batch, BaseException):
             return batch
         with torch.cuda.stream(self._stream):
             return {
@@ -135,13 +133,14 @@ def _next_or_error(batches: Iterator[Any]) -> Any:
 def _fill(
     batches: Iterator[Any], device: torch.device, store: queue.Queue[Any], stop: threading.Event
 ) -> None:
-    end: Exception = StopIteration()
+    end: BaseException = StopIteration()
     try:
         torch.cuda.set_device(device)
         for batch in batches:
             if not _put(store, batch, stop):
                 return
-    except Exception as error:
+    except BaseException as error:
+        # Nobody else would hear of it, and the training waits for an end.
         end = error
     _put(store, end, stop)
 

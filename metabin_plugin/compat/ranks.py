@@ -156,7 +156,10 @@ class Ranks:
         """Tracebacks by local rank, the earliest first."""
         reports = {rank: self._report(rank) for rank in range(len(self._processes))}
         times = {rank: r.stat().st_mtime_ns for rank, r in reports.items() if r.exists()}
-        return {rank: reports[rank].read_text() for rank in sorted(times, key=times.__getitem__)}
+        return {
+            rank: reports[rank].read_text(encoding="utf-8")
+            for rank in sorted(times, key=times.__getitem__)
+        }
 
     def _alive(self) -> list[Any]:
         return [process for process in self._processes if process.exitcode is None]
@@ -212,7 +215,7 @@ def _run_rank(
         worker(local_rank, *args)
     except Exception:
         partial = Path(f"{report}.partial")
-        partial.write_text(traceback.format_exc())
+        partial.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         partial.rename(report)
         raise SystemExit(1) from None
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
+from metabin_plugin.data.passes import Passes, PassStart, has_passes
 from metabin_plugin.data.sampler import DomainBalancedSampler
 from metabin_plugin.random_state import PrivateRandomness, isolated, mix_seeds, reseed
+
+logger = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 5.0
 
 
 class Draw(NamedTuple):
@@ -46,7 +53,9 @@ def sampler_seed(batch_sampler: Any) -> int | None:
     return None if seed is None else int(seed)
 
 
-def draw_batches(batch_sampler: Any, seeds: StreamSeeds, position: int) -> Iterator[list[Draw]]:
+def draw_batches(
+    batch_sampler: Any, seeds: StreamSeeds, position: int, starts: list[PassStart]
+) -> Iterator[list[Draw]]:
     """Draw the batches of a stream from one of them on.
 
     fastreid's samplers seed the generators of the whole process and draw from them: here they
@@ -55,14 +64,17 @@ def draw_batches(batch_sampler: Any, seeds: StreamSeeds, position: int) -> Itera
     Args:
         batch_sampler: yields the dataset indices of each batch.
         seeds: seeds of the stream.
-        position: number of the first batch to yield. ``DomainBalancedSampler`` jumps there, the
-            stream of any other sampler is run forward to it.
+        position: number of the first batch to yield. ``DomainBalancedSampler`` jumps there,
+            fastreid's identity samplers to the start of the pass, and the rest of the way the
+            sampler is run forward. The log says so where that takes long.
+        starts: starts of passes that are known, of which those of the stream are used; afterwards
+            those that were drawn from.
 
     Yields:
         The images of each batch.
     """
     randomness = PrivateRandomness(mix_seeds(*seeds))
-    batches = _batches_from(batch_sampler, seeds.sampler, position)
+    batches = _batches_from(batch_sampler, seeds.sampler, position, starts)
     for number in itertools.count(position):
         with randomness:
             indices = next(batches, None)
@@ -80,7 +92,16 @@ def _number_draws(indices: Sequence[int], number: int) -> list[Draw]:
     return draws
 
 
-def _batches_from(batch_sampler: Any, seed: int | None, position: int) -> Iterator[Sequence[int]]:
+def _batches_from(
+    batch_sampler: Any, seed: int | None, position: int, starts: list[PassStart]
+) -> Iterator[Sequence[int]]:
+    ahead = position
+    if seed is not None and has_passes(batch_sampler):
+        passes = Passes(batch_sampler.sampler, seed)
+        start = passes.latest(starts, position)
+        starts.clear()
+        ahead -= start.batch if start is not None else 0
+        return _run_forward(passes.batches(start, starts.append), ahead, position)
     if seed is not None and sampler_seed(batch_sampler) is not None:
         batch_sampler = copy.copy(batch_sampler)
         sampler = batch_sampler.sampler = copy.copy(batch_sampler.sampler)
@@ -90,9 +111,22 @@ def _batches_from(batch_sampler: Any, seed: int | None, position: int) -> Iterat
             sampler.batch(0)
         ):
             sampler.start_batch += position
-            position = 0
-    batches: Iterable[Sequence[int]] = batch_sampler
-    return itertools.islice(batches, position, None)
+            ahead = 0
+    return _run_forward(batch_sampler, ahead, position)
+
+
+def _run_forward(batches: Any, count: int, position: int) -> Iterator[Sequence[int]]:
+    """The batches after the first ``count``, which end before number ``position``."""
+    said = time.monotonic()
+    stream = iter(batches)
+    for left in range(count, 0, -1):
+        if time.monotonic() - said >= _REPORT_SECONDS:
+            done = 100 * (position - left) // position
+            logger.info("Running the sampler forward to batch %d: %d %%", position, done)
+            said = time.monotonic()
+        if next(stream, None) is None:
+            return
+    yield from stream
 
 
 class SeededImages(Dataset[Any]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from metabin_plugin.data.manifest_rows import Row, read_rows, stop
 from metabin_plugin.data.splits import NUM_SPLITS, single_shot_split
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import name_on_disk
 
 TrainItem = tuple[str, str, str]
 TestItem = tuple[str, int, int]
@@ -29,8 +31,12 @@ class ManifestDataset(ImageDataset):
     Rows of ``query`` and ``gallery`` are one split. From rows of ``test``, which a file has
     instead, ten single-shot splits are drawn (``single_shot_split``): half of the people seen by
     two cameras, one image of each against one from another camera and against all images of people
-    seen by one camera only. If there is one camera in all, people with two images are drawn. The
+    seen by one camera only. In a domain with one camera, people with two images are drawn. The
     same rows in the same order always give the same splits.
+
+    Rows of ``pid`` -1 are junk, which is used nowhere. Rows of ``pid`` 0 whose files are named as
+    Market-1501's distractors, ``0000_c1s1_000151_01.jpg``, are only ever gallery images; with any
+    other file name, 0 is a person (``nobody``).
 
     Training labels begin with ``manifest``, so those of two manifests never collide. The
     identities and cameras of query and gallery are numbers, the same in both. fastreid's
@@ -70,25 +76,26 @@ class ManifestDataset(ImageDataset):
         cameras = _number([(row.domain, row.camid) for row in tested])
         items = list(zip([row.path for row in tested], identities, cameras, strict=True))
         self.splits = (
-            self._draw(items)
+            self._draw(tested, items)
             if any(row.subset == "test" for row in tested)
             else [_split_by_column(tested, items)]
         )
         super().__init__(self._train, *self.splits[0], **kwargs)
 
     def combine_all(self) -> None:
-        """Make training images of all rows."""
+        """Make training images of all rows but the distractors."""
         first: dict[str, Row] = {}
         for row in self._rows:
-            first.setdefault(row.path, row)
+            if not row.is_distractor:
+                first.setdefault(row.path, row)
         self._use_for_training(list(first.values()))
 
     def _use_for_training(self, rows: list[Row]) -> None:
         self._train = [self._train_item(row) for row in rows]
         self.train_domains = [row.domain or self.dataset_name for row in rows]
 
-    def _draw(self, items: list[TestItem]) -> list[TestSplit]:
-        _, identities, cameras = map(list, zip(*items, strict=True))
+    def _draw(self, rows: list[Row], items: list[TestItem]) -> list[TestSplit]:
+        identities, cameras = _comparable(rows)
         splits = []
         for index in range(NUM_SPLITS):
             positions = single_shot_split("manifest", index, identities, cameras)
@@ -113,12 +120,13 @@ def find_manifest(manifest: str, root: str) -> Path:
     Raises:
         DatasetError: it is in neither.
     """
+    path = name_on_disk(manifest)
     # Joining an absolute path to the root gives the path itself.
-    candidates = (Path(manifest), Path(root) / manifest)
-    for path in candidates:
+    candidates = (Path(path), Path(root) / path)
+    for candidate in candidates:
         # Unlike Path.exists, this takes names that no file can have.
-        if os.path.exists(path):
-            return path
+        if os.path.exists(candidate):
+            return candidate
     if candidates[0].is_absolute():
         raise DatasetError(f"Manifest {manifest} does not exist; correct its path in DATASETS.")
     raise DatasetError(
@@ -127,9 +135,27 @@ def find_manifest(manifest: str, root: str) -> Path:
     )
 
 
-def _number(labels: list[tuple[str, str]]) -> list[int]:
+def _number(labels: Sequence[tuple[str, ...]]) -> list[int]:
     number = {label: index for index, label in enumerate(sorted(set(labels)))}
     return [number[label] for label in labels]
+
+
+def _comparable(rows: list[Row]) -> tuple[list[int], list[int]]:
+    """Numbers of identity and camera by which the splits are drawn.
+
+    Images of one identity and different cameras are a match. In a domain with one camera any two
+    are, so each image has its own there; each distractor has an identity of its own.
+    """
+    of_domain: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if not row.is_distractor:
+            of_domain[row.domain].add(row.camid)
+    lone = {domain for domain, cameras in of_domain.items() if len(cameras) == 1}
+    own = [str(number) if row.is_distractor else "" for number, row in enumerate(rows)]
+    shots = [str(number) if row.domain in lone else "" for number, row in enumerate(rows)]
+    identities = [(row.domain, row.pid, which) for row, which in zip(rows, own, strict=True)]
+    cameras = [(row.domain, row.camid, which) for row, which in zip(rows, shots, strict=True)]
+    return _number(identities), _number(cameras)
 
 
 def _split_by_column(rows: list[Row], items: list[TestItem]) -> TestSplit:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from metabin_plugin.data.nobody import is_distractor, is_junk
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import name_on_disk
 from metabin_plugin.text import shown
 
 SUBSETS = ("train", "query", "gallery", "test")
 _REQUIRED = ("path", "pid", "camid")
 _COLUMNS = (*_REQUIRED, "domain", "subset")
+
+_log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -34,6 +40,11 @@ class Row(NamedTuple):
     domain: str
     subset: str
 
+    @property
+    def is_distractor(self) -> bool:
+        """Whether it shows nobody who is asked for, and so is in the gallery only."""
+        return is_distractor(self.pid, self.path)
+
 
 def stop(fault: DatasetError) -> None:
     """Raise a row's fault, what reading does by default."""
@@ -47,6 +58,9 @@ def is_manifest(name: str) -> bool:
 
 def read_rows(manifest: Path, on_fault: Callable[[DatasetError], None] = stop) -> list[Row]:
     """Read a manifest and check that its values are there and its images exist.
+
+    Junk, and distractors in ``train`` and ``query``, are left out (see ``nobody``); the log says
+    how many.
 
     Args:
         manifest: UTF-8 CSV file with the columns ``path,pid,camid[,domain][,subset]``, in any
@@ -82,7 +96,20 @@ def read_rows(manifest: Path, on_fault: Callable[[DatasetError], None] = stop) -
             on_fault(fault)
     if not line:
         raise DatasetError(f"Manifest {manifest} has no rows; add one for each image.")
-    return rows
+    return list(_without_nobody(manifest, rows))
+
+
+def _without_nobody(manifest: Path, rows: Sequence[Row]) -> Iterator[Row]:
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        if is_junk(row.pid):
+            left_out["of identity -1 (junk)"] += 1
+        elif row.is_distractor and row.subset in ("train", "query"):
+            left_out[f"of distractors (0000) in {row.subset}"] += 1
+        else:
+            yield row
+    for what, count in left_out.items():
+        _log.warning("Manifest %s: %d images %s are left out", manifest, count, what)
 
 
 def _read_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
@@ -94,7 +121,7 @@ def _read_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
     except csv.Error as error:
         fault = f"cannot be read ({error})"
-        raise _fault(manifest, reader.line_num, fault, "mend it") from None
+        raise _fault(manifest, reader.line_num, fault, "fix it") from None
 
 
 def _read_text(manifest: Path) -> str:
@@ -102,7 +129,7 @@ def _read_text(manifest: Path) -> str:
         data = manifest.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"Manifest {manifest} cannot be read ({error.strerror}); mend it."
+            f"Manifest {manifest} cannot be read ({error.strerror}); fix it."
         ) from None
     try:
         return data.decode("utf-8-sig")
@@ -150,7 +177,7 @@ def _read_row(manifest: Path, line: int, cells: dict[str, str]) -> Row:
         raise _fault(
             manifest, line, f'has the subset "{shown(subset)}"', f"use one of {', '.join(SUBSETS)}"
         )
-    image = manifest.parent / cells["path"]
+    image = manifest.parent / name_on_disk(cells["path"])
     problem = _image_problem(image)
     if problem:
         fault, remedy = problem
@@ -173,11 +200,11 @@ def _image_problem(image: Path) -> tuple[str, str] | None:
     except (FileNotFoundError, NotADirectoryError):
         return "does not exist", "paths start from the manifest's folder"
     except OSError as error:
-        return f"cannot be read ({error.strerror})", "mend it"
+        return f"cannot be read ({error.strerror})", "fix it"
     except ValueError:
-        return "has a character that no path has", "mend the line"
+        return "has a character that no path has", "fix the line"
     if not stat.S_ISREG(status.st_mode):
-        return "is no file", "name an image"
+        return "is not a file", "name an image"
     return None if status.st_size else ("is empty", "restore it")
 
 

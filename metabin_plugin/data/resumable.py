@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from metabin_plugin.compat.data_loader import DeviceDataLoader, DevicePrefetcher
 from metabin_plugin.data.draws import SeededImages, StreamSeeds, draw_batches, sampler_seed
-from metabin_plugin.data.workers import WorkerLease, ignore_stop_signals
-from metabin_plugin.spawning import worker_context
+from metabin_plugin.data.passes import PassStart, read_start
+from metabin_plugin.worker_loader import WorkerBatches, WorkerLoader
 
 
 class ResumableLoader(DeviceDataLoader):
@@ -44,25 +43,24 @@ class ResumableLoader(DeviceDataLoader):
     def __iter__(self) -> ResumableBatches:  # type: ignore[override]
         return ResumableBatches(self)
 
-    def start(self, seeds: StreamSeeds, position: int) -> Iterator[Any]:
+    def start(self, seeds: StreamSeeds, position: int, starts: list[PassStart]) -> Iterator[Any]:
         """Start the workers on a stream.
 
         Args:
             seeds: seeds of the stream.
             position: number of the first batch.
+            starts: starts of the sampler's passes, as for ``draw_batches``.
 
         Returns:
             PyTorch's iterator; its batches are on the CPU.
         """
         return iter(
-            DataLoader(
-                SeededImages(self.dataset, seeds),
-                batch_sampler=draw_batches(self.batch_sampler, seeds, position),
+            WorkerLoader(
+                dataset=SeededImages(self.dataset, seeds),
+                batch_sampler=draw_batches(self.batch_sampler, seeds, position, starts),
                 num_workers=self.num_workers,
                 collate_fn=self.collate_fn,
                 pin_memory=self.pin_memory,
-                worker_init_fn=ignore_stop_signals,
-                multiprocessing_context=worker_context(self.num_workers),
                 # It would draw a seed for its workers from the generator of the process.
                 generator=torch.Generator(),
             )
@@ -72,8 +70,8 @@ class ResumableLoader(DeviceDataLoader):
 class ResumableBatches(Iterator[Any]):
     """The batches of a ``ResumableLoader``, on its device, and where one is among them.
 
-    Workers start with the first batch asked for and end with the last, with an exception, with
-    ``close`` or with this object.
+    Workers start with ``start`` or the first batch asked for, and end with the last, with an
+    exception, with ``close`` or with this object.
 
     Args:
         loader: the loader.
@@ -84,8 +82,9 @@ class ResumableBatches(Iterator[Any]):
 
     def __init__(self, loader: ResumableLoader) -> None:
         self._batches: Iterator[Any] | None = None
-        self._lease: WorkerLease | None = None
+        self._workers: WorkerBatches | None = None
         self._loader = loader
+        self._starts: list[PassStart] = []
         self._seeds = StreamSeeds(loader.seed, sampler_seed(loader.batch_sampler))
         self.position = 0
 
@@ -101,47 +100,71 @@ class ResumableBatches(Iterator[Any]):
             StopIteration: the sampler has no more batches.
             DatasetError: an image cannot be read.
         """
-        if self._batches is None:
-            self._batches = self._start()
         try:
-            batch = next(self._batches)
+            batch = next(self.start())
         except BaseException:
             self.close()
             raise
         self.position += 1
         return batch
 
+    def start(self) -> Iterator[Any]:
+        """Start the workers at ``position`` where none are running; can take long there.
+
+        Returns:
+            The batches from there on.
+        """
+        if self._batches is None:
+            self._batches = self._start()
+        return self._batches
+
     def close(self) -> None:
         """End the workers; the next batch asked for starts new ones at ``position``."""
         self._batches = None
-        if self._lease is not None:
-            self._lease.end()
-            self._lease = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def __del__(self) -> None:
         self.close()
 
-    def state_dict(self) -> dict[str, int | None]:
-        """Return the seeds and the position, all that the rest of the stream depends on."""
-        return {
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seeds and the position, all that the rest of the stream depends on.
+
+        With fastreid's identity samplers there is ``sampler_pass`` too, the ``PassStart`` before
+        the position as a dictionary: a shorter way there.
+        """
+        state: dict[str, Any] = {
             "seed": self._seeds.augmentation,
             "sampler_seed": self._seeds.sampler,
             "position": self.position,
         }
+        # The workers are ahead, in a later pass perhaps.
+        passed = [start for start in self._starts if start.batch <= self.position]
+        if passed:
+            state["sampler_pass"] = passed[-1]._asdict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the stream of a ``state_dict``, over the same data with the same settings.
 
         Args:
-            state: what ``state_dict`` returned.
+            state: what ``state_dict`` returned, in this or an earlier version.
+
+        Raises:
+            ValueError: its ``sampler_pass`` is not the start of a pass.
         """
+        known = state.get("sampler_pass")
+        starts = [] if known is None else [read_start(known)]
         self.close()
         self._seeds = StreamSeeds(state["seed"], state["sampler_seed"])
         self.position = state["position"]
+        self._starts = starts
 
     def _start(self) -> Iterator[Any]:
-        batches = self._loader.start(self._seeds, self.position)
-        self._lease = WorkerLease(batches)
+        batches = self._loader.start(self._seeds, self.position, self._starts)
+        if isinstance(batches, WorkerBatches):
+            self._workers = batches
         device = self._loader.device
         if device.type == "cpu":
             return batches

@@ -107,8 +107,8 @@ def single_shot_split(
     """Split a dataset with any cameras: one image of each drawn identity against one other.
 
     Half of the identities that have a match, rounded up, are drawn. A match of an image shows the
-    same identity from another camera; where all images are of one camera, any other image of the
-    identity is one. The gallery also holds every image of identities that have no match.
+    same identity from another camera. The gallery also holds every image of identities that have
+    no match.
 
     Args:
         dataset: constant name that, with ``index``, seeds the split.
@@ -120,14 +120,12 @@ def single_shot_split(
         Positions of the query images and of the gallery images; the first gallery images are the
         matches of the queries, in the same order.
     """
-    one_camera = len(set(cameras)) == 1
     images: dict[int, list[int]] = {}
     for position, identity in enumerate(identities):
         images.setdefault(identity, []).append(position)
 
     def matches(image: int) -> list[int]:
-        same = images[identities[image]]
-        return [i for i in same if i != image and (one_camera or cameras[i] != cameras[image])]
+        return [i for i in images[identities[image]] if cameras[i] != cameras[image]]
 
     eligible = sorted(p for p, positions in images.items() if matches(positions[0]))
     bits = _bits(dataset, index)

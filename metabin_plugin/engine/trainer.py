@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from metabin_plugin.allocator import keep_freed_memory
 from metabin_plugin.compat.distillation import momentum_teacher
 from metabin_plugin.compat.mixed_precision import use_dtype
+from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
@@ -170,6 +171,9 @@ class MetaBINTrainer(DefaultTrainer):
                 if self._resumption is not None:
                     self._continue_log(self._resumption)
                     self._resumption.restore_randomness()
+                # A sampler may have a long way to go, and nothing is lost yet.
+                with self._signals.raising():
+                    self._start_loading()
                 self._train_epochs()
                 with self._signals.raising():
                     self.after_train()
@@ -183,6 +187,14 @@ class MetaBINTrainer(DefaultTrainer):
                     ) from error
                 raise
         return getattr(self, "_last_eval_results", None)
+
+    def _start_loading(self) -> None:
+        if self.start_epoch >= self.max_epoch:
+            return
+        hooks_batches = [getattr(hook, "batches", None) for hook in self._named_hooks.values()]
+        for batches in (self.base_batches, *hooks_batches):
+            if isinstance(batches, ResumableBatches):
+                batches.start()
 
     def _train_epochs(self) -> None:
         logger.info("Starting training from epoch %d, iteration %d", self.epoch, self.iter)

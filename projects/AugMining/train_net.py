@@ -6,6 +6,10 @@ python projects/AugMining/train_net.py --config-file projects/AugMining/configs/
 
 from __future__ import annotations
 
+import metabin_plugin
+
+metabin_plugin.let_waiting_threads_sleep()
+
 import augmining  # noqa: F401  # makes the architecture and its config node known
 from metabin_plugin.engine import run_command_line
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import metabin_plugin
 
+metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
 from torch import Tensor

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -79,3 +83,48 @@ def test_the_trainers_log_has_no_traceback_of_a_users_error(error, has_traceback
         logger.removeHandler(handler)
     assert ("Traceback" in log.getvalue()) == has_traceback
     assert f"Exception during training: {error}" in log.getvalue() or has_traceback
+
+
+PRINTING = """
+import logging, sys
+from metabin_plugin.cli import run_cli
+from metabin_plugin.errors import ConfigError
+
+with run_cli():
+    logging.basicConfig(stream=sys.stdout)
+    # More than a pipe and Python's buffers hold.
+    for number in range(3000):
+        logging.error("%d %s", number, 30 * "x")
+        print(number, 30 * "x", file=sys.stderr)
+    open(sys.argv[1], "w", encoding="utf-8").write("done")
+    raise ConfigError("METABIN.X is 3; give 2.")
+"""
+
+
+@pytest.mark.parametrize(
+    ("unbuffered", "gone"),
+    [([], ("stdout",)), (["-u"], ("stdout",)), (["-u"], ("stdout", "stderr"))],
+)
+def test_a_command_whose_reader_has_gone_does_its_work_in_silence(
+    tmp_path: Path, unbuffered: list[str], gone: tuple[str, ...]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = writer if "stderr" in gone else subprocess.PIPE
+    command = [sys.executable, *unbuffered, "-c", PRINTING, str(tmp_path / "work")]
+    ended = subprocess.run(command, stdout=writer, stderr=errors, check=False, timeout=120)
+    os.close(writer)
+    assert (tmp_path / "work").read_text() == "done"
+    assert ended.returncode == 1
+    if "stderr" not in gone:
+        lines = ended.stderr.decode().splitlines()
+        assert lines[-1] == "error: METABIN.X is 3; give 2."
+        # Nothing about the other stream.
+        assert len(lines) == 3001
+
+
+def test_what_the_locale_cannot_express_is_escaped() -> None:
+    script = 'from metabin_plugin.cli import run_cli\nwith run_cli(): print("日\\udcc3")'
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert (ended.returncode, ended.stdout.strip()) == (0, rb"\u65e5\udcc3")

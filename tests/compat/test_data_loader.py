@@ -140,6 +140,15 @@ def test_a_failing_loader_raises_where_the_training_waits(fake_cuda, fails_at, d
         next(batches)
 
 
+def test_an_exit_in_the_thread_ends_the_wait_for_it(fake_cuda):
+    class Exiting(Counting):
+        def __getitem__(self, index: int) -> dict[str, object]:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        values(prefetch(Exiting()))
+
+
 def test_without_a_store_the_training_loads_one_batch_ahead(fake_cuda):
     dataset = Counting()
     threads = threading.active_count()

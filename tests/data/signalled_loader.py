@@ -1,12 +1,11 @@
 """A process whose training loader has workers; what ends it is the argument.
 
-Without one it prints the workers' numbers, waits for a line, goes on with its batches, says whether
-they are those of a loader without workers, and waits again.
+It prints the workers' numbers. Without an argument it then waits for a line, goes on with its
+batches, says whether they are those of a loader without workers, and waits again.
 """
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import signal
 import sys
@@ -45,12 +44,15 @@ def stream(workers: int) -> ResumableBatches:
 
 def run(rank: int, end: str) -> None:
     global batches  # Alive until the process has ended.
-    # Registered first, so called last.
-    atexit.register(lambda: print(len(multiprocessing.active_children()), "workers are left"))
     batches = stream(workers=2)
     next(batches)
+    print_workers()
     if "error" in end:
         raise RuntimeError("on purpose")
+
+
+def print_workers() -> None:
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 
 
 def outlive_signals() -> None:
@@ -59,7 +61,7 @@ def outlive_signals() -> None:
     # Not earlier: the workers would have this handler too.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    print_workers()
     sys.stdin.readline()
     seen += itertools.islice(batches, 50)
     same = all(map(torch.equal, seen, stream(workers=0)))

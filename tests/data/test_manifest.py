@@ -126,6 +126,83 @@ def test_test_rows_of_one_camera_are_compared_with_each_other(
         assert query[0][2] != gallery[0][2]
 
 
+def test_sites_of_one_camera_are_tested_beside_others(write_manifest: WriteManifest) -> None:
+    # North and south have one camera each; in the east only who was seen by both can be found.
+    sites = ["n,l", "n,l", "s,l", "s,l", "e,l", "e,r"]
+    rows = [f"img/{n}.jpg,{who},{sites[n]},test\n" for n, who in enumerate("112233")]
+    text = "path,pid,domain,camid,subset\n"
+    splits = ManifestDataset(write_manifest(text + "".join(rows))).splits
+    drawn = {int(Path(path).stem) // 2 for query, _ in splits for path, _, _ in query}
+    assert drawn == {0, 1, 2}
+    alone = ManifestDataset(write_manifest(text + "".join(rows[:4]))).splits
+    assert all(len(query) == len(gallery) == 1 for query, gallery in alone)
+
+
+NAMES = {
+    "junk": "-1_c1s1_000401_03.jpg",
+    "distractor": "0000_c6s3_096992_04.jpg",
+    "person": "0002_c1s1_000451_03.jpg",
+}
+
+
+@pytest.mark.parametrize(
+    ("pid", "name", "is_kept"),
+    [
+        # For train, query and gallery.
+        ("-1", NAMES["junk"], (False, False, False)),
+        ("-1", "anna.jpg", (False, False, False)),
+        ("-1.0", "anna.jpg", (False, False, False)),
+        ("0000", NAMES["distractor"], (False, False, True)),
+        ("0", NAMES["distractor"], (False, False, True)),
+        # Somebody's own people, numbered from 0.
+        ("0", "anna.jpg", (True, True, True)),
+        ("0000", "0000_c1.jpg", (True, True, True)),
+        ("0", NAMES["person"], (True, True, True)),
+        ("7", NAMES["distractor"], (True, True, True)),
+        ("1", NAMES["person"], (True, True, True)),
+        ("-10", "anna.jpg", (True, True, True)),
+        ("anna-1", "anna.jpg", (True, True, True)),
+    ],
+)
+def test_junk_is_used_nowhere_and_distractors_in_the_gallery_only(
+    tmp_path: Path,
+    write_image: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    pid: str,
+    name: str,
+    is_kept: tuple[bool, bool, bool],
+) -> None:
+    write_image(tmp_path / "0" / name)
+    write_image(tmp_path / "others" / "1_c1.jpg")
+    manifest = tmp_path / "own.csv"
+    for subset, kept in zip(("train", "query", "gallery"), is_kept, strict=True):
+        rows = [f"0/{name},{pid},1,{subset}", f"others/1_c1.jpg,bert,1,{subset}"]
+        manifest.write_text(HEADER + "\n".join(rows), encoding="utf-8")
+        caplog.clear()
+        dataset = ManifestDataset(str(manifest))
+        assert len(getattr(dataset, subset)) == 1 + kept, subset
+        assert ("1 images" in caplog.text) == (not kept)
+        combined = ManifestDataset(str(manifest), combineall=True)
+        assert len(combined.train) == 1 + is_kept[0]
+
+
+@pytest.mark.parametrize("cameras", ["lr", "ll"])
+def test_distractors_are_in_every_gallery_that_is_drawn(
+    tmp_path: Path, write_image: Callable[..., Path], cameras: str
+) -> None:
+    people = [("1", f"{n}.jpg") for n in range(2)] + [
+        ("0000", f"0000_c1s1_00000{n}_00.jpg") for n in range(4)
+    ]
+    rows = [f"{name},{pid},{cameras[n % 2]},test" for n, (pid, name) in enumerate(people)]
+    for _, name in people:
+        write_image(tmp_path / name)
+    (tmp_path / "own.csv").write_text(HEADER + "\n".join([*rows, "0.jpg,-1,l,train"]))
+    for query, gallery in ManifestDataset(str(tmp_path / "own.csv")).splits:
+        assert [Path(path).name[:4] for path, _, _ in query] in (["0.jp"], ["1.jp"])
+        assert [Path(path).name[:4] for path, _, _ in gallery[1:]] == ["0000"] * 4
+        assert query[0][1] not in {identity for _, identity, _ in gallery[1:]}
+
+
 def test_equal_labels_of_two_domains_are_not_compared(write_manifest: WriteManifest) -> None:
     rows = [f"img/{n}.jpg,1,{n % 2},{'ab'[n // 2]},test\n" for n in range(4)]
     text = "path,pid,camid,domain,subset\n" + "".join(rows)
@@ -187,7 +264,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         ["3 test images", "two cameras"],
     ),
     "image": (HEADER + "img/9.jpg,1,1,\n", ["line 2,", "img/9.jpg", "does not exist", "folder"]),
-    "folder": (HEADER + "img,1,1,\n", ["line 2,", "img, which is no file"]),
+    "folder": (HEADER + "img,1,1,\n", ["line 2,", "img, which is not a file"]),
     "column twice": ("path,pid,camid, pid\nimg/0.jpg,1,1,2\n", ['the column "pid" twice']),
     "bare comma": (HEADER + "img/0.jpg,1,1,query,7\n", ["line 2,", "5 values for 4 columns"]),
     "open quote": (HEADER + 'img/0.jpg,"1,1,\nimg/1.jpg,1,1,\n', ["line 3,", 'no "camid"']),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,21 +36,22 @@ def test_workers_have_the_plugin(method: str, processes: int, tmp_path: Path) ->
     assert done.stdout.splitlines()[-1] == "check 16"
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_only_workers_that_inherit_nothing_have_a_context(
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_are_started_as_the_script_chose_and_by_rule(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = [None, "fork", method, method]
+    chosen = [None, method]
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: chosen.pop())
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: [method, "other"])
     original = multiprocessing.get_context(method)
+    kind = original.Process
     assert worker_context(0) is None
-    context = worker_context(2)
-    assert context is not None and context.Process is not original.Process
-    assert multiprocessing.get_context(method).Process is original.Process
-    assert worker_context(2) is None
-    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: [method, "fork"])
-    # On another system, or with a later Python.
-    assert worker_context(2) is not None
+    for _ in range(2):
+        context: Any = worker_context(2)
+        assert context.get_start_method() == method
+        assert issubclass(context.Process, kind)
+    # Those of everybody else are left alone.
+    assert multiprocessing.get_context(method).Process is kind
 
 
 def test_asking_chooses_no_start_method() -> None:

@@ -105,6 +105,33 @@ def test_a_signal_while_evaluating_stops_there(
     assert difference(outcome(tmp_path / "straight"), outcome(tmp_path / "out")) == ""
 
 
+def test_a_signal_while_the_sampler_is_run_forward_stops_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = noisy_trainer(noisy_options(tmp_path))
+
+    def run_forward() -> None:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the sampler was run further")
+
+    monkeypatch.setattr(trainer.base_batches, "start", run_forward)
+    with pytest.raises(Stopped):
+        trainer.train()
+
+
+def test_a_background_job_is_deaf_to_ctrl_c_only() -> None:
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGINT)
+            assert signals.agreed() == 0
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.agreed() == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopSignals() as signals:

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -108,18 +110,40 @@ def send_when_ready(logs: list[Path], number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+@contextmanager
+def disposition(number: int, handler: signal.Handlers) -> Iterator[None]:
+    former = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, -1)]
 )
 def test_a_signal_is_passed_on_and_nothing_more_is_started(
     tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    before = signal.getsignal(number)
     jobs = [job(tmp_path, name, STOPPABLE) for name in ("one", "two", "three")]
     sender = threading.Thread(target=send_when_ready, args=([j.log for j in jobs[:2]], number))
-    sender.start()
-    queue, ended = run(jobs, slots=2)
-    sender.join()
+    # Under nohup it is ignored, here and in the jobs.
+    with disposition(number, signal.SIG_DFL):
+        sender.start()
+        queue, ended = run(jobs, slots=2)
+        sender.join()
+        assert signal.getsignal(number) == signal.SIG_DFL
     assert {name: how.status for name, how in ended.items()} == {"one": status, "two": status}
     assert queue.stopped_by == number
-    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_ignored_signal_stays_ignored(tmp_path: Path, number: signal.Signals) -> None:
+    one = job(tmp_path, "one", "import time; print('ready', flush=True); time.sleep(0.5)")
+    sender = threading.Thread(target=send_when_ready, args=([one.log], number))
+    with disposition(number, signal.SIG_IGN):
+        sender.start()
+        queue, ended = run([one])
+        sender.join()
+    assert ended["one"].status == 0
+    assert queue.stopped_by == 0

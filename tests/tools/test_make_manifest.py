@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -107,6 +110,230 @@ def test_whole_domains_are_held_out(tmp_path: Path) -> None:
             make(tmp_path / "photos", "--test-domains", *wrong)
 
 
+RELEASE = {
+    "bounding_box_train": "0002_c1s1_000451_03 0002_c2s1_000451_03 0007_c1s1_000451_03",
+    "bounding_box_test": "0003_c2s1_000451_03 -1_c1s1_000451_03 0000_c1s1_000451_03",
+    "query": "0003_c1s1_000451_03",
+    "gt_bbox": "0003_c2s1_000451_00",
+}
+
+
+def test_a_release_is_read_as_it_is_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, names in RELEASE.items():
+        photograph(tmp_path / "market", *(f"{folder}/{name}.jpg" for name in names.split()))
+    (tmp_path / "market" / "readme.txt").write_text("x", encoding="utf-8")
+    manifest = make(tmp_path / "market")
+    said = capsys.readouterr().out
+    assert "left out: 1 images in gt_bbox/, which is not called as a subset" in said
+    assert "left out: 1 images of identity -1, which is junk" in said
+    assert "distractors: 1 images of 0000, in the gallery only" in said
+    assert "no images (1 .txt)" in said
+    found = Counter((row["subset"], row["pid"]) for row in rows(manifest))
+    people = {("train", "0002"): 2, ("train", "0007"): 1, ("query", "0003"): 1}
+    assert found == {**people, ("gallery", "0003"): 1, ("gallery", "0000"): 1}
+    dataset = ManifestDataset(str(manifest))
+    assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (3, 1, 2)
+    combined = ManifestDataset(str(manifest), combineall=True)
+    assert not [item for item in combined.train if "/0000_" in item[0]]
+
+
+NOBODY = [f"0000_c{camera}s1_00000{n}_00.jpg" for camera in (1, 2) for n in range(2)]
+JUNK = [f"-1_c{camera}s1_000000_00.jpg" for camera in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "options", [["--hold-out", "0.5"], ["--hold-out", "0"], ["--splits", "10"]]
+)
+@pytest.mark.parametrize("site", ["", "north/"])
+def test_nobody_is_trained_on_or_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], site: str, options: list[str]
+) -> None:
+    people = [f"{p:04d}_c{c}s1_00000{n}_00.jpg" for p in range(1, 9) for c in (1, 2) for n in "01"]
+    photograph(tmp_path / "photos", *(site + name for name in (*people, *NOBODY, *JUNK)))
+    manifest = make(tmp_path / "photos", *options)
+    said = capsys.readouterr().out
+    assert "left out: 2 images of identity -1, which is junk" in said
+    if "0" in options:
+        assert "left out: 4 images of distractors (0000) without a gallery to be in" in said
+    else:
+        assert "distractors: 4 images of 0000, in the gallery only" in said
+    subsets = {row["subset"] for row in rows(manifest) if row["pid"] == "0000"}
+    assert subsets == {"0.5": {"gallery"}, "0": set(), "10": {"test"}}[options[1]]
+    dataset = ManifestDataset(str(manifest))
+    assert not [item for item in dataset.train if "/0000_" in item[0] or "/-1_" in item[0]]
+    for query, gallery in dataset.splits:
+        assert not [item for item in query if "/0000_" in item[0]]
+        nobody = [item for item in gallery if "/0000_" in item[0]]
+        assert len(nobody) == (4 if gallery else 0)
+
+
+def test_distractors_of_a_domain_that_is_not_tested_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = [f"000{p}_c{c}s1_000000_00.jpg" for p in (1, 2) for c in (1, 2)]
+    sites = [f"{site}/{name}" for site in ("north", "south") for name in (*people, *NOBODY)]
+    photograph(tmp_path / "photos", *sites)
+    manifest = make(tmp_path / "photos", "--test-domains", "south")
+    nobody = [row for row in rows(manifest) if row["pid"] == "0000"]
+    assert {(row["domain"], row["subset"]) for row in nobody} == {("south", "gallery")}
+    said = capsys.readouterr().out
+    assert "distractors: 4 images" in said and "left out: 4 images of distractors" in said
+
+
+def test_a_person_0000_of_ones_own_is_kept_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph(tmp_path / "photos", *(f"000{p}_c{c}_0.jpg" for p in range(4) for c in (1, 2)))
+    manifest = make(tmp_path / "photos", "--hold-out", "0")
+    assert {row["pid"] for row in rows(manifest)} == {"0000", "0001", "0002", "0003"}
+    assert "0000 is a person here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["query/3/1.jpg", "query/4/1.jpg", "gallery/3/2.jpg", "gallery/4/2.jpg"],
+        ["probe/3_c1.jpg", "probe/4_c1.jpg", "Test/3_c1_2.jpg", "Test/4_c1_2.jpg"],
+        ["val/3/1.jpg", "val/3/2.jpg"],
+    ],
+)
+def test_subsets_without_cameras_can_be_tested(tmp_path: Path, names: list[str]) -> None:
+    name = "{}_c1.jpg" if "_c" in names[0] else "{}/1.jpg"
+    photograph(tmp_path / "photos", *names, *(f"train/{name.format(p)}" for p in (1, 2)))
+    dataset = ManifestDataset(str(make(tmp_path / "photos")))
+    assert len(dataset.train) == 2
+    for path, identity, camera in dataset.query:
+        assert any(g[1] == identity and g[2] != camera for g in dataset.gallery), path
+    assert dataset.query
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["query/3_c1.jpg", "gallery/4_c2.jpg"],
+        ["query/3_c1.jpg", "gallery/3_c1_1.jpg", "gallery/4_c2.jpg"],
+        ["query/3_c1.jpg"],
+        ["gallery/3_c1.jpg", "gallery/3_c2.jpg"],
+        ["test/3_c1.jpg", "test/4_c2.jpg"],
+        ["val/3_c1.jpg", "val/3_c1_1.jpg", "val/4_c2.jpg"],
+    ],
+)
+def test_subsets_with_which_nobody_can_be_tested_are_refused(
+    tmp_path: Path, names: list[str]
+) -> None:
+    photograph(tmp_path / "photos", *names, "train/1_c1.jpg", "train/2_c1.jpg")
+    with pytest.raises(
+        DatasetError, match=r"Nobody can be tested: .*--layout, or leave .*--exclude"
+    ):
+        make(tmp_path / "photos")
+    assert not (tmp_path / "own.csv").exists()
+
+
+@pytest.mark.parametrize("splits", ["1", "10"])
+@pytest.mark.parametrize("test", [["--hold-out", "0.5"], ["--test-domains", "site1", "site2"]])
+def test_sites_of_one_camera_are_tested(tmp_path: Path, splits: str, test: list[str]) -> None:
+    names = [f"site{s}/cam1/{p}/{n}.jpg" for s in range(3) for p in range(4) for n in range(2)]
+    photograph(tmp_path / "photos", *names)
+    dataset = ManifestDataset(str(make(tmp_path / "photos", "--splits", splits, *test)))
+    assert len(dataset.splits) == int(splits)
+    for query, gallery in dataset.splits:
+        assert query
+        for path, identity, camera in query:
+            assert any(g[1] == identity and g[2] != camera for g in gallery), path
+
+
+@pytest.mark.parametrize("splits", ["1", "10"])
+def test_sites_in_which_nobody_can_be_found_are_refused(tmp_path: Path, splits: str) -> None:
+    # South has one photograph of each.
+    names = [f"north/cam1/{p}/{n}.jpg" for p in range(4) for n in range(2)]
+    photograph(tmp_path / "photos", *names, *(f"south/cam1/{p}/0.jpg" for p in range(4)))
+    with pytest.raises(DatasetError, match="Nobody to test with was seen by two cameras"):
+        make(tmp_path / "photos", "--splits", splits, "--test-domains", "south")
+    assert not (tmp_path / "own.csv").exists()
+
+
+def test_splits_of_subsets_that_are_there_are_refused(tmp_path: Path) -> None:
+    names = [
+        f"{subset}/{p}_c{c}.jpg"
+        for subset in ("train", "query", "gallery")
+        for p, c in ("11", "22")
+    ]
+    photograph(tmp_path / "photos", *names)
+    with pytest.raises(DatasetError, match=r"has its own subsets; leave .*--splits out"):
+        make(tmp_path / "photos", "--splits", "10")
+
+
+def paths_hold(manifest: Path, photos: Path, count: int) -> None:
+    """Check that a manifest names images below a folder, and by relative paths."""
+    found = [manifest.parent / row["path"] for row in rows(manifest)]
+    assert len(found) == count
+    for path in found:
+        assert path.resolve().is_relative_to(photos.resolve()), path
+        assert path.is_file()
+    assert not any(Path(row["path"]).is_absolute() for row in rows(manifest))
+
+
+@pytest.mark.parametrize("kind", ["the manifest's", "above both", "the photographs'", "both", "up"])
+def test_paths_are_right_through_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    photos = shop(tmp_path / "disk" / "deep" / "er")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere" / "very" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "out").symlink_to(tmp_path / "elsewhere" / "very" / "deep")
+    (tmp_path / "here" / "photos").symlink_to(photos)
+    (tmp_path / "here" / "deep").symlink_to(photos.parents[1])
+    folder, output = {
+        "the manifest's": (os.path.relpath(photos), "out/own.csv"),
+        "above both": ("deep/er/photos", "deep/made/own.csv"),
+        "the photographs'": ("photos", "own.csv"),
+        "both": ("photos", "out/own.csv"),
+        "up": ("deep/../deep/er/photos", "out/../own.csv"),
+    }[kind]
+    arguments = [folder, "--output", output, "--config", output.replace("csv", "yml")]
+    make_manifest.main(arguments)
+    paths_hold(Path(output), photos, 48)
+    assert read_config(output.replace("csv", "yml"), []).DATASETS.NAMES
+
+
+def test_a_camera_on_another_disk_is_read(tmp_path: Path) -> None:
+    photos = shop(tmp_path)
+    shutil.move(photos / "cam3", tmp_path / "disk")
+    (photos / "cam3").symlink_to("../disk")
+    (photos / "cam1" / "up").symlink_to("../..")
+    manifest = make(photos)
+    assert {row["camid"] for row in rows(manifest)} >= set(CAMERAS)
+    assert all((tmp_path / row["path"]).is_file() for row in rows(manifest))
+
+
+def test_links_that_are_not_followed_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = shop(tmp_path)
+    (photos / "loop").symlink_to(".")
+    make(photos)
+    assert "left out: links to folders that are read without them (loop)" in capsys.readouterr().out
+
+
+def test_photographs_on_another_drive_have_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, config = shop(tmp_path), tmp_path / "own.yml"
+
+    def refuse(path: object, start: object = None) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr("photographs.paths.os.path.relpath", refuse)
+    manifest = make(photos, "--config", str(config))
+    monkeypatch.undo()
+    assert all(Path(row["path"]).is_absolute() for row in rows(manifest))
+    assert len(ManifestDataset(str(manifest)).train) > 0
+    assert read_config(str(config), []).DATASETS.NAMES
+
+
 def test_folders_of_subsets_are_taken_as_they_are(tmp_path: Path) -> None:
     names = ["bounding_box_train/1_c1s1.jpg", "bounding_box_train/2_c1s1.jpg"]
     photograph(tmp_path / "photos", *names, "query/3_c1s1.jpg", "bounding_box_test/3_c2s1.jpg")
@@ -169,7 +396,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     manifest = make(photos, "--exclude", "cam3/*")
     assert len(rows(manifest)) == 32
     said = capsys.readouterr().out
-    assert "left out: 16 images, by --exclude" in said
+    assert "left out: 16 images by --exclude" in said
     assert "1 photographs that Pillow does not read; convert them to JPEG (cam1/00/IMG_1" in said
     assert "no images (1 .db, 1 .txt)" in said
 
@@ -255,3 +482,66 @@ def test_a_domain_of_one_person_cannot_be_trained_on() -> None:
 def test_a_folder_in_the_place_of_a_data_set_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"is a folder; make a manifest .*make_manifest\.py"):
         build_dataset(str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    photos = shop(tmp_path)
+    (photos / "cam1" / "01").rename(photos / "cam1" / os.fsdecode(b"J\xf6rg"))
+    with pytest.raises(DatasetError, match=r"name 'cam1/J\\udcf6rg/0\.jpg' is not UTF-8.*rename"):
+        make(photos)
+
+
+ROOT = Path(__file__).parents[2]
+# Reads what was made, with names that ASCII does not have.
+READ = """
+import metabin_plugin
+metabin_plugin.register()
+import yaml
+from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.data.readable import read_rgb
+keys = yaml.safe_load(open("größe/日.yml".encode(), encoding="utf-8"))
+(name,) = keys["DATASETS"]["NAMES"]
+dataset = build_dataset(name)
+assert len(dataset.train) == 36 and len(dataset.query) == 6
+assert {read_rgb(item[0]).size for item in dataset.train} == {(4, 8)}
+"""
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+UTF_8 = {"PYTHONUTF8": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("made", "read"), [(C_LOCALE, C_LOCALE), (C_LOCALE, UTF_8), (UTF_8, C_LOCALE)]
+)
+def test_names_are_utf_8_whatever_the_locale_is(
+    tmp_path: Path, made: dict[str, str], read: dict[str, str]
+) -> None:
+    folder = tmp_path / "größe" / "日本 photos"
+    photos = shop(tmp_path)
+    for person in photos.glob("*/*"):
+        person.rename(person.with_name(f"Jörg {person.name}"))
+    folder.parent.mkdir()
+    photos.rename(folder)
+    (tmp_path / "read.py").write_text(READ, encoding="utf-8")
+    options = ["größe/日本 photos", "--output", "größe/日.csv", "--config", "größe/日.yml"]
+    tool = [sys.executable, str(ROOT / "tools" / "make_manifest.py"), *options]
+    subprocess.run(tool, cwd=tmp_path, env={**os.environ, **made}, check=True)
+    people = {row["pid"] for row in rows(folder.parent / "日.csv")}
+    assert people == {f"Jörg {person:02d}" for person in range(8)}
+    reader = [sys.executable, "read.py"]
+    subprocess.run(reader, cwd=tmp_path, env={**os.environ, **read}, check=True)
+
+
+@pytest.mark.slow
+def test_all_is_written_when_nobody_reads_what_is_said(tmp_path: Path) -> None:
+    manifest, config = tmp_path / "own.csv", tmp_path / "own.yml"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-u", "tools/make_manifest.py", str(shop(tmp_path))]
+    command += ["--output", str(manifest), "--config", str(config)]
+    ended = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert len(rows(manifest)) == 48
+    assert list(read_config(str(config), []).DATASETS.NAMES) == [str(manifest)]

@@ -57,6 +57,32 @@ def test_a_manifest_gives_its_gallery_or_all(tmp_path: Path) -> None:
     assert len(names) == 6 and all(os.path.isfile(os.path.join(folder, name)) for name in names)
 
 
+def test_a_manifest_in_a_linked_folder_gives_its_gallery(tmp_path: Path) -> None:
+    write_images(tmp_path / "disk" / "photos", "a/1.png", "b/2.png")
+    (tmp_path / "disk" / "very" / "deep").mkdir(parents=True)
+    manifest = tmp_path / "disk" / "very" / "deep" / "own.csv"
+    manifest.write_text("path,pid,camid\n../../photos/a/1.png,a,1\n../../photos/b/2.png,-1,1\n")
+    (tmp_path / "out").symlink_to(manifest.parent)
+    # What is not a person is no answer to anybody's question.
+    assert find_gallery(str(tmp_path / "out" / "own.csv")) == (
+        str(tmp_path / "disk" / "photos" / "a"),
+        ["1.png"],
+    )
+
+
+def test_a_gallery_on_several_drives_has_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = write_manifest(tmp_path, "target", 0, identities=3, images=2)
+    folder, names = find_gallery(str(target))
+
+    def refuse(paths: object) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("retrieval.images.os.path.commonpath", refuse)
+    assert find_gallery(str(target)) == (folder, [os.path.join(folder, name) for name in names])
+
+
 def test_a_gallery_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="--gallery lists"):
         find_gallery(str(tmp_path / "absent"))

@@ -37,5 +37,5 @@ def _write(folder: Path, name: str, size: tuple[int, int], random: np.random.Gen
             tested = "query" if camera == 0 else "gallery"
             rows.append(f"{file},{identity},{camera},{tested if name == 'target' else 'train'}")
     manifest = folder / f"{name}.csv"
-    manifest.write_text("\n".join(rows) + "\n")
+    manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return str(manifest)

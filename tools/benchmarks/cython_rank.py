@@ -35,7 +35,7 @@ def build_cython(folder: Path) -> bool:
 
     source = Path(rank_cylib.__file__).parent / f"{_MODULE}.pyx"
     shutil.copy(source, folder)
-    (folder / "setup.py").write_text(_BUILD)
+    (folder / "setup.py").write_text(_BUILD, encoding="utf-8")
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
 

@@ -49,7 +49,7 @@ def peak() -> int:
     """The largest resident memory of this process so far, in bytes."""
     # Linux also counts in ru_maxrss what the process that started this one held at that time.
     if _STATUS.is_file():
-        for line in _STATUS.read_text().splitlines():
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

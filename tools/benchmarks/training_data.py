@@ -34,7 +34,7 @@ def write_domains(folder: Path, size: tuple[int, int] = SIZE) -> list[str]:
                 _draw(random, size).save(folder / name, quality=95)
                 rows.append(f"{name},{identity},{camera}")
         manifest = folder / f"domain{domain}.csv"
-        manifest.write_text("\n".join(rows) + "\n")
+        manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
         manifests.append(str(manifest))
     return manifests
 

@@ -8,15 +8,6 @@ from typing import NamedTuple
 from metabin_plugin.errors import DatasetError
 
 FIELDS = ("domain", "camera", "identity", "subset")
-# Folders of data sets in the form of Market-1501, and of training sets in general.
-SUBSET_FOLDERS = {
-    "train": "train",
-    "bounding_box_train": "train",
-    "query": "query",
-    "gallery": "gallery",
-    "bounding_box_test": "gallery",
-    "test": "test",
-}
 _TOKEN = re.compile(r"(\{[^{}]*\}|\*)")
 _TEXT = "[^/]+?"
 _NUMBER = r"(?<!\d)\d+(?!\d)"
@@ -30,7 +21,7 @@ class Labels(NamedTuple):
         domain: name of the domain.
         camera: name of the camera, within its domain.
         identity: name of the identity, within its domain.
-        subset: a subset of manifests.
+        subset: name of the folder, or whatever the layout has in its place.
     """
 
     domain: str
@@ -51,6 +42,10 @@ class Layout:
     Args:
         pattern: with ``{identity}``, and ``/`` between folders.
 
+    Attributes:
+        fields: names in the pattern, in their order.
+        subset_depth: how many folders are above that of ``{subset}``; -1 without such a folder.
+
     Raises:
         DatasetError: it has no ``{identity}``, another field, or two fields without text between.
     """
@@ -65,30 +60,19 @@ class Layout:
             raise self._fault(fault, f"its fields are {', '.join(f'{{{f}}}' for f in FIELDS)}")
         if re.search(r"\}\{", pattern):
             raise self._fault("has two fields without text between them", "put what is there")
+        parts = pattern.split("/")[:-1]
+        self.subset_depth = parts.index("{subset}") if "{subset}" in parts else -1
         self._expression = re.compile(_expression(tokens), re.DOTALL)
 
     def __str__(self) -> str:
         return self.pattern
 
     def read(self, path: str) -> Labels | None:
-        """Labels of a path with ``/`` between folders; None if it has another layout.
-
-        Raises:
-            DatasetError: its folder of ``{subset}`` is none of ``SUBSET_FOLDERS``.
-        """
+        """Labels of a path with ``/`` between folders; None if it has another layout."""
         match = self._expression.fullmatch(path)
         if match is None:
             return None
-        labels = Labels(*(match.groupdict().get(field, "") for field in FIELDS))
-        if "subset" not in self.fields:
-            return labels
-        try:
-            return labels._replace(subset=SUBSET_FOLDERS[labels.subset])
-        except KeyError:
-            raise DatasetError(
-                f'Image {path} is in "{labels.subset}", which is no {{subset}}; name one of '
-                f"{', '.join(SUBSET_FOLDERS)}, or leave it out by --exclude."
-            ) from None
+        return Labels(*(match.groupdict().get(field, "") for field in FIELDS))
 
     def _fault(self, fault: str, remedy: str) -> DatasetError:
         return DatasetError(f"--layout {self.pattern} {fault}; {remedy}.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import name_in_text
 from metabin_plugin.text import shown
+from photographs.paths import path_from
 from photographs.photograph import Photograph
 
 # A manifest has no empty labels.
@@ -28,26 +29,30 @@ def manifest_text(photographs: Sequence[Photograph], folder: Path, manifest: Pat
         CSV, UTF-8.
 
     Raises:
-        DatasetError: the name of a file is not UTF-8.
+        DatasetError: the name of a folder is not UTF-8.
     """
     has_domains = any(photograph.domain for photograph in photographs)
-    start = Path(os.path.relpath(folder, manifest.parent)).as_posix()
+    start = text_of(path_from(manifest.parent, folder))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "pid", "camid", *(["domain"] if has_domains else []), "subset"])
     for p in photographs:
         # Readers take spaces off both ends of a value.
-        path = f"./{p.path}" if start == "." else f"{start}/{p.path}"
+        path = f"./{p.path}" if start == "." else f"{start.rstrip('/')}/{p.path}"
         domain = [p.domain] if has_domains else []
         writer.writerow([path, p.identity, p.camera or NO_CAMERA, *domain, p.subset])
+    return text.getvalue().encode()
+
+
+def text_of(path: str) -> str:
+    """The name of a file as manifests and configs, which are UTF-8, have it.
+
+    Raises:
+        DatasetError: it is not UTF-8.
+    """
     try:
-        return text.getvalue().encode()
-    except UnicodeEncodeError:
+        return name_in_text(path)
+    except UnicodeDecodeError:
         raise DatasetError(
-            f"A name in {shown(str(folder))} is not UTF-8, which manifests are: "
-            f"{shown(_first_not_utf8(photographs))}; rename it."
+            f"The name {shown(path)} is not UTF-8, which manifests and configs are; rename it."
         ) from None
-
-
-def _first_not_utf8(photographs: Sequence[Photograph]) -> str:
-    return next(p.path for p in photographs if not p.path.isprintable())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from metabin_plugin.errors import DatasetError
 from photographs.photograph import Photograph
@@ -16,7 +16,7 @@ def hold_out(photographs: Sequence[Photograph], share: float, seed: int) -> set[
     """Draw people to test with from each domain.
 
     Those are drawn whom a test can find: seen by two cameras, or twice in a domain of one camera.
-    At least two people of each domain are left to train on.
+    At least two people of each domain are left to train on. Distractors are not people.
 
     Args:
         photographs: all of them.
@@ -28,7 +28,7 @@ def hold_out(photographs: Sequence[Photograph], share: float, seed: int) -> set[
     """
     drawn: set[Person] = set()
     for domain, cameras in sorted(_cameras(photographs).items()):
-        people = _people([p for p in photographs if p.domain == domain])
+        people = _people(p for p in photographs if p.domain == domain and not p.is_distractor)
         found = sorted(person for person, images in people.items() if _testable(images, cameras))
         count = min(round(share * len(people)), len(found), max(len(people) - 2, 0))
         drawn |= set(random.Random(f"{seed}:{domain}").sample(found, count))
@@ -47,8 +47,7 @@ def assign_subsets(
 
     With one split, a photograph of each person from each camera that took several is a query, or
     just one if none did; the others, and all of people whom a test cannot find, are the gallery.
-    Evaluation compares images of different cameras only: in a domain with one camera, that of the
-    queries is called ``query``.
+    Distractors of the domains that are tested are in their gallery; those of others are left out.
 
     Args:
         photographs: all of them.
@@ -59,11 +58,12 @@ def assign_subsets(
     Raises:
         DatasetError: there are people to test with, but a test can find none of them.
     """
-    train = [p._replace(subset="train") for p in photographs if p.person not in tested]
-    chosen = [p for p in photographs if p.person in tested]
-    if splits > 1:
-        return sorted([*train, *(p._replace(subset="test") for p in chosen)])
-    cameras = _cameras(photographs)
+    people = [p for p in photographs if not p.is_distractor]
+    domains = {domain for domain, _ in tested}
+    train = [p._replace(subset="train") for p in people if p.person not in tested]
+    chosen = [p for p in people if p.person in tested]
+    aside = [p for p in photographs if p.is_distractor and p.domain in domains]
+    cameras = _cameras(chosen)
     queries: set[Photograph] = set()
     for person, images in sorted(_people(chosen).items()):
         if _testable(images, cameras[person[0]]):
@@ -73,13 +73,51 @@ def assign_subsets(
             "Nobody to test with was seen by two cameras (nor twice by the only one); choose other "
             "--test-domains or add photographs."
         )
-    test = []
-    for photograph in chosen:
-        subset, camera = ("query" if photograph in queries else "gallery"), photograph.camera
-        if subset == "query" and len(cameras[photograph.domain]) == 1:
-            camera = "query"
-        test.append(photograph._replace(subset=subset, camera=camera))
+    if splits > 1:
+        return sorted([*train, *(p._replace(subset="test") for p in [*chosen, *aside])])
+    gallery = [p._replace(subset="gallery") for p in [*chosen, *aside] if p not in queries]
+    test = set_queries_apart([*(p._replace(subset="query") for p in queries), *gallery])
     return sorted([*train, *test])
+
+
+def set_queries_apart(photographs: Sequence[Photograph]) -> list[Photograph]:
+    """Give queries a camera of their own, ``query``, where a domain's test images have but one.
+
+    Evaluation compares images of different cameras only.
+
+    Args:
+        photographs: with their subsets.
+    """
+    cameras = _cameras(p for p in photographs if p.subset in ("query", "gallery"))
+    return [
+        p._replace(camera="query") if p.subset == "query" and len(cameras[p.domain]) == 1 else p
+        for p in photographs
+    ]
+
+
+def check_testable(photographs: Sequence[Photograph]) -> None:
+    """Refuse subsets with which nobody can be tested.
+
+    Args:
+        photographs: with their subsets, queries set apart.
+
+    Raises:
+        DatasetError: there are images to test with, but none can be a query that has a match.
+    """
+    test = [p for p in photographs if p.subset == "test" and not p.is_distractor]
+    cameras = _cameras(test)
+    gallery: dict[Person, set[str]] = defaultdict(set)
+    for p in photographs:
+        if p.subset == "gallery":
+            gallery[p.person].add(p.camera)
+    found = [p for p in photographs if p.subset == "query" and gallery[p.person] - {p.camera}]
+    drawn = [some for who, some in _people(test).items() if _testable(some, cameras[who[0]])]
+    if not found and not drawn and any(p.subset != "train" for p in photographs):
+        raise DatasetError(
+            "Nobody can be tested: no query has an image of its person from another camera in the "
+            "gallery, and nobody in test images was seen by two cameras (nor twice by the only "
+            "one); say the right cameras by --layout, or leave these folders out by --exclude."
+        )
 
 
 def _queries(images: Sequence[Photograph], drawn: random.Random) -> Iterator[Photograph]:
@@ -91,7 +129,7 @@ def _queries(images: Sequence[Photograph], drawn: random.Random) -> Iterator[Pho
         yield drawn.choice(some)
 
 
-def _people(photographs: Sequence[Photograph]) -> dict[Person, list[Photograph]]:
+def _people(photographs: Iterable[Photograph]) -> dict[Person, list[Photograph]]:
     people: dict[Person, list[Photograph]] = defaultdict(list)
     for photograph in photographs:
         people[photograph.person].append(photograph)
@@ -105,9 +143,10 @@ def _testable(images: Sequence[Photograph], cameras: Collection[str]) -> bool:
     return len({photograph.camera for photograph in images}) > 1
 
 
-def _cameras(photographs: Sequence[Photograph]) -> dict[str, set[str]]:
-    """Cameras of each domain."""
+def _cameras(photographs: Iterable[Photograph]) -> dict[str, set[str]]:
+    """Cameras of each domain that saw people."""
     cameras: dict[str, set[str]] = defaultdict(set)
     for photograph in photographs:
-        cameras[photograph.domain].add(photograph.camera)
+        if not photograph.is_distractor:
+            cameras[photograph.domain].add(photograph.camera)
     return cameras

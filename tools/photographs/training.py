@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,9 @@ from typing import Any
 import yaml
 
 from metabin_plugin.data.balance import too_few_identities
+from metabin_plugin.text import shown
+from photographs.manifest_text import text_of
+from photographs.paths import path_from
 from photographs.photograph import Photograph
 
 # Images of an identity in a batch, as in the paper, and identities of all domains together.
@@ -64,7 +66,7 @@ def plan_training(photographs: Sequence[Photograph]) -> Training:
     lone = [name for name, count in cameras.items() if count < 2]
     if len(cameras) > 1 and not lone:
         return Training("camera", cameras, f"one domain, whose {len(cameras)} cameras are taken")
-    why = f"camera {lone[0]} saw one person only" if len(cameras) > 1 else "one camera"
+    why = f"camera {shown(lone[0])} saw one person only" if len(cameras) > 1 else "one camera"
     return Training("", domains, f"one domain and {why}, so plain training without meta-learning")
 
 
@@ -82,14 +84,17 @@ def config_text(
 
     Returns:
         YAML, UTF-8.
+
+    Raises:
+        DatasetError: the name of one of these files is not UTF-8.
     """
-    start = os.path.relpath(base, config.parent)
+    name = text_of(str(manifest))
     keys: dict[str, Any] = {
-        "_BASE_": Path(start).as_posix(),
-        "DATASETS": {"NAMES": [str(manifest)], "TESTS": [str(manifest)] if has_test else []},
+        "_BASE_": text_of(path_from(config.parent, base)),
+        "DATASETS": {"NAMES": [name], "TESTS": [name] if has_test else []},
         "SOLVER": {"IMS_PER_BATCH": training.batch_size},
         "DATALOADER": {"NUM_INSTANCE": INSTANCES},
-        "OUTPUT_DIR": (Path("logs") / config.stem).as_posix(),
+        "OUTPUT_DIR": text_of(f"logs/{config.stem}"),
     }
     if not has_test:
         keys["TEST"] = {"EVAL_PERIOD": 0}

@@ -27,7 +27,7 @@ def read_results(folder: Path) -> Results:
     Returns:
         For each target its metrics in percent.
     """
-    return json.loads((folder / "results.json").read_text())
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
 def with_average(results: Results) -> Results:

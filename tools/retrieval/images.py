@@ -22,7 +22,8 @@ def find_gallery(name: str) -> tuple[str, list[str]]:
             taken, or all if there are none; or a registered data set, of which its gallery is.
 
     Returns:
-        A folder, and the paths of the images relative to it, each once.
+        A folder, and the paths of the images relative to it, each once; absolute ones where the
+        images are on several drives.
 
     Raises:
         SearchError: the folder holds no image.
@@ -38,9 +39,21 @@ def find_gallery(name: str) -> tuple[str, list[str]]:
     else:
         dataset = build_nonempty_dataset(name, ["gallery"], key="--gallery")
         paths = [item[0] for item in dataset.gallery]
-    paths = [os.path.abspath(path) for path in dict.fromkeys(paths)]
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    paths = [_absolute(path) for path in dict.fromkeys(paths)]
+    folders = {os.path.dirname(path) for path in paths}
+    try:
+        folder = os.path.commonpath(folders)
+    except ValueError:
+        return min(folders), paths
     return folder, [os.path.relpath(path, folder) for path in paths]
+
+
+def _absolute(path: str) -> str:
+    # The operating system goes up from where a link leads to, not from where it is.
+    if os.pardir in Path(path).parts:
+        folder, name = os.path.split(path)
+        return os.path.join(os.path.realpath(folder), name)
+    return os.path.abspath(path)
 
 
 def find_queries(names: Sequence[str]) -> list[str]:
@@ -63,11 +76,11 @@ def find_queries(names: Sequence[str]) -> list[str]:
 def find_images(folder: str) -> list[str]:
     """All files below a folder with the suffix of an image format, in the order of their paths.
 
-    Hidden files and folders are left out; photographs in formats that Pillow does not read are
-    too, but said to be.
+    Hidden files and folders are left out; photographs in formats that Pillow does not read, and
+    links to folders that are read without them, are too, but said to be (``find_files``).
 
     Args:
-        folder: a folder; links to other folders are followed nowhere.
+        folder: a folder.
 
     Returns:
         Paths relative to it.

@@ -76,7 +76,7 @@ class Parts:
             features, faults = describe(part)
             self._write(path, features[[fault == "" for fault in faults]], faults)
             progress.add(len(faults))
-        texts = [path.with_suffix(".json").read_text() for path in self._parts]
+        texts = [path.with_suffix(".json").read_text(encoding="utf-8") for path in self._parts]
         return [fault for text in texts for fault in json.loads(text)]
 
     def vectors(self) -> NpyVectors:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from metabin_plugin.data.readable import read_rgb
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.spawning import worker_context
+from metabin_plugin.worker_loader import WorkerLoader
 
 # Images that a process reads between two messages to the main one.
 _CHUNK = 16
@@ -43,12 +43,12 @@ def read_sizes(paths: Iterable[str], workers: int) -> tuple[dict[str, Size], lis
         Width and height in pixels of each readable image, and an error for each other one.
     """
     files = _Files(list(dict.fromkeys(paths)))
-    loader = DataLoader(
-        files,
+    loader = WorkerLoader(
+        workers_key="--workers",
+        dataset=files,
         batch_size=_CHUNK,
         num_workers=workers,
         collate_fn=list,
-        multiprocessing_context=worker_context(workers),
     )
     results = [result for chunk in loader for result in chunk]
     named = list(zip(files.paths, results, strict=True))

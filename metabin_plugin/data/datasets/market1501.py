@@ -10,6 +10,7 @@ from metabin_plugin.data.datasets.partitioned import (
     PartitionedSource,
 )
 from metabin_plugin.data.datasets.scan import Release
+from metabin_plugin.data.nobody import DISTRACTOR, JUNK
 
 _LAYOUT = Partitioned(
     release=Release(
@@ -22,8 +23,8 @@ _LAYOUT = Partitioned(
     ),
     folder="Market-1501-v15.09.15",
     pattern=re.compile(r"(-1|\d+)_c([1-6])s\d+_"),
-    false_detections=frozenset({-1}),
-    distractors=frozenset({0}),
+    false_detections=frozenset({JUNK}),
+    distractors=frozenset({DISTRACTOR}),
 )
 
 
@@ -53,4 +54,4 @@ class DG_Market1501_Split(PartitionedOwnSplit):
     layout = _LAYOUT
     release = _LAYOUT.release
     dataset_name = "market1501"
-    _junk_pids: tuple[int, ...] = (0,)
+    _junk_pids: tuple[int, ...] = (DISTRACTOR,)

@@ -35,8 +35,12 @@ class Partitioned:
     false_detections: frozenset[int] = NOBODY
     distractors: frozenset[int] = NOBODY
 
+    def people(self, root: Path, name: str) -> Iterator[TestItem]:
+        """Iterate over path, identity and camera (from 0) of the people in a folder."""
+        return (item for item in self.items(root, name) if item[1] not in self.distractors)
+
     def items(self, root: Path, name: str) -> Iterator[TestItem]:
-        """Iterate over path, identity and camera (from 0) in a folder without false detections."""
+        """Iterate as ``people`` does, but over the distractors too."""
         folder = root / self.folder / name
         for path, match in scan_folder(self.release, folder, ".jpg", self.pattern):
             identity, camera = int(match[1]), int(match[2])
@@ -58,8 +62,7 @@ class PartitionedSource(SourceDataset):
         return [
             self.train_item(path, str(identity), str(camera))
             for name in FOLDERS
-            for path, identity, camera in self.layout.items(root, name)
-            if identity not in self.layout.distractors
+            for path, identity, camera in self.layout.people(root, name)
         ]
 
 
@@ -73,10 +76,10 @@ class PartitionedOwnSplit(OwnSplitDataset):
     layout: ClassVar[Partitioned]
 
     def read(self, root: Path) -> OwnSplit:
-        """Return one list for each folder; distractors stay in the gallery."""
-        train = self.layout.items(root, TRAIN)
+        """Return one list for each folder; distractors are in the gallery only."""
+        train = self.layout.people(root, TRAIN)
         return OwnSplit(
             [self.train_item(path, str(person), str(camera)) for path, person, camera in train],
-            list(self.layout.items(root, QUERY)),
+            list(self.layout.people(root, QUERY)),
             list(self.layout.items(root, GALLERY)),
         )

@@ -137,7 +137,7 @@ class Session:
             print(f"{run}: stopped", flush=True)
         else:
             self._failed.append(run)
-            tail = run.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            tail = run.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
             print(f"{run}: failed with status {how.status}; {run.log} ends:", file=sys.stderr)
             print("\n".join(f"    {line}" for line in tail), file=sys.stderr, flush=True)
 

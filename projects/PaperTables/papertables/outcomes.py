@@ -70,7 +70,7 @@ def outcome(run: Run) -> Outcome | None:
     if record is None or not run.is_finished():
         return None
     try:
-        results = json.loads(run.results.read_text())
+        results = json.loads(run.results.read_text(encoding="utf-8"))
         targets = {target: (float(r["Rank-1"]), float(r["mAP"])) for target, r in results.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{run.results} is damaged; remove {run.folder}") from error

@@ -87,7 +87,7 @@ class JobQueue:
     """Runs jobs, ``slots`` at a time.
 
     SIGINT, SIGTERM and SIGHUP are passed on to the processes, which then save and end, and no
-    further job is started.
+    further job is started. One that is ignored when they start stays ignored.
 
     Args:
         slots: how many processes run at a time.
@@ -117,7 +117,9 @@ class JobQueue:
             on_end: called with each job when it has ended, and how.
         """
         waiting = list(jobs)
-        former = {number: signal.signal(number, self._stop) for number in _STOP_SIGNALS}
+        # What was ignored from the start stays so: nohup, or a job in the background.
+        heard = [n for n in _STOP_SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
+        former = {number: signal.signal(number, self._stop) for number in heard}
         try:
             while self._running or (waiting and not self.stopped_by):
                 while waiting and len(self._running) < self._slots and not self.stopped_by:

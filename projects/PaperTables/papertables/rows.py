@@ -61,7 +61,7 @@ def own_keys(row: str, folder: Path = ROWS) -> set[str]:
     path = row_file(row, folder)
     keys: set[str] = set()
     while path.is_relative_to(folder):
-        node: dict[str, Any] = yaml.safe_load(path.read_text())
+        node: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         path = (path.parent / node.pop(_BASE)).resolve()
         keys.update(flat(node))
     return keys

@@ -79,7 +79,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            return Record(**json.loads(path.read_text()))
+            return Record(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path} is damaged; remove {self.folder}") from error
 
@@ -112,5 +112,9 @@ class Run:
     def peak_mib(self, record: Record) -> float:
         """The most memory that the run held: of the GPU if it had one, else of main memory."""
         log = self.folder / "log.txt"
-        of_gpu = _CUDA_MEMORY.findall(log.read_text()) if log.exists() else []
+        of_gpu = (
+            _CUDA_MEMORY.findall(log.read_text(encoding="utf-8", errors="replace"))
+            if log.exists()
+            else []
+        )
         return max(map(float, of_gpu), default=record.resident_mib)

@@ -66,7 +66,7 @@ class Plan:
 
 def read_plan(path: Path = TABLES) -> Plan:
     """Read ``tables.yml``."""
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     tables = {name: _table(name, node) for name, node in content["tables"].items()}
     return Plan(tables, content["scripts"])
 

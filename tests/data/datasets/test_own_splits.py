@@ -207,6 +207,18 @@ def test_market_distractors_are_only_gallery(tmp_path):
     assert labels(dataset.gallery) == [(0, 5), (1500, 1)]
 
 
+@pytest.mark.parametrize("folder", ["bounding_box_train", "query"])
+def test_market_distractors_in_other_folders_are_left_out(tmp_path, folder):
+    market(tmp_path)
+    touch(tmp_path / "Market-1501-v15.09.15" / folder, "0000_c6s3_096992_04.jpg")
+    dataset = DG_Market1501_Split(root=str(tmp_path))
+    assert labels(dataset.train) == [
+        ("market1501_2", "market1501_0"),
+        ("market1501_7", "market1501_2"),
+    ]
+    assert labels(dataset.query) == [(1500, 0), (1501, 5)]
+
+
 def test_market_combined_is_without_distractors(tmp_path):
     market(tmp_path)
     combined = DG_Market1501_Split(root=str(tmp_path), combineall=True).train

@@ -144,15 +144,14 @@ def test_one_camera_property(identities, index):
 def test_single_shot_property(images, index):
     identities, cameras = [p for p, _ in images], [c for _, c in images]
     query, gallery = single_shot_split("any", index, identities, cameras)
-    one_camera = len(set(cameras)) == 1
-    seen = {p: [c for q, c in images if q == p] for p in identities}
-    eligible = {p for p, c in seen.items() if len(c if one_camera else set(c)) > 1}
+    seen = {p: {c for q, c in images if q == p} for p in identities}
+    eligible = {p for p, c in seen.items() if len(c) > 1}
     tested = [identities[i] for i in query]
     assert tested == sorted(set(tested)) and set(tested) <= eligible
     assert len(tested) == -(-len(eligible) // 2)
     matches, rest = gallery[: len(query)], gallery[len(query) :]
     assert [identities[i] for i in matches] == tested
-    assert one_camera or all(cameras[q] != cameras[g] for q, g in zip(query, matches, strict=True))
+    assert all(cameras[q] != cameras[g] for q, g in zip(query, matches, strict=True))
     assert rest == [i for i, p in enumerate(identities) if p not in eligible]
     assert len({*query, *gallery}) == len(query) + len(gallery)
     assert single_shot_split("any", index, identities, cameras) == (query, gallery)
