@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import export_onnx
-from metabin_plugin.deploy.network import fold_network, image_size
-from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, to_onnx
+from metabin_plugin.deploy.network import fold_network, image_size, random_images
+from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, to_onnx
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.norm import BatchInstanceNorm2d
@@ -94,6 +95,71 @@ def test_the_file_has_plain_operators_and_says_what_it_is(exported: Export) -> N
         "2400 folded into convolutions, 512 a constant affine map, 2400 open" in entries["folding"]
     )
     assert entries["folding"] in exported.done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        (),
+        (
+            *("MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone"),
+            *("MODEL.BACKBONE.DEPTH", "1.0x-paper", "MODEL.BACKBONE.FEAT_DIM", "1280"),
+        ),
+    ],
+    ids=["ResNet-18", "MobileNetV2"],
+)
+def test_older_operators_compute_the_same(
+    tmp_path: Path, backbone: tuple[str, ...], opset: int
+) -> None:
+    """In a file of the version that came with them, for readers of that time."""
+    options = [*SIZE, "MODEL.HEADS.NUM_CLASSES", "4", *backbone]
+    network = MetaBINTrainer.build_model(tiny_config(tmp_path, *options))
+    for layer in network.modules():
+        if isinstance(layer, BatchInstanceNorm2d):
+            layer.gate.data.uniform_(-1, 1).abs_()[::2] = 1
+    # Smaller images end in maps of two pixels, whose instance normalization amplifies rounding.
+    size = (128, 64)
+    network = fold_network(network, size, tolerance=0).network
+    content = to_onnx(network, random_images(2, size), {"key": "value"}, opset)
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    assert model.ir_version == {17: 8, 18: 8, 19: 9, 20: 9}[opset]
+    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("key", "value")]
+    images = [random_images(count, size, seed=count) for count in (1, 3)]
+    assert check_onnx(content, network, images) < 1e-4
+
+
+class Gelu(nn.Module):
+    """An operator of opset 20."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(x, approximate="tanh").flatten(1)
+
+
+@pytest.mark.slow
+def test_operators_that_an_older_opset_lacks_are_refused_or_right() -> None:
+    images = torch.rand(2, 3, 5, 5)
+    for opset in OPSETS:
+        try:
+            content = to_onnx(Gelu().eval(), images, {}, opset)
+        except ExportError as error:
+            assert re.search(
+                rf"Gelu cannot be exported in ONNX opset {opset}.*export it with --opset 1?\d",
+                str(error),
+            )
+        else:
+            assert check_onnx(content, Gelu(), [images]) < 1e-4
+
+
+@pytest.mark.parametrize("opset", ["16", "21", "new"])
+def test_other_opsets_are_refused(opset: str) -> None:
+    command = [sys.executable, "tools/export_onnx.py", "--output", "a.onnx", "--opset", opset]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "--opset" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
