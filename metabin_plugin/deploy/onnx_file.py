@@ -93,9 +93,10 @@ def _in_opset(model: Any, opset: int, network: str) -> Any:
         try:
             model = version_converter.convert_version(model, opset)
         except RuntimeError as error:
+            reason = str(error).rpartition(": ")[2]
             raise ExportError(
-                f"{network} cannot be exported in ONNX opset {opset} ({str(error).rpartition(': ')[2]}); "
-                f"export it with --opset {_LOWEST_EXPORTED}"
+                f"{network} cannot be exported in ONNX opset {opset} ({reason}); export it with "
+                f"--opset {_LOWEST_EXPORTED}"
             ) from error
     (own,) = (entry.version for entry in model.opset_import if not entry.domain)
     if own != opset:
