@@ -81,19 +81,22 @@ def to_onnx(
 
 def _in_opset(model: Any, opset: int, network: str) -> Any:
     """An ONNX model with the operators of a version, and of the lowest file version for them."""
-    from onnx import helper, version_converter
+    from onnx import checker, helper, version_converter
 
     if opset < _LOWEST_EXPORTED:
         for node in model.graph.node:
-            # Its default, written out, which older versions do not know.
-            if node.op_type == "ReduceMean":
-                kept = [part for part in node.attribute if part.name != "noop_with_empty_axes"]
+            # Of reductions: the default, written out, which older versions do not know.
+            kept = [
+                part for part in node.attribute if part.name != "noop_with_empty_axes" or part.i
+            ]
+            if len(kept) < len(node.attribute):
                 del node.attribute[:]
                 node.attribute.extend(kept)
         try:
             model = version_converter.convert_version(model, opset)
-        except RuntimeError as error:
-            reason = str(error).rpartition(": ")[2]
+            checker.check_model(model)
+        except (RuntimeError, checker.ValidationError) as error:
+            reason = str(error).splitlines()[0].rpartition(": ")[2]
             raise ExportError(
                 f"{network} cannot be exported in ONNX opset {opset} ({reason}); export it with "
                 f"--opset {_LOWEST_EXPORTED}"
