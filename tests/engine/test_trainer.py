@@ -160,6 +160,8 @@ def test_jointly_trained_gates_are_clipped(tmp_path: Path) -> None:
 
 def test_mixed_precision_on_cpu_moves_gates(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
+    # Every triplet pulls.
+    trainer.model.loss_kwargs["tri"]["margin"] = 100.0
     before = snapshot(trainer)
     with trainer.storage:
         trainer.run_step()
