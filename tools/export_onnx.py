@@ -29,7 +29,7 @@ from metabin_plugin.deploy.network import (
     network_to_export,
     random_images,
 )
-from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, operators, to_onnx
+from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, operators, to_onnx
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ExportError
 from metabin_plugin.norm import Folding
@@ -53,6 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="", help="the config of the training")
     parser.add_argument("--output", required=True, help="the ONNX file to write")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        choices=OPSETS,
+        default=OPSETS[-1],
+        help="version of ONNX's operators; TensorRT 8 reads 17 (default: %(default)s)",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
@@ -64,7 +71,9 @@ def main() -> None:
     size = image_size(cfg)
     folding = fold_network(network, size, cfg.METABIN.FOLD_TOLERANCE)
     print(folding)
-    content = to_onnx(folding.network, random_images(2, size), metadata(cfg, size, folding))
+    content = to_onnx(
+        folding.network, random_images(2, size), metadata(cfg, size, folding), arguments.opset
+    )
     batches = [random_images(count, size, seed=count) for count in BATCH_SIZES]
     difference = check_onnx(content, folding.network, batches)
     print(f"largest relative difference of onnxruntime from PyTorch: {difference:.1e}")

@@ -14,6 +14,10 @@ from metabin_plugin.errors import ExportError
 from metabin_plugin.norm.folding import relative_difference
 
 INPUT, OUTPUT = "images", "features"
+# Versions of ONNX's operators; 17 is what TensorRT 8 reads.
+OPSETS = (17, 18, 19, 20)
+# PyTorch's exporter has no older ones.
+_LOWEST_EXPORTED = 18
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # The kernels of onnxruntime add up in another order. A deep network can enlarge that, as it does
 # PyTorch's own rounding in float32.
@@ -34,16 +38,20 @@ def check_packages() -> None:
         )
 
 
-def to_onnx(network: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+def to_onnx(
+    network: nn.Module, example: Tensor, metadata: Mapping[str, str], opset: int = OPSETS[-1]
+) -> bytes:
     """The content of an ONNX file: ``images`` in, ``features`` out, with any number of images.
 
     Args:
         network: in evaluation mode.
         example: two or more images; all but their number is fixed by them.
         metadata: entries of the file's metadata.
+        opset: version of ONNX's operators, one of ``OPSETS``. The file's own version is the lowest
+            that has them.
 
     Raises:
-        ExportError: the network has an operation that cannot be exported.
+        ExportError: the network has an operation that cannot be exported, or not in this version.
     """
     try:
         program = torch.onnx.export(
@@ -54,6 +62,7 @@ def to_onnx(network: nn.Module, example: Tensor, metadata: Mapping[str, str]) ->
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=max(opset, _LOWEST_EXPORTED),
         )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = " ".join(str(error.__cause__ or error).split())
@@ -64,9 +73,42 @@ def to_onnx(network: nn.Module, example: Tensor, metadata: Mapping[str, str]) ->
     assert program is not None
     model = program.model_proto
     _remove_traces(model.graph)
+    model = _in_opset(model, opset, type(network).__name__)
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=value)
     return model.SerializeToString()
+
+
+def _in_opset(model: Any, opset: int, network: str) -> Any:
+    """An ONNX model with the operators of a version, and of the lowest file version for them."""
+    from onnx import checker, helper, version_converter
+
+    if opset < _LOWEST_EXPORTED:
+        for node in model.graph.node:
+            # Of reductions: the default, written out, which older versions do not know.
+            kept = [
+                part for part in node.attribute if part.name != "noop_with_empty_axes" or part.i
+            ]
+            if len(kept) < len(node.attribute):
+                del node.attribute[:]
+                node.attribute.extend(kept)
+        try:
+            model = version_converter.convert_version(model, opset)
+            checker.check_model(model)
+        except (RuntimeError, checker.ValidationError) as error:
+            reason = str(error).splitlines()[0].rpartition(": ")[2]
+            raise ExportError(
+                f"{network} cannot be exported in ONNX opset {opset} ({reason}); export it with "
+                f"--opset {_LOWEST_EXPORTED}"
+            ) from error
+    (own,) = (entry.version for entry in model.opset_import if not entry.domain)
+    if own != opset:
+        raise ExportError(
+            f"{network} cannot be exported in ONNX opset {opset}: PyTorch made opset {own} of it; "
+            f"export it with --opset {own}"
+        )
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+    return model
 
 
 def operators(content: bytes) -> dict[str, int]:

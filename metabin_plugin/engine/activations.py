@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 INPUT_IMAGES = "the input images"
+LOSS_ITSELF = "the loss itself"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Place:
     """Where in a forward pass a value is not finite.
 
     Attributes:
-        name: ``INPUT_IMAGES``, or the layer's name in the network with its class.
+        name: ``INPUT_IMAGES``, the layer's name in the network with its class, or ``LOSS_ITSELF``.
         order: how many layers had been entered or left before.
     """
 
@@ -34,11 +35,11 @@ def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> Place | 
 
     Args:
         model: the network; as it was afterwards, as long as ``forward`` leaves its buffers.
-        forward: runs ``model``, or parts of it. Called once, without gradients; the random
-            generators of PyTorch are afterwards as they were.
+        forward: runs ``model``, or parts of it, and returns the losses. Called once, without
+            gradients; the random generators of PyTorch are afterwards as they were.
 
     Returns:
-        The place, or None where all layers' outputs are finite.
+        The place, or None where the outputs of all layers and the losses are finite.
     """
     watch = _Watch(type(model).__name__)
     handles = [
@@ -53,7 +54,7 @@ def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> Place | 
             torch.no_grad(),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
-            forward()
+            watch.finish(forward())
     finally:
         for handle in handles:
             handle.remove()
@@ -104,6 +105,10 @@ class _Watch:
 
         yield module.register_forward_pre_hook(before, with_kwargs=True)
         yield module.register_forward_hook(after)
+
+    def finish(self, losses: object) -> None:
+        """Look at what the forward pass returned."""
+        self._look(LOSS_ITSELF, losses)
 
     def _look(self, name: str, values: object) -> None:
         if self.first is None and not _is_finite(values):

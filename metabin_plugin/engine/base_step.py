@@ -18,11 +18,6 @@ from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_err
 from metabin_plugin.errors import NonFiniteError
 from metabin_plugin.meta import held_call
 
-_REMEDY = (
-    "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS, and with SOLVER.AMP.ENABLED try "
-    "SOLVER.AMP.DTYPE bfloat16"
-)
-
 
 @contextmanager
 def finite_base_step(trainer: DefaultTrainer) -> Iterator[None]:
@@ -42,6 +37,7 @@ def finite_base_step(trainer: DefaultTrainer) -> Iterator[None]:
         trainer.model.register_forward_pre_hook(step.remember_batch),
         trainer.model.register_forward_hook(step.remember_losses),
         trainer.optimizer.register_step_pre_hook(step.check_gradients),
+        trainer.optimizer.register_step_post_hook(step.remember_update),
     ]
     trainer._trainer.watch = step.watch
     try:
@@ -68,6 +64,7 @@ class _BaseStep:
         self._batch: Any = None
         self._autocast: dict[str, Any] = {}
         self._losses: Mapping[str, Tensor] = {}
+        self._is_trained = trainer.iter > 0
         self.watch = None if self._scales_losses() else Watch(self._gradient_sum)
 
     def remember_batch(self, _model: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -81,6 +78,9 @@ class _BaseStep:
         self, _model: nn.Module, _inputs: tuple[Any, ...], losses: Mapping[str, Tensor]
     ) -> None:
         self._losses = losses
+
+    def remember_update(self, *_arguments: Any) -> None:
+        self._is_trained = True
 
     def check_gradients(self, *_arguments: Any) -> None:
         # With a loss scale the scaler has looked at each value.
@@ -112,7 +112,7 @@ class _BaseStep:
         return sum((gradient.sum() for gradient in self._gradients()), torch.zeros(()))
 
     def error(self, what: str, terms: Mapping[str, float]) -> NonFiniteError:
-        fault = Fault(what, terms, _REMEDY)
+        fault = Fault(what, terms, ["SOLVER.BASE_LR"] if self._is_trained else [])
         return nonfinite_error(self._trainer, fault, self._model, self._forward)
 
     def _gradient_error(self) -> NonFiniteError:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
+import torch
+from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from torch import nn
 
+from metabin_plugin.compat.mixed_precision import autocast_dtype
 from metabin_plugin.engine.activations import (
     INPUT_IMAGES,
+    LOSS_ITSELF,
     Place,
     first_nonfinite,
     nonfinite_names,
@@ -32,12 +37,13 @@ class Fault:
     Attributes:
         what: the number, e.g. "the loss".
         terms: the losses of the step, by name in the log.
-        remedy: what to do when neither images nor weights are the cause.
+        rates: keys of the step sizes that the network was trained with so far; none where it is
+            as it was when the training began.
     """
 
     what: str
     terms: Mapping[str, float]
-    remedy: str
+    rates: Sequence[str]
 
 
 def nonfinite_error(
@@ -68,7 +74,7 @@ def nonfinite_error(
                 ", ".join(f"{name} {value:.4g}" for name, value in terms.items()),
                 _split(trainer),
                 _checkpoint(trainer),
-                _remedy(place, fault.remedy),
+                _remedy(trainer, place, fault),
             )
             if part
         )
@@ -95,8 +101,47 @@ def require_finite_weights(trainer: DefaultTrainer) -> None:
     for name in nonfinite_names(floating)[:1]:
         raise NonFiniteError(
             f"{name} is not finite at iteration {trainer.iter}, so no checkpoint was made; "
-            f"{_checkpoint(trainer)}; lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS"
+            f"{_checkpoint(trainer)}; {advice(trainer.cfg, ['SOLVER.BASE_LR'])}"
         )
+
+
+def advice(cfg: CfgNode, rates: Sequence[str]) -> str:
+    """What of a config's settings to change when numbers overflow.
+
+    Args:
+        cfg: the config.
+        rates: keys of the step sizes that the network was trained with; none before the first step.
+
+    Returns:
+        Changes to choose from, none of which is made already.
+    """
+    return ", or ".join(
+        [*_of_steps(cfg, rates), *_of_precision(cfg)]
+        or ["look at what the losses of MODEL.LOSSES compute"]
+    )
+
+
+def _of_steps(cfg: CfgNode, rates: Sequence[str]) -> Iterator[str]:
+    solver = cfg.SOLVER
+    if not rates:
+        start = "MODEL.WEIGHTS" if cfg.MODEL.WEIGHTS else "the weights that the training began with"
+        yield f"check {start} and the scales in MODEL.LOSSES"
+    values = {key: attrgetter(key)(cfg) for key in rates}
+    lower = [f"{key} (now {value:g})" for key, value in values.items() if value > 0]
+    if lower:
+        yield f"lower {' or '.join(lower)}"
+    if "SOLVER.BASE_LR" in rates and solver.BASE_LR > 0:
+        verb = "lengthen" if solver.WARMUP_ITERS else "set"
+        yield f"{verb} SOLVER.WARMUP_ITERS (now {solver.WARMUP_ITERS})"
+
+
+def _of_precision(cfg: CfgNode) -> Iterator[str]:
+    if not cfg.SOLVER.AMP.ENABLED:
+        return
+    dtype = autocast_dtype(torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.AMP.DTYPE)
+    if dtype is torch.float16:
+        yield "set SOLVER.AMP.DTYPE bfloat16"
+    yield "set SOLVER.AMP.ENABLED False"
 
 
 def _place(model: nn.Module, forward: Callable[[], object]) -> Place | None:
@@ -114,9 +159,13 @@ def _distance_from_fault(report: tuple[Place | None, dict[str, float]]) -> tuple
 
 def _reason(place: Place | None, what: str) -> str:
     if place is None:
-        return "the activations of all layers are finite, so it arose in the " + (
-            "backward pass" if "gradient" in what else "loss itself"
+        return (
+            "activations and losses are finite, so it arose in the backward pass"
+            if "gradient" in what
+            else "computed once more, all of this batch's activations and losses are finite"
         )
+    if place.name == LOSS_ITSELF:
+        return f"the activations of all layers are finite, so it arose in {LOSS_ITSELF}"
     if place.order == _BEFORE_ALL_LAYERS:
         return f"the parameter {place.name} was not finite before this step"
     if place.name == INPUT_IMAGES:
@@ -124,12 +173,17 @@ def _reason(place: Place | None, what: str) -> str:
     return f"the first layer with non-finite activations is {place.name}"
 
 
-def _remedy(place: Place | None, remedy: str) -> str:
+def _remedy(trainer: DefaultTrainer, place: Place | None, fault: Fault) -> str:
+    cfg = trainer.cfg
+    if place is None and "gradient" not in fault.what:
+        # What does not come again has its cause in the device or its kernels.
+        return ", or ".join([*_of_precision(cfg), "try another device or version of PyTorch"])
     if place is not None and place.name == INPUT_IMAGES:
         return "look at the images of this batch and at the INPUT keys"
-    if place is not None and place.order == _BEFORE_ALL_LAYERS:
-        return f"check MODEL.WEIGHTS, or go on from a sound checkpoint and {remedy}"
-    return remedy
+    if place is not None and place.order == _BEFORE_ALL_LAYERS and fault.rates:
+        resume = "go on from it and " if trainer.checkpointer.get_checkpoint_file() else ""
+        return f"{resume}{advice(cfg, fault.rates)}"
+    return advice(cfg, fault.rates)
 
 
 def _split(trainer: DefaultTrainer) -> str:

@@ -24,10 +24,7 @@ from metabin_plugin.meta import MetaStep, meta_step
 from metabin_plugin.modeling import MetaBIN, logged_name
 from metabin_plugin.norm import clip_gates_
 
-_REMEDY = (
-    "lower SOLVER.BASE_LR or METABIN.INNER_LR, and with SOLVER.AMP.ENABLED try SOLVER.AMP.DTYPE "
-    "bfloat16"
-)
+_RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")
 
 
 class MetaLearningHook(HookBase):
@@ -172,7 +169,7 @@ class MetaLearningHook(HookBase):
             names, parameters = self.test_losses, step.inner_parameters
         return nonfinite_error(
             self.trainer,
-            Fault(fault.name(step), logged, _REMEDY),
+            Fault(fault.name(step), logged, _RATES),
             self.model,
             lambda: self._losses(names, batch, parameters),
         )

@@ -23,7 +23,7 @@ from metabin_plugin.errors import ConfigError, NonFiniteError
 from metabin_plugin.meta import MLDGStep, held_call, mldg_step
 from metabin_plugin.norm import gate_parameters
 
-_REMEDY = "lower SOLVER.BASE_LR or METABIN.INNER_LR"
+_RATES = ("METABIN.INNER_LR.HIGH", "SOLVER.BASE_LR")
 
 
 class MLDGHook(HookBase):
@@ -119,7 +119,8 @@ class MLDGHook(HookBase):
         what = "the meta-test loss" if is_loss else f"the meta-test gradient of {gradient}"
         return nonfinite_error(
             self.trainer,
-            Fault(what, losses, _REMEDY),
+            # The base step of this iteration comes after it.
+            Fault(what, losses, _RATES if self.trainer.iter else _RATES[:1]),
             self.model,
             lambda: self._losses(step.inner_parameters),
         )

@@ -22,6 +22,7 @@ from metabin_plugin.allocator import keep_freed_memory
 from metabin_plugin.compat.distillation import momentum_teacher
 from metabin_plugin.compat.mixed_precision import use_dtype
 from metabin_plugin.data.resumable import ResumableBatches
+from metabin_plugin.engine.amp_check import check_convolutions_once
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
@@ -71,12 +72,14 @@ class MetaBINTrainer(DefaultTrainer):
             self.start_iter = 0
             self._resumption: Resumption | None = None
             super().__init__(cfg)
+        network: Any = getattr(self.model, "module", self.model)
         if cfg.SOLVER.AMP.ENABLED:
             use_dtype(self._trainer, cfg.SOLVER.AMP.DTYPE)
+            check_convolutions_once(cfg, network)
         states: dict[str, Any] = {"checkpoints": self._checkpoints, **self._named_hooks}
         if self.grad_scaler is not None:
             states["grad_scaler"] = self.grad_scaler
-        teacher = momentum_teacher(getattr(self.model, "module", self.model))
+        teacher = momentum_teacher(network)
         if teacher is not None:
             states["momentum_teacher"] = teacher
         self.checkpointer.checkpointables.update(

@@ -14,5 +14,5 @@ def run_python(*arguments: str, **variables: str) -> subprocess.CompletedProcess
     """Run ``python ARGUMENTS...`` with the plugin importable and no GPU, and capture its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **variables}
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=180
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600
     )

@@ -20,7 +20,7 @@ def config_of_everything(folder) -> CfgNode:
             *("DATASETS.NAMES", (source,), "DATASETS.TESTS", (target,), "MODEL.DEVICE", "cpu"),
             *("MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", 512),
             *("DATALOADER.SAMPLER_TRAIN", "NaiveIdentitySampler", "DATALOADER.NUM_INSTANCE", 2),
-            *("INPUT.SIZE_TRAIN", [32, 16], "INPUT.SIZE_TEST", [32, 16]),
+            *("INPUT.SIZE_TRAIN", [128, 64], "INPUT.SIZE_TEST", [32, 16]),
             *("INPUT.AUTOAUG.ENABLED", True, "INPUT.AUTOAUG.PROB", 1.0, "INPUT.CJ.ENABLED", True),
             *("INPUT.AFFINE.ENABLED", True, "INPUT.AUGMIX.ENABLED", True, "INPUT.AUGMIX.PROB", 1.0),
             *("INPUT.RPT.ENABLED", True, "INPUT.REA.ENABLED", True, "INPUT.PADDING.ENABLED", True),

@@ -44,7 +44,7 @@ def test_workers_load_the_next_batches_meanwhile(tmp_path: Path, config: str, ah
     streams = (trainer.base_batches, trainer._hooks[0].batches)
     for stream in streams:
         next(stream)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     # Nobody asks for a batch from here on.
     while counted.count.value < BATCH * (2 + ahead) and time.monotonic() < deadline:
         time.sleep(0.01)

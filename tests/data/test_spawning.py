@@ -59,4 +59,4 @@ def test_asking_chooses_no_start_method() -> None:
         "import multiprocessing; from metabin_plugin.spawning import worker_context; "
         "worker_context(2); assert multiprocessing.get_start_method(allow_none=True) is None"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

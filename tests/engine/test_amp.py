@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,22 +17,20 @@ from fastreid.utils.events import EventStorage
 from torch import Tensor, nn
 
 from metabin_plugin.compat.mixed_precision import LossScaler
-from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.engine import MetaBINTrainer, amp_check
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.half_convolutions import fault_of
 from metabin_plugin.meta import meta_step
 from metabin_plugin.norm import BatchInstanceNorm2d
 from tests.engine.starting import started
-from tests.engine.tiny_data import tiny_config
-
-AMP = ("SOLVER.AMP.ENABLED", "True")
-
+from tests.engine.tiny_data import HALF_PRECISION, tiny_config
 
 # --- which type
 
 
 def test_float16_on_cpu_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"SOLVER\.AMP\.DTYPE is float16.*DTYPE bfloat16"):
-        MetaBINTrainer(tiny_config(tmp_path, *AMP, "SOLVER.AMP.DTYPE", "float16"))
+        MetaBINTrainer(tiny_config(tmp_path, *HALF_PRECISION, "SOLVER.AMP.DTYPE", "float16"))
 
 
 def test_an_unknown_type_is_refused(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ class Seen(Exception):
 
 
 def test_both_steps_compute_in_the_configured_type(tmp_path: Path) -> None:
-    trainer = started(tiny_config(tmp_path, *AMP))
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
     # As on a GPU, where both types can be chosen.
     trainer._trainer.amp_dtype = trainer._hooks[0].amp_dtype = "float16"
 
@@ -66,10 +68,125 @@ def test_the_trainer_passes_the_type_on(
     from metabin_plugin.engine import config_check
 
     monkeypatch.setattr(config_check, "check_mixed_precision", lambda cfg: None)
-    trainer = MetaBINTrainer(tiny_config(tmp_path, *AMP, "SOLVER.AMP.DTYPE", dtype))
+    trainer = MetaBINTrainer(tiny_config(tmp_path, *HALF_PRECISION, "SOLVER.AMP.DTYPE", dtype))
     hook = trainer._hooks[0]
     assert trainer._trainer.amp_dtype == hook.amp_dtype == dtype
     assert trainer.grad_scaler.is_enabled() == hook.grad_scaler.is_enabled() == scales
+
+
+# --- convolutions that the device computes wrongly
+
+
+def wrong_where(is_wrong: Callable[[Tensor, Tensor], bool], part: str) -> Callable[..., Tensor]:
+    """``F.conv2d`` of a device that gives NaN in half precision, for some shapes."""
+    sound = F.conv2d
+
+    def conv2d(x: Tensor, weight: Tensor, *others: Any, **settings: Any) -> Tensor:
+        is_half = torch.is_autocast_enabled("cpu") or x.dtype in (torch.bfloat16, torch.float16)
+        if not (is_half and is_wrong(x, weight)):
+            return sound(x, weight, *others, **settings)
+        if part == "weight gradient":
+            weight = weight.view_as(weight)
+            weight.register_hook(lambda gradient: gradient * float("nan"))
+            return sound(x, weight, *others, **settings)
+        return sound(x, weight, *others, **settings) * float("nan")
+
+    return conv2d
+
+
+@pytest.fixture
+def nothing_known() -> Iterator[None]:
+    fault_of.cache_clear()
+    yield
+    fault_of.cache_clear()
+
+
+@pytest.mark.parametrize("part", ["output", "weight gradient"])
+@pytest.mark.parametrize("options", [(), ("METABIN.CHANNELS_LAST", "True")])
+def test_wrong_convolutions_are_refused_before_anything_is_trained(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nothing_known: None,
+    part: str,
+    options: tuple[str, ...],
+) -> None:
+    wrong = wrong_where(lambda x, weight: x.shape[1] == 128 and x.shape[2] <= 16, part)
+    monkeypatch.setattr(F, "conv2d", wrong)
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION, *options))
+    before = copy.deepcopy(trainer.model.state_dict())
+    with trainer.storage, pytest.raises(ConfigError) as caught:
+        trainer.run_step()
+    error = str(caught.value)
+    assert error.startswith(
+        "SOLVER.AMP.ENABLED is True, but this cpu computes convolutions wrongly in bfloat16: layer "
+        "backbone.layer2.0.conv2, a 3x3 convolution of 128 to 128 channels, stride 1, on maps of "
+        f"16x8 (one of 3 kinds), {part} off by nan"
+    )
+    assert error.endswith(
+        "set SOLVER.AMP.ENABLED False, or try larger images than 128x64 (INPUT.SIZE_TRAIN)"
+    )
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_fault_of_maps_that_the_network_does_not_have_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_known: None
+) -> None:
+    monkeypatch.setattr(F, "conv2d", wrong_where(lambda x, weight: x.shape[2] <= 4, "output"))
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
+    with trainer.storage:
+        trainer.run_step()
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION, "INPUT.SIZE_TRAIN", "[32, 16]"))
+    with trainer.storage, pytest.raises(ConfigError, match=r"on maps of 4x2.*than 32x16"):
+        trainer.run_step()
+
+
+def test_float32_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amp_check, "fault_of", lambda *arguments: "wrong")
+    trainer = started(tiny_config(tmp_path))
+    with trainer.storage:
+        trainer.run_step()
+
+
+def test_the_other_type_is_advised_where_it_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where there are two types; without one here."""
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
+    cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE, cfg.SOLVER.AMP.DTYPE = "cuda", "float16"
+    images = torch.rand(2, 3, 128, 64)
+    for wrong, words in (
+        (
+            {torch.float16: "wrong"},
+            "set SOLVER.AMP.DTYPE bfloat16, or set SOLVER.AMP.ENABLED False",
+        ),
+        ({torch.float16: "wrong", torch.bfloat16: "wrong"}, "; set SOLVER.AMP.ENABLED False"),
+    ):
+        monkeypatch.setattr(amp_check, "fault_of", lambda *kind, wrong=wrong: wrong.get(kind[3]))
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=words):
+            amp_check.check_convolutions(cfg, trainer.model, images)
+
+
+@pytest.mark.parametrize("hooks", ["()", '("MetaLearningHook",)'])
+def test_trying_the_device_changes_nothing_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_known: None, hooks: str
+) -> None:
+    ends = []
+    for is_tried in (True, False):
+        if not is_tried:
+            monkeypatch.setattr(amp_check, "check_convolutions", lambda *arguments: None)
+        trainer = started(tiny_config(tmp_path, *HALF_PRECISION, "METABIN.HOOKS", hooks))
+        frozen = trainer.model.backbone.layer1.eval()
+        with trainer.storage:
+            trainer.run_step()
+        assert trainer.model.training and not frozen.training
+        assert not trainer.model._forward_pre_hooks
+        ends.append((trainer.model.state_dict(), torch.get_rng_state(), random.getstate()))
+    (tried, *states), (plain, *expected) = ends
+    assert all(torch.equal(value, plain[name]) for name, value in tried.items())
+    assert torch.equal(states[0], expected[0]) and states[1] == expected[1]
 
 
 # --- the state of a loss scale
@@ -105,7 +222,7 @@ def test_a_run_without_a_loss_scale_can_be_resumed_with_one() -> None:
 
 
 def test_a_checkpoint_holds_the_base_steps_loss_scale(tmp_path: Path) -> None:
-    trainer = started(tiny_config(tmp_path, *AMP))
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
     assert trainer.checkpointer.checkpointables["grad_scaler"] is trainer.grad_scaler
 
 
@@ -140,13 +257,18 @@ def test_inner_gradients_below_float16_survive_with_the_loss_scale() -> None:
     torch.testing.assert_close(kept.outer_gradients["gate"] / 2.0**16, slopes, rtol=2**-11, atol=0)
 
 
+@pytest.mark.slow
 def test_the_hook_keeps_the_scale_on_through_the_inner_gradient(tmp_path: Path) -> None:
     """In float16 itself: features whose gradients vanish at scale 1."""
+    # float16 is slow on CPU.
+    options = [*HALF_PRECISION, "INPUT.SIZE_TRAIN", "[64, 32]"]
 
     def inner_gradient(scale: float) -> Tensor:
-        trainer = started(tiny_config(tmp_path, *AMP))
+        trainer = started(tiny_config(tmp_path, *options))
         hook = trainer._hooks[0]
         hook.amp_dtype, hook.grad_scaler = "float16", LossScaler("cpu", init_scale=scale)
+        # Every triplet pulls.
+        trainer.model.loss_kwargs["tri"]["margin"] = 100.0
         original = trainer.model.meta_losses
         trainer.model.meta_losses = lambda *inputs: {
             name: 1e-6 * loss for name, loss in original(*inputs).items()
@@ -191,7 +313,7 @@ def test_statistics_are_float32_under_autocast(dtype: torch.dtype) -> None:
 
 
 def test_losses_and_running_statistics_are_float32(tmp_path: Path) -> None:
-    trainer = started(tiny_config(tmp_path, *AMP))
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
     types: set[torch.dtype] = set()
 
     def note(_model: nn.Module, _inputs: object, losses: dict[str, Tensor]) -> None:
@@ -249,6 +371,7 @@ def losses_on_one_batch(cfg: CfgNode) -> list[float]:
     return [value for value, _ in trainer.storage.histories()["loss_cls"].values()]
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32(tmp_path: Path) -> None:
     """On one batch, where the loss falls by more than half in four steps.
 
@@ -256,8 +379,9 @@ def test_bfloat16_follows_float32(tmp_path: Path) -> None:
     multiplies the difference that the ones before it left, so that only the first two compare.
     """
     options = ["METABIN.HOOKS", "()", "SOLVER.WARMUP_ITERS", "0"]
-    exact = losses_on_one_batch(tiny_config(tmp_path, *options))
-    half = losses_on_one_batch(tiny_config(tmp_path, *options, *AMP))
+    options += HALF_PRECISION
+    half = losses_on_one_batch(tiny_config(tmp_path, *options))
+    exact = losses_on_one_batch(tiny_config(tmp_path, *options, "SOLVER.AMP.ENABLED", "False"))
     assert exact[3] < exact[0] / 2
     assert half[3] < half[0] / 2
     assert half[0] == pytest.approx(exact[0], rel=0.02)
@@ -268,7 +392,7 @@ def test_bfloat16_follows_float32(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_trains_on_a_gpu(tmp_path: Path, dtype: str) -> None:
-    options = [*AMP, "SOLVER.AMP.DTYPE", dtype, "MODEL.DEVICE", "cuda"]
+    options = [*HALF_PRECISION, "SOLVER.AMP.DTYPE", dtype, "MODEL.DEVICE", "cuda"]
     trainer = started(tiny_config(tmp_path, *options))
     hook = trainer._hooks[0]
     with trainer.storage:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastreid.config import CfgNode
+from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import launch
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from metabin_plugin.compat.mixed_precision import LossScaler
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.activations import INPUT_IMAGES, first_nonfinite
+from metabin_plugin.engine.activations import INPUT_IMAGES, LOSS_ITSELF, first_nonfinite
+from metabin_plugin.engine.finite import advice
 from metabin_plugin.errors import NonFiniteError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.engine.starting import started
-from tests.engine.tiny_data import tiny_config
+from tests.engine.tiny_data import HALF_PRECISION, tiny_config
 
 INF, NAN = float("inf"), float("nan")
 MIDDLE = "backbone.layer2.0.conv1"
@@ -117,6 +118,13 @@ def test_the_images_are_named() -> None:
     assert fault_of(Net(), torch.full((3, 2), NAN)) == INPUT_IMAGES
 
 
+def test_a_loss_that_overflows_behind_finite_activations_is_named() -> None:
+    net = Net()
+    assert fault_of(net) is None
+    place = first_nonfinite(net, lambda: {"loss": net(torch.ones(3, 2))["loss"] * INF})
+    assert place is not None and place.name == LOSS_ITSELF
+
+
 def test_sound_activations_leave_no_trace() -> None:
     net = Net()
     before = torch.get_rng_state()
@@ -124,6 +132,74 @@ def test_sound_activations_leave_no_trace() -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     assert net.training
+
+
+# --- what to do about it
+
+RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")
+
+
+@pytest.mark.parametrize("rates", [(), RATES[:1], RATES], ids=["start", "base", "meta"])
+@pytest.mark.parametrize("weights", ["", "trained.pth"])
+@pytest.mark.parametrize(("rate", "warmup"), [(0.0, 0), (0.01, 0), (0.01, 7)])
+@pytest.mark.parametrize(
+    ("device", "dtype", "is_float16"),
+    [
+        ("cpu", None, False),
+        ("cuda", None, False),
+        ("cpu", "auto", False),
+        ("cpu", "bfloat16", False),
+        ("cuda", "auto", True),
+        ("cuda", "float16", True),
+        ("cuda", "bfloat16", False),
+    ],
+)
+def test_advice_names_nothing_that_is_so_already(
+    device: str,
+    dtype: str | None,
+    is_float16: bool,
+    rate: float,
+    warmup: int,
+    weights: str,
+    rates: tuple[str, ...],
+) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, weights
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = dtype is not None, dtype or "float16"
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WARMUP_ITERS = rate, warmup
+    cfg.METABIN.INNER_LR.HIGH = cfg.METABIN.OUTER_LR = rate
+    found = advice(cfg, rates)
+    assert ("set SOLVER.AMP.ENABLED False" in found) == (dtype is not None)
+    assert ("SOLVER.AMP.DTYPE bfloat16" in found) == is_float16
+    for key in RATES:
+        assert (f"{key} (now 0.01)" in found) == (key in rates and rate > 0)
+    assert ("SOLVER.WARMUP_ITERS" in found) == (bool(rates) and rate > 0)
+    assert ("lengthen SOLVER.WARMUP_ITERS (now 7)" in found) == (bool(rates) and warmup > 0)
+    assert ("check MODEL.WEIGHTS" in found) == (not rates and weights != "")
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ((), "try another device or version of PyTorch"),
+        (HALF_PRECISION, "set SOLVER.AMP.ENABLED False, or try another device"),
+    ],
+)
+def test_a_fault_that_does_not_come_again_is_not_the_losses(
+    tmp_path: Path, options: tuple[str, ...], remedy: str
+) -> None:
+    """As kernels that read what they have not written: NaN in training, none when looked for."""
+    trainer = started(tiny_config(tmp_path, *options))
+
+    def spoil(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return output * NAN if output.requires_grad and trainer.model.training else output
+
+    trainer.model.get_submodule(MIDDLE).register_forward_hook(spoil)
+    error = base_error(trainer)
+    assert "computed once more, all of this batch's activations and losses are finite" in error
+    assert "loss itself" not in error
+    assert error.split("; ")[-1].startswith(remedy)
 
 
 # --- base step
@@ -147,7 +223,26 @@ def test_the_first_layer_that_overflows_is_named(tmp_path: Path) -> None:
         trainer.model.get_submodule(MIDDLE).weight.fill_(3e38)
     error = base_error(trainer)
     assert f"the first layer with non-finite activations is {MIDDLE} (Conv2d)" in error
-    assert "lower SOLVER.BASE_LR" in error
+    # Nothing was trained yet.
+    assert "lower SOLVER.BASE_LR" not in error
+    assert error.endswith(
+        "check the weights that the training began with and the scales in MODEL.LOSSES"
+    )
+
+
+def test_step_sizes_are_advised_once_there_was_a_step(tmp_path: Path) -> None:
+    trainer = started(tiny_config(tmp_path, "METABIN.FIRST_BASE_UPDATES", "2"))
+    weight = trainer.model.get_submodule(MIDDLE).weight
+
+    def spoil(*_arguments: Any) -> None:
+        with torch.no_grad():
+            weight.fill_(3e38)
+
+    trainer.optimizer.register_step_post_hook(spoil)
+    with trainer.storage, pytest.raises(NonFiniteError) as caught:
+        trainer.run_step()
+    words = r"lower SOLVER\.BASE_LR \(now .*lengthen SOLVER\.WARMUP_ITERS"
+    assert re.search(words, str(caught.value))
 
 
 def test_a_weight_that_was_not_finite_is_named(tmp_path: Path) -> None:
@@ -221,7 +316,7 @@ def test_nothing_of_a_step_is_kept_after_it(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_the_loss_scale_overflows_is_left_to_the_scaler(tmp_path: Path) -> None:
-    trainer = started(tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True"))
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
     scaler = trainer._trainer.grad_scaler = LossScaler("cpu", init_scale=2.0**127)
     before = weights(trainer)
     with trainer.storage:
@@ -231,7 +326,7 @@ def test_a_gradient_that_the_loss_scale_overflows_is_left_to_the_scaler(tmp_path
 
 
 def test_a_gradient_that_no_loss_scale_can_mend_stops(tmp_path: Path) -> None:
-    trainer = started(tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True"))
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
     trainer._trainer.grad_scaler = LossScaler("cpu", init_scale=2.0)
     weight = trainer.model.get_submodule(MIDDLE).weight
     weight.register_hook(lambda gradient: gradient * INF)
@@ -297,7 +392,10 @@ def test_without_a_loss_scale_a_meta_step_stops(
         trainer._hooks[0].after_step()
     error = str(caught.value)
     assert error.startswith(f"the {stage} {what}")
-    assert "is not finite at iteration 0; the activations of all layers are finite" in error
+    # The forward pass is spoilt by the losses that it is followed by, not in itself.
+    where = "the activations of all layers" if what == "loss" else "activations and losses"
+    assert f"is not finite at iteration 0; {where} are finite" in error
+    assert "lower SOLVER.BASE_LR (now 0.01) or METABIN.INNER_LR.HIGH (now 0.1)" in error
     assert re.search(
         r"mtrain_loss_scatter \S+, .*mtest_loss_triplet \S+; meta-train domains", error
     )

@@ -16,7 +16,7 @@ from metabin_plugin.engine.schedule import steps_from_start
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.engine.starting import started
-from tests.engine.tiny_data import tiny_config
+from tests.engine.tiny_data import HALF_PRECISION, tiny_config
 
 
 def snapshot(trainer: MetaBINTrainer) -> dict[str, torch.Tensor]:
@@ -159,7 +159,9 @@ def test_jointly_trained_gates_are_clipped(tmp_path: Path) -> None:
 
 
 def test_mixed_precision_on_cpu_moves_gates(tmp_path: Path) -> None:
-    trainer = started(tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True"))
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
+    # Every triplet pulls.
+    trainer.model.loss_kwargs["tri"]["margin"] = 100.0
     before = snapshot(trainer)
     with trainer.storage:
         trainer.run_step()

@@ -22,7 +22,7 @@ folder, name, together = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]
 running = folder / f"{name}.running"
 running.touch()
 (folder / f"{name}.begun").touch()
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 120
 while len(list(folder.glob("*.begun"))) < together and time.monotonic() < deadline:
     time.sleep(0.02)
 time.sleep(0.1)
@@ -103,7 +103,7 @@ def test_threads_are_divided_unless_the_user_chose(
 
 
 def send_when_ready(logs: list[Path], number: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not all(log.exists() and "ready" in log.read_text() for log in logs):
         assert time.monotonic() < deadline
         time.sleep(0.05)

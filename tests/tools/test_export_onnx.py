@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import export_onnx
-from metabin_plugin.deploy.network import fold_network, image_size
-from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, to_onnx
+from metabin_plugin.deploy.network import fold_network, image_size, random_images
+from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, to_onnx
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.norm import BatchInstanceNorm2d
@@ -94,6 +95,97 @@ def test_the_file_has_plain_operators_and_says_what_it_is(exported: Export) -> N
         "2400 folded into convolutions, 512 a constant affine map, 2400 open" in entries["folding"]
     )
     assert entries["folding"] in exported.done.stdout
+
+
+MOBILENETV2 = (
+    *("MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone"),
+    *("MODEL.BACKBONE.DEPTH", "1.0x-paper", "MODEL.BACKBONE.FEAT_DIM", "1280"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "opset"), [*(((), opset) for opset in OPSETS), (MOBILENETV2, OPSETS[0])]
+)
+def test_older_operators_compute_the_same(
+    tmp_path: Path, backbone: tuple[str, ...], opset: int
+) -> None:
+    """In a file of the version that came with them, for readers of that time."""
+    options = [*SIZE, "MODEL.HEADS.NUM_CLASSES", "4", *backbone]
+    network = MetaBINTrainer.build_model(tiny_config(tmp_path, *options))
+    for layer in network.modules():
+        if isinstance(layer, BatchInstanceNorm2d):
+            layer.gate.data.uniform_(-1, 1).abs_()[::2] = 1
+    # Smaller images end in maps of two pixels, whose instance normalization amplifies rounding.
+    size = (128, 64)
+    network = fold_network(network, size, tolerance=0).network
+    content = to_onnx(network, random_images(2, size), {"key": "value"}, opset)
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    assert model.ir_version == {17: 8, 18: 8, 19: 9, 20: 9}[opset]
+    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("key", "value")]
+    images = [random_images(count, size, seed=count) for count in (1, 3)]
+    assert check_onnx(content, network, images) < 1e-4
+
+
+class Calls(nn.Module):
+    """Calls a function of images."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: nn.functional.gelu(x).flatten(1),
+        lambda x: x.amax(dim=(2, 3)) + x.sum(dim=(2, 3)) + x.mean(dim=(2, 3)),
+        lambda x: nn.functional.adaptive_avg_pool2d(x, 1).flatten(1),
+    ],
+    ids=["GELU", "reductions", "pooling"],
+)
+def test_operators_that_have_changed_since_are_converted(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    network, images = Calls(function).eval(), torch.rand(2, 3, 6, 6)
+    for opset in OPSETS[:2]:
+        content = to_onnx(network, images, {}, opset)
+        assert check_onnx(content, network, [images, images[:1]]) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x.int() & 3).float().flatten(1),
+        lambda x: nn.functional.pad(x, (1, 1, 1, 1)).flatten(1),
+        lambda x: torch.cat(x.split(1, dim=1)[::-1], dim=1).flatten(1),
+    ],
+    ids=["bits", "padding", "split"],
+)
+def test_an_operator_that_cannot_be_converted_is_one_sentence(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    network, images = Calls(function).eval(), torch.rand(2, 3, 6, 6)
+    to_onnx(network, images, {}, 18)
+    words = r"^Calls cannot be exported in ONNX opset 17 \(.*\); export it with --opset 18$"
+    with pytest.raises(ExportError, match=words):
+        to_onnx(network, images, {}, 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", ["16", "new"])
+def test_other_opsets_are_refused(opset: str) -> None:
+    command = [sys.executable, "tools/export_onnx.py", "--output", "a.onnx", "--opset", opset]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "--opset" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
     # A terminal's Ctrl-C reaches the whole group, kill the process alone.
     send = os.killpg if number == signal.SIGINT else os.kill
     send(process.pid, number)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert (tmp_path / "saved").exists()
     assert "Traceback" not in error
@@ -92,7 +92,7 @@ def test_drawing_the_demo_data_stops_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, *drawing)
     wait_for(tmp_path, "*.png", process)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     # A worker that has not come as far as its initializer may have said more.
     assert error.splitlines()[-1] == "stopped; the same command draws all of it again"
@@ -124,13 +124,13 @@ def test_a_one_time_tool_goes_on_where_it_stopped(tmp_path: Path, release: Path)
     """
     arguments = [str(release), str(tmp_path / "datasets")]
     process = start(tmp_path, "-c", textwrap.dedent(stopping), *arguments)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "stopped; the same command goes on where it stopped"
     (first,) = tmp_path.rglob("*_*.jpg")
     made = first.stat().st_mtime_ns
     again = start(tmp_path, str(TOOLS / "crop_cuhk_sysu.py"), *arguments)
-    output, _ = again.communicate(timeout=60)
+    output, _ = again.communicate(timeout=300)
     assert again.returncode == 0
     assert "5 images" in output
     (first,) = tmp_path.rglob(first.name)
