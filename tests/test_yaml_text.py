@@ -86,7 +86,7 @@ def test_what_is_no_plain_value_is_refused_soon(fault: str) -> None:
         ("# nothing\n", None),
         ("a: 1\nb: [2.5, x, true, ~]\n", {"a": 1, "b": [2.5, "x", True, None]}),
         ("day: 2001-02-03", {"day": datetime.date(2001, 2, 3)}),
-        ("base: &b {x: 1, y: 2}\nown: {<<: *b, y: 3}", {"base": {"x": 1, "y": 2}, "own": {"x": 1, "y": 3}}),
+        ("b: &b {x: 1, y: 2}\no: {<<: *b, y: 3}", {"b": {"x": 1, "y": 2}, "o": {"x": 1, "y": 3}}),
         ("[&a [1], *a]", [[1], [1]]),
         ("\ufeffa: ü", {"a": "ü"}),
         ("a: 日本".encode(), {"a": "日本"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metabin_plugin.compat.checkpoint_files import repair_checkpointer
+from metabin_plugin.compat.config_files import repair_config_files
 from metabin_plugin.compat.data_loader import repair_data_loader
 from metabin_plugin.compat.distances import repair_euclidean_distance, repair_jaccard_distance
 from metabin_plugin.compat.distillation import repair_distillation
@@ -32,6 +33,7 @@ from metabin_plugin.compat.zero_grad import repair_zero_grad
 
 REPAIRS: tuple[Callable[[], None], ...] = (
     import_fastreid,
+    repair_config_files,
     repair_data_loader,
     repair_metrics,
     repair_evaluation_tools,

@@ -6,11 +6,11 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-import yaml
 from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.yaml_text import read_yaml
 from retrieval.faults import SearchError
 
 # Where and how fast features are computed is no part of what they are.
@@ -40,8 +40,7 @@ def restored_config(text: str, options: Sequence[str]) -> CfgNode:
         SearchError: the text is no config of this version.
     """
     try:
-        # fastreid's own reader would run code that a file asks for.
-        kept = CfgNode(yaml.safe_load(text))
+        kept = CfgNode(read_yaml(text))
         cfg = get_cfg()
         cfg.merge_from_other_cfg(kept)
     # A damaged or foreign config has as many types of errors as ways to be wrong.

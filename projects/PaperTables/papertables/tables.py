@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tabulate import tabulate
 
+from metabin_plugin.yaml_text import read_yaml_file
 from papertables.outcomes import Outcome, measured
 
 TABLES = Path(__file__).resolve().parents[1] / "tables.yml"
@@ -66,7 +66,7 @@ class Plan:
 
 def read_plan(path: Path = TABLES) -> Plan:
     """Read ``tables.yml``."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml_file(path)
     tables = {name: _table(name, node) for name, node in content["tables"].items()}
     return Plan(tables, content["scripts"])
 
