@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -128,11 +127,11 @@ def _found(
     gallery: Gallery, folder: str, distances: np.ndarray, rows: np.ndarray
 ) -> Iterator[list[Found]]:
     for some, entries in zip(distances.tolist(), rows.tolist(), strict=True):
-        paths = [(gallery.names[row], gallery.path(row, folder)) for row in entries if row >= 0]
-        near = filter(math.isfinite, some)
+        near = [pair for pair in zip(entries, some, strict=True) if pair[0] >= 0]
+        paths = [gallery.path(row, folder) for row, _ in near]
         yield [
-            Found(name, path, distance, path if gallery.header.folder else "")
-            for (name, path), distance in zip(paths, near, strict=True)
+            Found(gallery.names[row], path, distance, path if gallery.header.folder else "")
+            for (row, distance), path in zip(near, paths, strict=True)
         ]
 
 
