@@ -12,6 +12,7 @@ from metabin_plugin.compat.distillation import repair_distillation
 from metabin_plugin.compat.distributed_model import repair_distributed_model
 from metabin_plugin.compat.evaluation_mode import repair_evaluation_mode
 from metabin_plugin.compat.evaluation_tools import repair_evaluation_tools
+from metabin_plugin.compat.image_reading import repair_image_reading
 from metabin_plugin.compat.importing import import_fastreid
 from metabin_plugin.compat.launching import repair_launch
 from metabin_plugin.compat.layer_freezing import repair_layer_freezing
@@ -35,6 +36,7 @@ REPAIRS: tuple[Callable[[], None], ...] = (
     import_fastreid,
     repair_config_files,
     repair_data_loader,
+    repair_image_reading,
     repair_metrics,
     repair_evaluation_tools,
     repair_evaluation_mode,

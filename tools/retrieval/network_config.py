@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.engine import read_config
+from metabin_plugin.engine.config_types import check_types
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.files import open_regular, reason
+from metabin_plugin.text import shown
 from metabin_plugin.yaml_text import read_yaml
 from retrieval.faults import SearchError
 
@@ -43,18 +46,19 @@ def restored_config(text: str, options: Sequence[str]) -> CfgNode:
         kept = CfgNode(read_yaml(text))
         cfg = get_cfg()
         cfg.merge_from_other_cfg(kept)
+        check_types(cfg, get_cfg())
     # A damaged or foreign config has as many types of errors as ways to be wrong.
     except Exception as error:
         raise SearchError(
-            f"the index was made with another version of the config ({str(error).splitlines()[0]});"
+            f"the index was made with another version of the config ({shown(reason(error))});"
             " index the gallery anew"
         ) from error
     read_config("", options)
     cfg.merge_from_list(list(options))
     if not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise ConfigError(
-            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} of the index is not there any more; add --opts "
-            "MODEL.WEIGHTS and its path now"
+            f"MODEL.WEIGHTS {shown(cfg.MODEL.WEIGHTS)} of the index is not there any more; "
+            "add --opts MODEL.WEIGHTS and its path now"
         )
     return cfg
 
@@ -69,7 +73,7 @@ def feature_source(cfg: CfgNode) -> list[str]:
     same.defrost()
     same.merge_from_list(list(_IRRELEVANT))
     same.MODEL.WEIGHTS = ""
-    with open(cfg.MODEL.WEIGHTS, "rb") as file:
+    with open_regular(cfg.MODEL.WEIGHTS) as file:
         summed = hashlib.sha256()
         while chunk := file.read(1 << 20):
             summed.update(chunk)

@@ -1,6 +1,7 @@
 """Ask an index for the gallery images nearest to some images: a CSV table and a contact sheet.
 
-The network is the one that the index was made by, with the config that the index has kept.
+The network is the one that the index was made by, with the config that the index has kept. In the
+table a name that a spreadsheet would take for a formula has an apostrophe in front.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _found(
 def _rows(names: Sequence[str], found: Sequence[Sequence[Found]]) -> Iterator[tuple[object, ...]]:
     for name, entries in zip(names, found, strict=True):
         for rank, entry in enumerate(entries, start=1):
-            yield name, rank, entry.path, f"{entry.distance:.6f}"
+            yield name, rank, entry.path, entry.distance
 
 
 def _tiles(queries: Queries, found: Sequence[Sequence[Found]]) -> Iterator[list[Tile]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from metabin_plugin.text import as_cell
 from metabin_plugin.yaml_text import read_yaml_file
 from papertables.outcomes import Outcome, measured
 
@@ -162,5 +163,7 @@ def _csv(headings: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(headings)
-    writer.writerows(lines)
+    writer.writerows(
+        [as_cell(value) if isinstance(value, str) else value for value in line] for line in lines
+    )
     return file.getvalue()
