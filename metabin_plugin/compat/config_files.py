@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
-
-from fastreid.config.config import BASE_KEY, CfgNode
 
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
 from metabin_plugin.yaml_text import MAX_DIGITS, read_yaml_file
 
+_BASE = "_BASE_"
 # A chain of configs; the longest of fastreid and of this plugin has four.
 _MOST_BASES = 20
 _URLS = ("http://", "https://")
@@ -24,8 +24,15 @@ def repair_config_files() -> None:
     text that looks like a Python value may be nested more deeply than Python's parser bears, and
     ``allow_unsafe`` runs code. The locale's encoding, which need not be UTF-8, changes names.
     """
-    CfgNode._decode_cfg_value = classmethod(_decode)
-    CfgNode.load_yaml_with_base = staticmethod(load_config)
+    from fastreid.config.config import CfgNode
+
+    def decode(cls: type[CfgNode], value: Any) -> Any:
+        return _bounded(super(CfgNode, cls)._decode_cfg_value, value)
+
+    # Before, it is that of yacs.
+    if "_decode_cfg_value" not in vars(CfgNode):
+        CfgNode._decode_cfg_value = classmethod(decode)
+        CfgNode.load_yaml_with_base = staticmethod(load_config)
 
 
 def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
@@ -41,14 +48,14 @@ def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
     """
     path = os.fspath(filename)
     layers = [_mapping(path, f"config {shown(path)}")]
-    while BASE_KEY in layers[-1]:
+    while _BASE in layers[-1]:
         if len(layers) > _MOST_BASES:
             raise ConfigError(
-                f"{BASE_KEY} of config {shown(path)} leads back to itself, or through more than "
+                f"{_BASE} of config {shown(path)} leads back to itself, or through more than "
                 f"{_MOST_BASES} files; shorten the chain"
             )
-        base = _base_path(layers[-1].pop(BASE_KEY), path)
-        layers.append(_mapping(base, f"config {shown(base)}, the {BASE_KEY} of {shown(path)},"))
+        base = _base_path(layers[-1].pop(_BASE), path)
+        layers.append(_mapping(base, f"config {shown(base)}, the {_BASE} of {shown(path)},"))
         path = base
     merged = layers.pop()
     for layer in reversed(layers):
@@ -71,7 +78,7 @@ def _mapping(path: str, what: str) -> dict[str, Any]:
 def _base_path(base: object, path: str) -> str:
     if not isinstance(base, str) or not base or base.startswith(_URLS):
         raise ConfigError(
-            f"{BASE_KEY} of config {shown(path)} is {shown(str(base))}; give the path of a file"
+            f"{_BASE} of config {shown(path)} is {shown(str(base))}; give the path of a file"
         )
     return os.path.join(os.path.dirname(path), os.path.expanduser(base))
 
@@ -81,7 +88,7 @@ def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
         if isinstance(value, dict) and key in merged:
             if not isinstance(merged[key], dict):
                 raise ConfigError(
-                    f"config key {shown(str(key))} is {shown(str(merged[key]))} in a {BASE_KEY}, "
+                    f"config key {shown(str(key))} is {shown(str(merged[key]))} in a {_BASE}, "
                     "and holds keys in a file that inherits from it; correct one of them"
                 )
             _merge(value, merged[key])
@@ -89,10 +96,10 @@ def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
             merged[key] = value
 
 
-def _decode(cls: type[CfgNode], value: Any) -> Any:
+def _bounded(decode: Callable[[Any], Any], value: Any) -> Any:
     """What a text stands for, as yacs reads it: a Python value, or the text itself."""
     try:
-        decoded = super(CfgNode, cls)._decode_cfg_value(value)
+        decoded = decode(value)
     # What Python's parser raises for what is nested too deeply, which is no value of a config.
     except (MemoryError, RecursionError):
         return value
