@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -75,16 +75,17 @@ def load(path: str) -> Network:
     metric = session.get_modelmeta().custom_metadata_map.get("TEST.METRIC")
     inputs = {node.name: (node.type, *node.shape) for node in session.get_inputs()}
     kind, *shape = inputs.get("images", [""])
+    sides: list[Any] = shape[2:]
     if len(inputs) != 1 or kind != "tensor(float)" or len(shape) != 4 or shape[1] != 3:
         fault = f"takes {inputs}, and not just images: float32 (batch, 3, height, width)"
-    elif not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in shape[2:]):
-        fault = f"takes images of {shape[2]} x {shape[3]}, and not of a height and width in pixels"
+    elif not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides):
+        fault = f"takes images of {sides[0]} x {sides[1]}, and not of a height and width in pixels"
     elif "features" not in [node.name for node in session.get_outputs()]:
         fault = "gives no output of the name features"
     elif metric not in METRICS:
         fault = f"has the metadata TEST.METRIC {metric}, and not one of {', '.join(METRICS)}"
     else:
-        return Network(session, shape[3], shape[2], metric)
+        return Network(session, sides[1], sides[0], metric)
     raise ValueError(f"{path} {fault}; give a file that export_onnx.py wrote")
 
 

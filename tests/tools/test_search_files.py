@@ -232,6 +232,12 @@ def test_a_sheet_has_its_images_in_their_places(tmp_path: Path) -> None:
     assert np.asarray(sheet)[height + GAP :, GAP + 2 * width + 2 * GAP :].min() == 255
 
 
+def test_a_pipe_in_the_place_of_an_image_is_unreadable(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    sheet = draw_sheet([[Tile(str(tmp_path / "pipe.png"), ["query"])]])
+    assert sheet.getpixel((GAP + FRAME + 5, GAP + FRAME + 5)) == (230, 230, 230)
+
+
 def test_captions_say_in_which_folders_an_image_is() -> None:
     assert caption_lines("yard/person 7/1.jpg") == ["yard/person 7", "1.jpg"]
     assert caption_lines("1.jpg") == ["1.jpg"]

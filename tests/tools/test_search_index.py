@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,7 @@ def test_rows_of_several_files_come_in_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(blocks), rows)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_files_without_features_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "features.npy"
     with pytest.raises(SearchError, match="No such file"):
@@ -243,6 +245,29 @@ def test_files_without_features_are_refused(tmp_path: Path) -> None:
         np.save(path, array)
         with pytest.raises(SearchError, match="give rows of numbers"):
             NpyVectors([path])
+    for header in (
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1099511627776)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 2)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1, 1)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1, 1)}",
+        "{'descr': '<x\\x1b', 'fortran_order': False, 'shape': (1, 1)}",
+        "[" * 500,
+        "-" * 5000 + "1",
+        "",
+    ):
+        content = header.encode().ljust(1000) + b"\n"
+        start = b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little")
+        path.write_bytes(start + content + bytes(8))
+        with pytest.raises(SearchError) as caught:
+            NpyVectors([path])
+        assert str(caught.value).isprintable()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SearchError, match="Not a regular file"):
+        NpyVectors([path])
+    path.unlink()
     # Reading objects would run the code that the file names.
     np.save(path, np.array([[print]]), allow_pickle=True)
     with pytest.raises(SearchError, match="cannot be read as an array"):

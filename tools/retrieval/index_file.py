@@ -93,7 +93,7 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
             text = json.dumps(part).encode()
             summed.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
             summed.write(text)
-        write_index(gallery.index, summed)
+        write_index(gallery.index, summed.write)
         file.write(summed.crc.to_bytes(_CRC_BYTES, "little"))
 
     write_file(path, write)
@@ -207,7 +207,7 @@ class _Summed:
         self._file = file
         self.crc = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self.crc = zlib.crc32(data, self.crc)
         return self._file.write(data)
 

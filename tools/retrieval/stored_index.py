@@ -8,7 +8,7 @@ and the index is made anew from the arrays by Faiss's functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -102,24 +102,29 @@ class Layout:
         return arrays
 
 
-def write_index(index: Any, file: BinaryIO) -> None:
-    """Write the arrays of a Faiss index that ``build_index`` made."""
+def write_index(index: Any, write: Callable[[memoryview], object]) -> None:
+    """Write the arrays of a Faiss index that ``build_index`` made.
+
+    Args:
+        index: the index.
+        write: writes some bytes after those before.
+    """
     faiss = load_faiss()
     layout = Layout.of(index)
     if layout.kind == "flat":
-        file.write(_view(index.codes.data(), layout.size))
+        write(_view(index.codes.data(), layout.size).data)
         return
     centres = faiss.downcast_index(index.quantizer).reconstruct_n(0, layout.lists)
     lists = index.invlists
     lengths = [lists.list_size(number) for number in range(layout.lists)]
-    file.write(centres.astype(_FLOAT))
-    file.write(np.array(lengths, _NUMBER))
+    write(centres.astype(_FLOAT).data)
+    write(np.array(lengths, _NUMBER).data)
     for number, length in enumerate(lengths):
-        file.write(_view(lists.get_ids(number), length).astype(_NUMBER))
+        write(_view(lists.get_ids(number), length).astype(_NUMBER).data)
     for number, length in enumerate(lengths):
-        file.write(_view(lists.get_codes(number), length * lists.code_size))
+        write(_view(lists.get_codes(number), length * lists.code_size).data)
     if layout.code_bytes:
-        file.write(faiss.vector_to_array(index.pq.centroids).astype(_FLOAT))
+        write(faiss.vector_to_array(index.pq.centroids).astype(_FLOAT).data)
 
 
 def read_index(file: BinaryIO, layout: Layout, metric: str) -> Any:
@@ -192,8 +197,10 @@ def _fill(file: BinaryIO, memory: np.ndarray, dtype: np.dtype[Any], width: int) 
     step = ROWS * width * dtype.itemsize
     for start in range(0, len(memory), step):
         block = memory[start : start + step]
-        if file.readinto(block) != len(block):
+        data = file.read(len(block))
+        if len(data) != len(block):
             raise ValueError("it is cut short")
+        block[:] = np.frombuffer(data, _BYTE)
         if dtype is _FLOAT and not np.isfinite(block.view(_FLOAT)).all():
             raise ValueError("its index has values that are not finite")
 
