@@ -12,7 +12,7 @@ from metabin_plugin.files import open_regular
 
 # Pillow takes more for images: for some it starts other programs, Ghostscript for EPS.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF")
-# The frame of an 8K camera has half as many; a few kB of PNG can have a hundred times as many.
+# The frame of an 8K camera has half as many. A PNG of 21 kB can have so many that they take 1.8 GB.
 MAX_PIXELS = 1 << 26
 
 

@@ -47,6 +47,9 @@ def restored_config(text: str, options: Sequence[str]) -> CfgNode:
         cfg = get_cfg()
         cfg.merge_from_other_cfg(kept)
         check_types(cfg, get_cfg())
+        # Each is a process, and an index may come from anyone.
+        workers = cfg.DATALOADER.NUM_WORKERS, get_cfg().DATALOADER.NUM_WORKERS
+        cfg.DATALOADER.NUM_WORKERS = min(workers)
     # A damaged or foreign config has as many types of errors as ways to be wrong.
     except Exception as error:
         raise SearchError(
