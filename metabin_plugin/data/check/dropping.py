@@ -50,6 +50,7 @@ def _drop(name: str, images: Collection[str]) -> int:
     if len(kept) == len(lines):
         return 0
     written = io.StringIO()
+    # Not quoted against spreadsheets (``as_cell``): these paths are read again.
     csv.writer(written, lineterminator="\n").writerows(kept)
     try:
         replace_file(manifest, lambda file: file.write(written.getvalue().encode()))
