@@ -66,7 +66,7 @@ def read_yaml(text: str | bytes) -> Any:
     # What a value with another value's tag makes of PyYAML has no common type.
     except Exception as error:
         what = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(what if isinstance(error, ValueError) else f"no YAML: {what}") from error
+        raise ValueError(what if isinstance(error, ValueError) else f"not YAML: {what}") from error
     finally:
         if loader is not None:
             loader.dispose()

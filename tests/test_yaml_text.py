@@ -47,10 +47,10 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "code": ("!!python/object/apply:os.getcwd []", "could not determine a constructor"),
     "another tag": ("!thing {}", "could not determine a constructor"),
     "a mapping as text": ("!!str {a: 1}", "expected a scalar"),
-    "a word as truth": ("!!bool perhaps", "no YAML"),
+    "a word as truth": ("!!bool perhaps", "not YAML"),
     "a word as number": ("!!int many", "invalid literal"),
-    "nothing as number": ("!!int ''", "no YAML"),
-    "a word as date": ("!!timestamp soon", "no YAML"),
+    "nothing as number": ("!!int ''", "not YAML"),
+    "a word as date": ("!!timestamp soon", "not YAML"),
     "a date out of range": ("2001-02-30", "day"),
     "a month out of range": ("2001-99-01", "month"),
     "an hour out of range": ("2001-02-03 99:00:00", "hour"),
@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "half a surrogate pair": ("a: \udcff", "special characters are not allowed"),
     "two documents": ("a: 1\n---\nb: 2", "single document"),
     "an unknown alias": ("*a", "undefined alias"),
-    "no YAML": ("a: [", "expected"),
+    "not YAML": ("a: [", "expected"),
 }
 
 

@@ -122,7 +122,7 @@ def regular(path: str) -> str:
         ValueError: it is not.
     """
     if not os.path.isfile(path):
-        raise ValueError(f"{path} is no file; correct its path")
+        raise ValueError(f"{path} is not a file; correct its path")
     return path
 
 

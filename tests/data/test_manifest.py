@@ -320,7 +320,7 @@ def test_a_pipe_in_place_of_a_file_is_named(write_manifest: WriteManifest, tmp_p
         ManifestDataset(str(tmp_path / "pipe.csv"), "")
     os.mkfifo(tmp_path / "img/pipe.jpg")
     text = "path,pid,camid\nimg/pipe.jpg,anna,left\n"
-    with pytest.raises(DatasetError, match=r"pipe\.jpg, which is no file"):
+    with pytest.raises(DatasetError, match=r"pipe\.jpg, which is not a file"):
         ManifestDataset(write_manifest(text), "")
 
 

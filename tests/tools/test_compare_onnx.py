@@ -141,12 +141,12 @@ def test_hostile_files_get_a_sentence_that_does_nothing_to_a_terminal(
     write_model(tmp_path / "unknown.onnx", operator="No\x1b[2J\x9b31mSuch")
     (tmp_path / "eps.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     tried = [
-        (tmp_path / "pipe", photographs[0], "pipe is no file"),
-        (tmp_path / "absent.onnx", photographs[0], "is no file"),
+        (tmp_path / "pipe", photographs[0], "pipe is not a file"),
+        (tmp_path / "absent.onnx", photographs[0], "is not a file"),
         (tmp_path / "broken.onnx", photographs[0], ""),
         (tmp_path / "escapes.onnx", photographs[0], "not just images"),
         (tmp_path / "unknown.onnx", photographs[0], r"\x1b[2J"),
-        (tmp_path / "m.onnx", tmp_path / "pipe", "pipe is no file"),
+        (tmp_path / "m.onnx", tmp_path / "pipe", "pipe is not a file"),
         (tmp_path / "m.onnx", tmp_path / "eps.jpg", "cannot identify image file"),
     ]
     for model, photograph, words in tried:

@@ -63,13 +63,13 @@ def put(parts: list[Any], name: str, number: int, value: int | float) -> None:
 HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "metric": ({"metric": "hamming"}, "another metric"),
     "metric as list": ({"metric": ["cosine"]}, "another metric"),
-    "folder as list": ({"folder": ["a"]}, "a text of its header is none"),
-    "config as number": ({"config": 3}, "a text of its header is none"),
-    "half a surrogate pair": ({"folder": "\ud800"}, "a text of its header is none"),
-    "probe as text": ({"probe": "0123"}, "its probe is no list of numbers"),
-    "probe of texts": ({"probe": ["0"] * 4}, "its probe is no list of numbers"),
-    "probe of no numbers": ({"probe": [float("nan")] * 4}, "its probe is no list of numbers"),
-    "probe of infinite numbers": ({"probe": [float("inf")] * 4}, "its probe is no list of"),
+    "folder as list": ({"folder": ["a"]}, "a text of its header is not a text"),
+    "config as number": ({"config": 3}, "a text of its header is not a text"),
+    "half a surrogate pair": ({"folder": "\ud800"}, "a text of its header is not a text"),
+    "probe as text": ({"probe": "0123"}, "its probe is not a list of numbers"),
+    "probe of texts": ({"probe": ["0"] * 4}, "its probe is not a list of numbers"),
+    "probe of no numbers": ({"probe": [float("nan")] * 4}, "its probe is not a list of numbers"),
+    "probe of infinite numbers": ({"probe": [float("inf")] * 4}, "its probe is not a list of"),
     "probe of another length": ({"probe": [0.5] * 5}, "its probe has another length"),
     "another field": ({"code": "print()"}, "unexpected keyword"),
 }
@@ -84,9 +84,9 @@ def test_a_header_of_another_kind_is_refused(tmp_path: Path, fault: str) -> None
 
 
 NAMES: dict[str, tuple[Any, str]] = {
-    "numbers": (list(range(80)), "a name in it is no text"),
-    "nothing": ([None] * 80, "a name in it is no text"),
-    "half surrogate pairs": (["\ud800"] * 80, "a name in it is no text"),
+    "numbers": (list(range(80)), "a name in it is not a text"),
+    "nothing": ([None] * 80, "a name in it is not a text"),
+    "half surrogate pairs": (["\ud800"] * 80, "a name in it is not a text"),
     "a text": ("x" * 80, "not one name for each"),
     "a mapping": ({str(number): "" for number in range(80)}, "not one name for each"),
     "too few": (["x"] * 79, "not one name for each"),

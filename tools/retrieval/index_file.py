@@ -144,7 +144,7 @@ def _check_names(names: Any, header: Header, layout: Layout) -> None:
         raise ValueError("it has not one name for each of its rows")
     for name in names:
         if not _is_text(name):
-            raise ValueError("a name in it is no text")
+            raise ValueError("a name in it is not a text")
         if header.folder and not _is_below(name):
             raise ValueError(f"the name {shown(name)} in it leads out of the gallery's folder")
 
@@ -153,9 +153,9 @@ def _check_header(header: Header, layout: Layout) -> None:
     if header.metric not in METRICS:
         raise ValueError("it has another metric")
     if not all(map(_is_text, (header.plan, header.folder, header.config))):
-        raise ValueError("a text of its header is none")
+        raise ValueError("a text of its header is not a text")
     if not isinstance(header.probe, list) or not all(map(_is_finite, header.probe)):
-        raise ValueError("its probe is no list of numbers")
+        raise ValueError("its probe is not a list of numbers")
     if len(header.probe) != (layout.dimension if header.config else 0):
         raise ValueError("its probe has another length than its vectors")
 

@@ -64,7 +64,7 @@ class Layout:
         layout = cls(**content)
         kind, *sizes = (getattr(layout, name) for name in cls.__dataclass_fields__)
         if kind not in KINDS or not all(type(size) is int and size >= 0 for size in sizes):
-            raise ValueError("it has an index of another kind, or sizes that are no numbers")
+            raise ValueError("it has an index of another kind, or sizes that are not numbers")
         fits = min(layout.count, layout.dimension) >= 1
         if kind == "flat":
             fits &= layout.lists == layout.probes == 0
