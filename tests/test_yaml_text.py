@@ -118,7 +118,8 @@ PLAIN = st.recursive(
 @example({"a": float("inf"), "b": ""}, True)
 def test_what_was_dumped_is_read_as_yaml_reads_it(value: Any, flow: bool) -> None:
     text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=flow)
-    assert read_yaml(text) == read_yaml(text.encode()) == yaml.safe_load(text) == value
+    # PyYAML itself does not give back every text, "\x85" in a key for example.
+    assert repr(read_yaml(text)) == repr(read_yaml(text.encode())) == repr(yaml.safe_load(text))
 
 
 @given(st.text(alphabet="ab:-?[]{}&*!|>'\"<%@,#\n 01", max_size=40))
