@@ -18,6 +18,7 @@ from typing import Any
 
 from metabin_plugin import errors
 from metabin_plugin.errors import MetaBINError
+from metabin_plugin.text import visible
 
 # The trainer logs every exception with its traceback before it lets it pass.
 _TRAINER_LOGGER = "metabin_plugin.engine.trainer"
@@ -43,10 +44,13 @@ def user_error(traceback: str) -> MetaBINError | None:
 
 
 def sentence(error: MetaBINError) -> str:
-    """The one sentence of an error, also of one re-raised from a data loader's worker process."""
+    """The one sentence of an error, also of one re-raised from a data loader's worker process.
+
+    A name in it may come from elsewhere: control characters are escaped.
+    """
     text = str(error)
     original = user_error(text) if "Original Traceback" in text else None
-    return str(original or text)
+    return visible(str(original or text))
 
 
 class _WithoutTraceback(logging.Filter):

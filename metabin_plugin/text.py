@@ -17,11 +17,27 @@ def shown(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
+def visible(text: str) -> str:
+    """A text as a terminal may show it: control characters, which could act on it, escaped.
+
+    Args:
+        text: any text; its lines stay.
+    """
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text
+    )
+
+
 def as_cell(text: str) -> str:
     """A text as a cell of a CSV file that a spreadsheet may open: never a formula.
 
     Args:
         text: any text. One that begins like a formula gets an apostrophe in front, by which
-            spreadsheets know text.
+            spreadsheets know text; so does one that begins so after apostrophes.
     """
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """The text that :func:`as_cell` made a cell of."""
+    return cell[1:] if cell.startswith("'") and as_cell(cell) != cell else cell

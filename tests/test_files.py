@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from metabin_plugin.files import replace_file
+from metabin_plugin.files import is_file_name, open_regular, replace_file
 from tests.full_disk import full_disk
 
 
@@ -111,3 +112,79 @@ def test_a_file_system_that_cannot_sync_folders_is_no_error(
     monkeypatch.setattr(os, "fsync", only_files)
     replace_file(tmp_path / "file", lambda file: file.write(b"new"))
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["file", "file.partial"])
+@pytest.mark.parametrize("target", ["precious", "absent"])
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path, name: str, target: str) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "precious").write_text("precious")
+    (inside / name).symlink_to(outside / target)
+    replace_file(inside / "file", lambda file: file.write(b"new"))
+    assert (inside / "file").read_bytes() == b"new" and not (inside / "file").is_symlink()
+    assert os.listdir(inside) == ["file"] and os.listdir(outside) == ["precious"]
+    assert (outside / "precious").read_text() == "precious"
+
+
+def test_a_link_that_appears_in_the_meantime_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "precious").write_text("precious")
+    monkeypatch.setattr(
+        os, "remove", lambda path: os.path.islink(path) or os.symlink(tmp_path / "precious", path)
+    )
+    with pytest.raises(FileExistsError):
+        replace_file(tmp_path / "file", lambda file: file.write(b"new"))
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_regular_file_is_opened_by_any_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content\r\n")
+    (tmp_path / "link").symlink_to("file")
+    for path in (tmp_path / "file", str(tmp_path / "link")):
+        with open_regular(path) as file:
+            assert file.read() == b"content\r\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "link to a pipe", "absent"])
+def test_what_is_no_regular_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "name"
+    os.mkfifo(tmp_path / "pipe")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "link to a pipe":
+        path.symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        if kind == "socket":
+            # A socket's path is short.
+            monkeypatch.chdir(tmp_path)
+            server.bind("name")
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(OSError) as caught:
+            open_regular(path)
+    assert caught.value.filename == str(path) and caught.value.strerror
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+@pytest.mark.parametrize("name", ["model_final.pth", "ü 日本.png", "-rf", "..."])
+def test_names_inside_a_folder(name: str) -> None:
+    assert is_file_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "a/b", "/etc/passwd", "../x", "a\\b", "C:x"),
+        *("a\nb", "\x1b[2J", "\udcff", "a\0b", None, 3, b"file", ["file"]),
+    ],
+)
+def test_what_is_no_name_inside_a_folder(name: object) -> None:
+    assert not is_file_name(name)

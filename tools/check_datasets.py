@@ -23,6 +23,7 @@ from metabin_plugin.cli import run_cli
 from metabin_plugin.data.check import Report, check_configured, check_named, drop_images
 from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.engine import check_data_keys, read_config
+from metabin_plugin.text import visible
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def main() -> int:
             print(f"{name}: {count} lines of images that cannot be read were taken out")
         if dropped:
             _, report = check(arguments)
-    print(text(report))
+    print(visible(text(report)))
     unreadable = any(is_manifest(name) for name in names) and report.unreadable
     if unreadable and not arguments.drop_unreadable:
         print("--drop-unreadable takes images that cannot be read out of the manifests")

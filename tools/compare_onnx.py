@@ -11,25 +11,82 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+# For some other formats Pillow starts other programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+METRICS = ("cosine", "euclidean")
+LARGEST_SIDE = 4096
 
-def main() -> None:
+
+class Network(NamedTuple):
+    """An exported network.
+
+    Attributes:
+        session: takes "images", float32 (N, 3, height, width), and gives "features" (N, D).
+        width, height: of the images.
+        metric: what its features are compared by.
+    """
+
+    session: onnxruntime.InferenceSession
+    width: int
+    height: int
+    metric: str
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read, compute, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="what export_onnx.py wrote")
     parser.add_argument("photographs", nargs="+", metavar="PHOTOGRAPH")
-    args = parser.parse_args()
-    session = onnxruntime.InferenceSession(args.model)
-    _, _, height, width = session.get_inputs()[0].shape
-    images = np.stack([read(path, (width, height)) for path in args.photographs])
-    (features,) = session.run(["features"], {"images": images})
-    metric = session.get_modelmeta().custom_metadata_map["TEST.METRIC"]
-    for path, distance in zip(args.photographs, distances(features, metric), strict=True):
-        print(f"{distance:.3f}  {path}")
+    args = parser.parse_args(arguments)
+    network = load(args.model)
+    size = network.width, network.height
+    images = np.stack([read(path, size) for path in args.photographs])
+    (features,) = network.session.run(["features"], {"images": images})
+    if np.ndim(features) != 2 or len(features) != len(images):
+        raise ValueError(f"{args.model} does not give one row of features for each photograph")
+    found = distances(features, network.metric)
+    for path, distance in zip(args.photographs, found, strict=True):
+        print(f"{distance:.3f}  {visible(path)}")
+
+
+def load(path: str) -> Network:
+    """Read an ONNX file.
+
+    Args:
+        path: of the file. onnxruntime is given its content alone, and so opens no other file that
+            it names.
+
+    Raises:
+        ValueError: it lacks something of what ``export_onnx.py`` writes.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # What goes wrong is raised as well.
+    with open(regular(path), "rb") as file:
+        session = onnxruntime.InferenceSession(
+            file.read(), options, providers=["CPUExecutionProvider"]
+        )
+    metric = session.get_modelmeta().custom_metadata_map.get("TEST.METRIC")
+    inputs = {node.name: (node.type, *node.shape) for node in session.get_inputs()}
+    kind, *shape = inputs.get("images", [""])
+    sides: list[Any] = shape[2:]
+    if len(inputs) != 1 or kind != "tensor(float)" or len(shape) != 4 or shape[1] != 3:
+        fault = f"takes {inputs}, and not just images: float32 (batch, 3, height, width)"
+    elif not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides):
+        fault = f"takes images of {sides[0]} x {sides[1]}, and not of a height and width in pixels"
+    elif "features" not in [node.name for node in session.get_outputs()]:
+        fault = "gives no output of the name features"
+    elif metric not in METRICS:
+        fault = f"has the metadata TEST.METRIC {metric}, and not one of {', '.join(METRICS)}"
+    else:
+        return Network(session, sides[1], sides[0], metric)
+    raise ValueError(f"{path} {fault}; give a file that export_onnx.py wrote")
 
 
 def read(path: str, size: tuple[int, int]) -> np.ndarray:
@@ -39,7 +96,7 @@ def read(path: str, size: tuple[int, int]) -> np.ndarray:
         path: its file.
         size: width and height.
     """
-    with Image.open(path) as file:
+    with Image.open(regular(path), formats=FORMATS) as file:
         upright = ImageOps.exif_transpose(file).convert("RGB")
     pixels = upright.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(pixels, dtype=np.float32).transpose(2, 0, 1)
@@ -58,8 +115,26 @@ def distances(features: np.ndarray, metric: str) -> np.ndarray:
     return np.square(features - features[0]).sum(axis=1)
 
 
+def regular(path: str) -> str:
+    """A path, if it is of a file; opening a pipe would wait for ever.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file; correct its path")
+    return path
+
+
+def visible(text: str) -> str:
+    """A text in one line, in which control characters, which act on a terminal, are escaped."""
+    return "".join(
+        sign if sign.isprintable() else ascii(sign)[1:-1] for sign in " ".join(text.split("\n"))
+    )
+
+
 if __name__ == "__main__":
-    # Files that are not there or no images, and files that are no such network.
+    # Files that are no images or no networks, and what onnxruntime says of them.
     try:
         main()
         sys.stdout.flush()
@@ -67,4 +142,4 @@ if __name__ == "__main__":
         # Nobody reads on, nor what Python writes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {visible(str(error))}")

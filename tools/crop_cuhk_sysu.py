@@ -27,9 +27,12 @@ from metabin_plugin.cli import run_cli
 from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHKSYSU
 from metabin_plugin.data.datasets.cuhk_sysu import ANNOTATION, crops_folder
+from metabin_plugin.data.image_formats import open_image
 from metabin_plugin.data.mat_file import read_mat
 from metabin_plugin.data.one_time import complete_folder, write_missing
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import reason
+from metabin_plugin.text import shown
 from one_time_report import GO_ON, report_counts
 
 SCENES = "Image/SSM"
@@ -140,11 +143,13 @@ def crop(boxes: Mapping[str, Sequence[Box]], scenes: Path, folder: Path) -> None
 def _read_scene(path: Path) -> Image.Image:
     # Not turned as its EXIF data say: the boxes were drawn on the pixels as they are stored.
     try:
-        with Image.open(path) as scene:
+        with open_image(path) as scene:
             return scene.convert("RGB")
-    except OSError as error:
+    # On broken files Pillow's decoders raise whatever their parsing stumbles over.
+    except Exception as error:
         raise DatasetError(
-            f"{path} is missing or cannot be read; restore {SCENES} from the release, from the "
+            f"{shown(str(path))} is missing or cannot be read ({shown(reason(error))}); "
+            f"restore {SCENES} from the release, from the "
             f'page "{DG_CUHKSYSU.release.home_page}".'
         ) from error
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from arguments import numbers
 from metabin_plugin.cli import STATUS_BASE, run_cli
+from metabin_plugin.text import from_cell
 from report.results import Results, read_results, results_table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +129,8 @@ def draw_figures(folder: Path, output: Path, target: str) -> list[Path]:
 def first_queries(table: Path) -> list[str]:
     """Paths of the first queries in the table of a figure of ranked galleries."""
     with table.open(encoding="utf-8", newline="") as file:
-        return list(dict.fromkeys(row["query"] for row in csv.DictReader(file)))[:SEARCHED]
+        queries = dict.fromkeys(row["query"] for row in csv.DictReader(file))
+    return [from_cell(query) for query in queries][:SEARCHED]
 
 
 def run_tool(script: str, *arguments: object, **environment: str) -> None:

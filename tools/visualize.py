@@ -95,8 +95,8 @@ def table(dataset: Any, rows: Sequence[Row]) -> Iterator[tuple[object, ...]]:
         path, identity = dataset.query[number][:2]
         for rank, place in enumerate(places, start=1):
             found = dataset.gallery[place.index][0]
-            start = (path, identity, f"{precision:.6f}", rank)
-            yield *start, found, f"{place.distance:.6f}", int(place.right)
+            start = (path, identity, float(precision), rank)
+            yield *start, found, place.distance, int(place.right)
 
 
 def tiles(dataset: Any, row: Row) -> list[Tile]:

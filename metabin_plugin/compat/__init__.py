@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metabin_plugin.compat.checkpoint_files import repair_checkpointer
+from metabin_plugin.compat.config_files import repair_config_files
 from metabin_plugin.compat.data_loader import repair_data_loader
 from metabin_plugin.compat.distances import repair_euclidean_distance, repair_jaccard_distance
 from metabin_plugin.compat.distillation import repair_distillation
 from metabin_plugin.compat.distributed_model import repair_distributed_model
 from metabin_plugin.compat.evaluation_mode import repair_evaluation_mode
 from metabin_plugin.compat.evaluation_tools import repair_evaluation_tools
+from metabin_plugin.compat.image_reading import repair_image_reading
 from metabin_plugin.compat.importing import import_fastreid
 from metabin_plugin.compat.launching import repair_launch
 from metabin_plugin.compat.layer_freezing import repair_layer_freezing
@@ -32,7 +34,9 @@ from metabin_plugin.compat.zero_grad import repair_zero_grad
 
 REPAIRS: tuple[Callable[[], None], ...] = (
     import_fastreid,
+    repair_config_files,
     repair_data_loader,
+    repair_image_reading,
     repair_metrics,
     repair_evaluation_tools,
     repair_evaluation_mode,

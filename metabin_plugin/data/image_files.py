@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from metabin_plugin.data.image_formats import readable_formats
 from metabin_plugin.text import shown
 
 # What telephones and cameras write and Pillow reads with another package, or not at all.
 FOREIGN_PHOTOGRAPHS = frozenset(
-    [".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".rw2"]
+    [".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".nef", ".orf", ".rw2"]
 )
 
 
@@ -21,7 +22,7 @@ class FoundFiles(NamedTuple):
     """The files below a folder, as paths relative to it, in the order of their names.
 
     Attributes:
-        images: those with the suffix, in any case, of a format that Pillow reads.
+        images: those with the suffix, in any case, of one of ``FORMATS`` that Pillow reads.
         others: the rest, and what has such a suffix but is not a file.
         links: links to folders that were not followed, as what they lead to is read anyway.
     """
@@ -59,8 +60,8 @@ def find_files(folder: str) -> FoundFiles:
     Raises:
         OSError: a folder cannot be read; its ``filename`` is the folder.
     """
-    Image.init()
-    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
+    readable = readable_formats()
+    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in readable}
     found = FoundFiles([], [], [])
     # A link to what holds the folder would bring in everything beside it.
     read = {_place(str(holder)) for holder in Path(os.path.realpath(folder)).parents}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from metabin_plugin.data.nobody import is_distractor, is_junk
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import name_on_disk
+from metabin_plugin.files import name_on_disk, open_regular
 from metabin_plugin.text import shown
 
 SUBSETS = ("train", "query", "gallery", "test")
@@ -126,7 +126,8 @@ def _read_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _read_text(manifest: Path) -> str:
     try:
-        data = manifest.read_bytes()
+        with open_regular(manifest) as file:
+            data = file.read()
     except OSError as error:
         raise DatasetError(
             f"Manifest {manifest} cannot be read ({error.strerror}); fix it."

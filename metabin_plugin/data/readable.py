@@ -9,6 +9,7 @@ from fastreid.data.common import CommDataset
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabin_plugin.data.image_files import is_foreign
+from metabin_plugin.data.image_formats import FORMATS, TooManyPixelsError, open_image
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown
 
@@ -48,12 +49,12 @@ def read_rgb(path: str) -> Image.Image:
         The image in mode RGB, turned as its EXIF data says.
 
     Raises:
-        DatasetError: the image is missing, empty, truncated, no image, or has more than 8 bits per
-            channel and is grey.
+        DatasetError: the image is missing, empty, truncated, no image or no file, has too many
+            pixels, or has more than 8 bits per channel and is grey.
     """
     # fastreid's default reads transparency as a fourth channel and a palette as brightness.
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
             mode = image.mode
             rgb = _upright(image).convert("RGB")
@@ -85,6 +86,8 @@ def _fault(path: str, error: Exception) -> str:
             return f"is empty; {remedy}"
         if is_foreign(path):
             return "has a format that Pillow does not read; convert it to JPEG"
-        return f"is not an image; {remedy}"
+        return f"is not an image of the formats {', '.join(FORMATS)}; {remedy}"
+    if isinstance(error, TooManyPixelsError):
+        return f"has {error}; make it smaller, or take it out of the dataset"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"cannot be read ({shown(text) or type(error).__name__}); {remedy}"

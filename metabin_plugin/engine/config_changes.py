@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from fastreid.config import CfgNode
+
+from metabin_plugin.yaml_text import read_yaml
 
 
 def config_changes(saved: str, cfg: CfgNode) -> list[str]:
@@ -19,7 +20,7 @@ def config_changes(saved: str, cfg: CfgNode) -> list[str]:
     Returns:
         One line ``KEY: then -> now`` for each key that differs, in the order of their names.
     """
-    then, now = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(cfg.dump()))
+    then, now = _flat(read_yaml(saved)), _flat(read_yaml(cfg.dump()))
     absent = "(absent)"
     return [
         f"{key}: {then.get(key, absent)} -> {now.get(key, absent)}"

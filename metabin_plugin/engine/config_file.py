@@ -11,6 +11,7 @@ from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.engine.config_types import check_types
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.text import shown
 
 # What yacs says of a value of another type than the key's.
 _MISMATCH = re.compile(
@@ -38,11 +39,15 @@ def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
         if config_file:
             cfg.merge_from_file(config_file)
         cfg.merge_from_list(_as_keys_need(options, cfg))
-    # What a malformed file makes of fastreid, yacs and PyYAML has no common type: a list in place
-    # of a mapping alone raises AttributeError, TypeError or ValueError, depending on where it is.
+    # Its sentence names the file, which may be one that config_file inherits from.
+    except ConfigError:
+        raise
+    # What a malformed file makes of fastreid and yacs has no common type: a list in place of a
+    # mapping alone raises AttributeError, TypeError or ValueError, depending on where it is.
     except Exception as error:
         raise ConfigError(
-            f"--config-file {config_file!r} with {' '.join(options) or 'no further keys'}: "
+            f"--config-file {shown(config_file)} with "
+            f"{shown(' '.join(options)) or 'no further keys'}: "
             f"{_reason(error)}; correct the file or the KEY VALUE pairs"
         ) from error
     check_types(cfg, get_cfg())
@@ -73,20 +78,18 @@ def _value(cfg: CfgNode, key: str) -> Any:
 def _literal(word: str) -> Any:
     try:
         return ast.literal_eval(word)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return word
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "its _BASE_ leads back to itself"
     if isinstance(error, (AttributeError, TypeError)):
         return "the file, or a key of it, holds no KEY: VALUE mapping where one is needed"
     mismatch = _MISMATCH.fullmatch(" ".join(str(error).split()))
     if mismatch:
         return "{key} is {value}, but takes a {needed}, as {default} is".format(
-            **mismatch.groupdict()
+            **{name: shown(text) for name, text in mismatch.groupdict().items()}
         )
     # A KeyError's text is the representation of its message; YAML's texts have several lines.
     text = error.args[0] if isinstance(error, KeyError) else error
-    return " ".join(str(text).split())
+    return shown(" ".join(str(text).split()))

@@ -11,6 +11,7 @@ from typing import Any
 
 from metabin_plugin.evaluation.split_results import SplitResults
 from metabin_plugin.files import replace_file
+from metabin_plugin.text import as_cell
 
 JSON_NAME = "results.json"
 CSV_NAME = "results.csv"
@@ -53,7 +54,7 @@ def _json(by_target: Mapping[str, Mapping[str, float]]) -> str:
 
 def _csv(by_target: Mapping[str, Mapping[str, float]]) -> str:
     rows = [
-        {"target": target, "split": split, **values}
+        {"target": as_cell(target), "split": split, **values}
         for target, metrics in by_target.items()
         for split, values in _rows(metrics)
     ]

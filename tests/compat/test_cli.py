@@ -28,6 +28,13 @@ def test_other_errors_and_success_pass():
         pass
 
 
+def test_a_name_in_a_sentence_does_nothing_to_a_terminal(capsys):
+    with pytest.raises(SystemExit), run_cli():
+        raise DatasetError("image \x1b[2J\x9b31m\udcff\r.png is empty; restore it.")
+    said = capsys.readouterr().err
+    assert said == "error: image \\x1b[2J\\x9b31m\\udcff\\r.png is empty; restore it.\n"
+
+
 @pytest.mark.parametrize("words", [(), ("nothing is lost",)])
 def test_ctrl_c_ends_with_how_to_go_on_and_its_status(capsys, words):
     with pytest.raises(SystemExit) as end, run_cli(*words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -311,6 +312,16 @@ def test_missing_file_is_named_with_both_places(tmp_path: Path) -> None:
 def test_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read"):
         ManifestDataset(str(tmp_path))
+
+
+def test_a_pipe_in_place_of_a_file_is_named(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DatasetError, match=r"pipe\.csv cannot be read \(Not a regular file\)"):
+        ManifestDataset(str(tmp_path / "pipe.csv"), "")
+    os.mkfifo(tmp_path / "img/pipe.jpg")
+    text = "path,pid,camid\nimg/pipe.jpg,anna,left\n"
+    with pytest.raises(DatasetError, match=r"pipe\.jpg, which is not a file"):
+        ManifestDataset(write_manifest(text), "")
 
 
 def test_surplus_empty_values_are_those_of_a_spreadsheet(write_manifest: WriteManifest) -> None:

@@ -46,6 +46,32 @@ def test_a_value_of_another_type_is_named_with_one_that_fits(key: str, typed: st
         read_config("", [key, typed])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "(" * 5000,
+        "[" * 100_000,
+        "-" * 100_000 + "1",
+        "1+" * 100_000 + "1",
+        "not " * 50_000,
+        "x()" * 9999,
+    ],
+)
+def test_a_text_that_no_parser_bears_is_a_text(value: str) -> None:
+    assert value == read_config("", ["MODEL.WEIGHTS", value]).MODEL.WEIGHTS
+    with pytest.raises(ConfigError, match="correct the file or the KEY VALUE pairs") as caught:
+        read_config("", ["SOLVER.MAX_EPOCH", value])
+    assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000, "[3, 0x" + "f" * 5000 + "]"])
+def test_a_number_of_thousands_of_digits_is_refused(value: str) -> None:
+    for key in ("SOLVER.MAX_EPOCH", "SOLVER.STEPS"):
+        with pytest.raises(ConfigError, match="correct the file or the KEY VALUE pairs") as caught:
+            read_config("", [key, value])
+        assert len(str(caught.value)) < 800
+
+
 @pytest.mark.parametrize("options", [["DATASETS.NAMES"], ["DATASETS.NAMES", "3"], ["X.Y", "a"]])
 def test_what_cannot_be_read_is_refused(options: list[str]) -> None:
     with pytest.raises(ConfigError, match="correct the file or the KEY VALUE pairs"):

@@ -20,6 +20,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from metabin_plugin.data import build_dataset, readable
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.evaluation.images import without_repetition
+from metabin_plugin.evaluation.results import write_results
 from tests.engine.tiny_data import tiny_config
 from tests.evaluation.target_trees import write_targets
 
@@ -164,6 +165,12 @@ def test_the_files_hold_mean_deviation_and_every_split(cfg: CfgNode) -> None:
     assert float(rows[12]["mAP"]) == written["DG_PRID"]["mAP"]
     assert float(rows[13]["mAP"]) == written["DG_PRID"]["std"]["mAP"]
     assert float(rows[23]["mAP"]) == written["DG_PRID"]["splits"][9]["mAP"]
+
+
+def test_a_target_in_a_table_is_no_formula(tmp_path: Path) -> None:
+    write_results({"mAP": -1.0}, ["=shop.csv"], str(tmp_path))
+    assert (tmp_path / "results.csv").read_text() == "target,split,mAP\n'=shop.csv,mean,-1.0\n"
+    assert list(json.loads((tmp_path / "results.json").read_text())) == ["=shop.csv"]
 
 
 def test_fastreids_table_shows_the_deviation(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,13 @@ import faiss
 import numpy as np
 
 from retrieval.index_file import MAGIC
+from retrieval.stored_index import Layout, write_index
 from tests.mutations.configs import change_text
 from tests.mutations.raw import change_bytes
 from tests.mutations.trees import change_tree, plain_values
 
+# The index was what Faiss wrote; a reader of that could be led to other files.
+_FORMER = b"metabin-search 1\n"
 _LENGTH_BYTES = 8
 # Python's own writer does not nest as deeply as a file may.
 _DEEP = "a list in a list, and so on"
@@ -23,45 +29,52 @@ _LEVELS = 100_000
 
 
 def change(rng: random.Random, data: bytes, path: Path, outside: Path) -> tuple[bytes, str]:
-    """Change the header, the names, their lengths or the Faiss index."""
-    header, names, vectors = _parts(data)
+    """Change the header, the sizes, the names, their lengths or the arrays of the index."""
+    header, sizes, names, arrays = _parts(data)
     values = [*plain_values(path, outside), lambda: _DEEP]
-    what = rng.choice(("header", "header", "names", "names", "config", "length", "index", "kind"))
+    parts = ("header", "sizes", "names", "names", "config", "length", "arrays")
+    what = rng.choice((*parts, "kind", "former"))
     said = ""
     if what == "header":
         header, said = change_tree(rng, header, values)
+    elif what == "sizes":
+        sizes, said = change_tree(rng, sizes, values)
     elif what == "names":
         names, said = change_tree(rng, names, values)
     elif what == "config":
         text, said = change_text(rng, header["config"], path, outside)
         header["config"] = text.decode(errors="replace")
-    elif what == "index":
-        vectors, said = change_bytes(rng, vectors)
+    elif what == "arrays":
+        arrays, said = change_bytes(rng, arrays)
     elif what == "kind":
-        vectors, said = _other_index(rng, vectors, path, outside)
-    lengths = [rng.choice((0, 1, 2**31, 2**62, 2**64 - 1)) if what == "length" else None, None]
+        names, sizes, arrays, said = _other_kind(rng, names, arrays)
+    elif what == "former":
+        arrays, said = _index_of_faiss(rng, _rows(names, arrays), path, outside)
+        return _joined(_FORMER, [header, names], arrays, [None] * 2), f"{what} {said}"
+    wrong = rng.choice((0, 1, 2**31, 2**62, 2**64 - 1)) if what == "length" else None
+    lengths = [wrong, None, None]
     rng.shuffle(lengths)
-    return _joined(header, names, vectors, lengths), f"{what} {said}"
+    return _joined(MAGIC, [header, sizes, names], arrays, lengths), f"{what} {said}"
 
 
-def _parts(data: bytes) -> tuple[Any, Any, bytes]:
+def _parts(data: bytes) -> tuple[Any, Any, Any, bytes]:
     place = len(MAGIC)
     parts = []
-    for _ in range(2):
+    for _ in range(3):
         end = place + _LENGTH_BYTES + int.from_bytes(data[place : place + _LENGTH_BYTES], "little")
         parts.append(json.loads(data[place + _LENGTH_BYTES : end]))
         place = end
-    return parts[0], parts[1], data[place:-4]
+    return parts[0], parts[1], parts[2], data[place:-4]
 
 
-def _joined(header: Any, names: Any, vectors: bytes, lengths: list[int | None]) -> bytes:
-    data = MAGIC
-    for part, length in zip((header, names), lengths, strict=True):
+def _joined(magic: bytes, parts: list[Any], arrays: bytes, lengths: Sequence[int | None]) -> bytes:
+    data = magic
+    for part, length in zip(parts, lengths, strict=True):
         nested = "[" * _LEVELS + "]" * _LEVELS
         text = json.dumps(part).replace(json.dumps(_DEEP), nested).encode()
         size = len(text) if length is None else length
         data += size.to_bytes(_LENGTH_BYTES, "little") + text
-    data += vectors
+    data += arrays
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
@@ -71,19 +84,42 @@ def _kept_elsewhere(rows: np.ndarray, folder: Path, file: Path) -> bytes:
     own = own + "/" + "x" * (len(str(file)) - len(own) - 1)
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(rows.shape[1]), rows.shape[1], 1)
     index.train(rows)
-    index.replace_invlists(faiss.OnDiskInvertedLists(1, index.code_size, own), False)
+    # By a name, or it would be gone before the index is.
+    lists = faiss.OnDiskInvertedLists(1, index.code_size, own)
+    index.replace_invlists(lists, False)
     index.add(rows)
     data: bytes = faiss.serialize_index(index).tobytes()
     Path(own).unlink()
     return data.replace(own.encode(), str(file).encode())
 
 
-def _other_index(
-    rng: random.Random, vectors: bytes, path: Path, outside: Path
+def _rows(names: list[str], arrays: bytes) -> np.ndarray:
+    """The vectors of a flat index."""
+    return np.frombuffer(arrays, np.float32).reshape(len(names), -1)
+
+
+def _other_kind(
+    rng: random.Random, names: list[str], arrays: bytes
+) -> tuple[list[str], Any, bytes, str]:
+    """The vectors, fifty times, in an index of another kind, whole or damaged."""
+    rows = np.repeat(_rows(names, arrays), 50, axis=0)
+    kind = rng.choice(("IVF2,Flat", "IVF2,PQ4np", "Flat"))
+    index = faiss.index_factory(rows.shape[1], kind)
+    index.train(rows)
+    index.add(rows)
+    written = io.BytesIO()
+    write_index(index, written.write)
+    data = written.getvalue()
+    if rng.random() < 0.7:
+        data, _ = change_bytes(rng, data)
+    return names * 50, asdict(Layout.of(index)), data, kind
+
+
+def _index_of_faiss(
+    rng: random.Random, rows: np.ndarray, path: Path, outside: Path
 ) -> tuple[bytes, str]:
-    """Vectors of the same number and length, or nearly, in another index of Faiss."""
-    index = faiss.deserialize_index(np.frombuffer(vectors, np.uint8))
-    rows = index.reconstruct_n(0, index.ntotal)
+    """Vectors of the same number and length, or nearly, as Faiss writes them itself."""
+    index = faiss.IndexFlatL2(rows.shape[1])
     kind = rng.choice(("IVF2,Flat", "IVF2,PQ4x4np", "HNSW8", "SQ8", "PCA4,Flat", "IDMap", "OnDisk"))
     if kind == "IDMap":
         other: Any = faiss.IndexIDMap(faiss.IndexFlatL2(index.d))

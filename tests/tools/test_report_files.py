@@ -57,3 +57,8 @@ def test_tables_lie_beside_their_figure(tmp_path: Path) -> None:
     assert beside(figure, "parts").name == "gates_parts.csv"
     write_table(beside(figure), ["a", "b"], [["x, y", 1 / 3], [np.int64(5), np.float64(2e-9)]])
     assert beside(figure).read_bytes() == b'a,b\n"x, y",0.333333\n5,2e-09\n'
+
+
+def test_names_in_a_table_are_no_formulas(tmp_path: Path) -> None:
+    write_table(tmp_path / "x.csv", ["run", "value"], [["=1+1", -0.5], ["@a", -2]])
+    assert (tmp_path / "x.csv").read_bytes() == b"run,value\n'=1+1,-0.5\n'@a,-2\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.text import from_cell
 from retrieval.faults import SearchError, check_output, write_csv
 from retrieval.images import find_gallery, find_images, find_queries
 from retrieval.parts import Parts
@@ -151,6 +153,42 @@ def test_an_image_that_was_mended_costs_its_own_part(tmp_path: Path) -> None:
     assert again.asked == paths[1:2]
 
 
+@pytest.mark.parametrize(
+    "name", ["thesis.tex", "000000.npy", "000000-0123456789abcdef.npy.bak", ".git", "sub"]
+)
+def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    paths = write_images(tmp_path / "images", "1.png")
+    folder = tmp_path / "g.index.parts"
+    folder.mkdir()
+    if name == "sub":
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_text("mine")
+    former = folder / "000000-0123456789abcdef.npy"
+    former.write_text("of another network")
+    with pytest.raises(SearchError, match=r"holds .*, which `index` did not make; move it away"):
+        Parts(tmp_path / "g.index", paths, [])
+    assert sorted(folder.iterdir()) == sorted([folder / name, former])
+
+
+def test_a_link_in_the_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    former = tmp_path / "other" / "000000-0123456789abcdef.npy"
+    former.write_text("of another gallery")
+    (tmp_path / "g.index.parts").symlink_to("other")
+    with pytest.raises(SearchError, match=r"parts is a link, which `index` did not make"):
+        Parts(tmp_path / "g.index", ["1.png"], [])
+    assert former.read_text() == "of another gallery"
+
+
+def test_what_is_put_beside_the_parts_stays(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "g.index", ["1", "2", "3"], [], size=2)
+    parts.complete(Describer())
+    (parts.folder / "notes.txt").write_text("mine")
+    parts.remove()
+    assert [path.name for path in parts.folder.iterdir()] == ["notes.txt"]
+
+
 def test_unreadable_images_have_no_features(tmp_path: Path) -> None:
     paths = ["1", "bad 2", "3", "bad 4", "bad 5", "bad 6", "7"]
     parts = Parts(tmp_path / "g.index", paths, [], size=2)
@@ -194,6 +232,12 @@ def test_a_sheet_has_its_images_in_their_places(tmp_path: Path) -> None:
     assert np.asarray(sheet)[height + GAP :, GAP + 2 * width + 2 * GAP :].min() == 255
 
 
+def test_a_pipe_in_the_place_of_an_image_is_unreadable(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    sheet = draw_sheet([[Tile(str(tmp_path / "pipe.png"), ["query"])]])
+    assert sheet.getpixel((GAP + FRAME + 5, GAP + FRAME + 5)) == (230, 230, 230)
+
+
 def test_captions_say_in_which_folders_an_image_is() -> None:
     assert caption_lines("yard/person 7/1.jpg") == ["yard/person 7", "1.jpg"]
     assert caption_lines("1.jpg") == ["1.jpg"]
@@ -209,6 +253,17 @@ def test_tables_hold_any_path(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", ["path"], [["a,b.png"], ["ü.png"], ["\udcff.png"]])
     lines = (tmp_path / "t.csv").read_bytes().split(b"\n")
     assert lines[1:4] == [b'"a,b.png"', "ü.png".encode(), b"\xff.png"]
+
+
+def test_names_in_a_table_are_no_formulas(tmp_path: Path) -> None:
+    names = ["=HYPERLINK(0)", "+1", "-1", "@SUM(1)", "\t=1", "'=1", "a=1"]
+    write_csv(tmp_path / "t.csv", ["path", "distance"], [[name, -0.25] for name in names])
+    with (tmp_path / "t.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [cell for cell, _ in rows] == [f"'{name}" for name in names[:-1]] + names[-1:]
+    assert [from_cell(cell) for cell, _ in rows] == names
+    # A number stays one.
+    assert {distance for _, distance in rows} == {"-0.250000"}
 
 
 def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:

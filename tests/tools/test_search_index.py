@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -112,25 +113,28 @@ def test_a_sample_has_distinct_rows_in_order() -> None:
     np.testing.assert_array_equal(sample(Rows(rows), 100), rows)
 
 
-def some_gallery(kind: str = "ivf") -> Gallery:
-    rows = np.random.default_rng(2).normal(size=(80, 4))
-    plan = plan_index(80, 4, kind)
-    index = build_index(Comparable(Rows(rows), "cosine"), plan, "cosine")
-    names = [f"a/{number}.jpg" for number in range(78)] + ["ü 日本.png", "not\udcffutf8.png"]
-    header = Header("cosine", str(plan), "/gallery", "MODEL: {}", [0.5, -0.25])
+def some_gallery(kind: str = "ivf", metric: str = "cosine") -> Gallery:
+    count = 300 if kind == "ivf-pq" else 80
+    rows = np.random.default_rng(2).normal(size=(count, 4))
+    plan = plan_index(count, 4, kind, code_bytes=2 if kind == "ivf-pq" else None)
+    index = build_index(Comparable(Rows(rows), metric), plan, metric)
+    names = [f"a/{number}.jpg" for number in range(count - 2)]
+    names += ["ü 日本.png", "not\udcffutf8.png"]
+    header = Header(metric, str(plan), "/gallery", "MODEL: {}", [0.5, -0.25, 1.0, 2.0])
     return Gallery(header, names, index)
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf"])
-def test_an_index_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
-    gallery = some_gallery(kind)
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-pq"])
+def test_an_index_is_read_as_it_was_written(kind: str, metric: str, tmp_path: Path) -> None:
+    gallery = some_gallery(kind, metric)
     write_gallery(tmp_path / "g.index", gallery)
     read = read_gallery(tmp_path / "g.index")
     assert (read.header, read.names) == (gallery.header, gallery.names)
     queries = np.eye(4, dtype=np.float32)
     for one, other in zip(
-        search_index(gallery.index, queries, 9, "cosine"),
-        search_index(read.index, queries, 9, "cosine"),
+        search_index(gallery.index, queries, 9, metric),
+        search_index(read.index, queries, 9, metric),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -163,7 +167,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "g.index"
     with pytest.raises(SearchError, match="No such file"):
         read_gallery(path)
-    for content in (b"", b"PK\x03\x04", b"metabin-search 2\n"):
+    path.write_bytes(b"metabin-search 1\n")
+    with pytest.raises(SearchError, match="a former version; index the gallery anew"):
+        read_gallery(path)
+    for content in (b"", b"PK\x03\x04", b"metabin-search 3\n"):
         path.write_bytes(content)
         with pytest.raises(SearchError, match="is no index of this tool"):
             read_gallery(path)
@@ -226,6 +233,7 @@ def test_rows_of_several_files_come_in_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(blocks), rows)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_files_without_features_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "features.npy"
     with pytest.raises(SearchError, match="No such file"):
@@ -237,6 +245,29 @@ def test_files_without_features_are_refused(tmp_path: Path) -> None:
         np.save(path, array)
         with pytest.raises(SearchError, match="give rows of numbers"):
             NpyVectors([path])
+    for header in (
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1099511627776)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 2)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1, 1)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1, 1)}",
+        "{'descr': '<x\\x1b', 'fortran_order': False, 'shape': (1, 1)}",
+        "[" * 500,
+        "-" * 5000 + "1",
+        "",
+    ):
+        content = header.encode().ljust(1000) + b"\n"
+        start = b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little")
+        path.write_bytes(start + content + bytes(8))
+        with pytest.raises(SearchError) as caught:
+            NpyVectors([path])
+        assert str(caught.value).isprintable()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SearchError, match="Not a regular file"):
+        NpyVectors([path])
+    path.unlink()
     # Reading objects would run the code that the file names.
     np.save(path, np.array([[print]]), allow_pickle=True)
     with pytest.raises(SearchError, match="cannot be read as an array"):

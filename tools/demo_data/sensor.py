@@ -70,4 +70,4 @@ def _grain(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Imag
 def _compress(image: Image.Image, quality: int) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer, formats=["JPEG"]).convert("RGB")

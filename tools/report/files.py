@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metabin_plugin.errors import MetaBINError
+from metabin_plugin.text import as_cell
 from outputs import make_folder_of, write_whole
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -67,6 +68,8 @@ def beside(figure: Path, what: str = "") -> Path:
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file, complete or not at all; floats have six significant digits.
 
+    A text that a spreadsheet would take for a formula is quoted, see ``as_cell``.
+
     Raises:
         FigureError: it cannot be written.
     """
@@ -79,4 +82,6 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 def _text(value: object) -> str:
     # NumPy's float64 is a float, its float32 is not.
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return as_cell(value) if isinstance(value, str) else str(value)

@@ -20,6 +20,7 @@ from benchmarks.memory import measure_apart
 from retrieval.engine import build_index, check_gpu, on_gpu, search_index, set_probes
 from retrieval.faults import SearchError, check_output, load_faiss, write_file
 from retrieval.plan import KINDS, plan_index
+from retrieval.stored_index import Layout
 from retrieval.synthetic import DESCRIPTION, draw_vectors
 from retrieval.vectors import Comparable, NpyVectors
 
@@ -133,17 +134,13 @@ def build_and_ask(
     Returns:
         The fields of ``Measured`` but the memory, and those of each ``Setting``.
     """
-    faiss = load_faiss()
     vectors = Comparable(NpyVectors([folder / "gallery.npy"]), METRIC)
     (queries,) = Comparable(NpyVectors([folder / "queries.npy"]), METRIC).blocks()
     plan = plan_index(*vectors.shape, kind)
     start = time.perf_counter()
     index = build_index(vectors, plan, METRIC, gpu=gpu)
     seconds = time.perf_counter() - start
-    path = folder / f"{kind}.faiss"
-    faiss.write_index(index, str(path))
-    size = path.stat().st_size
-    path.unlink()
+    size = Layout.of(index).size
     settings = []
     for probes in _probes(plan.probes, plan.lists):
         if probes:

@@ -31,8 +31,7 @@ def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False)
     """
     faiss = load_faiss()
     count, dimension = vectors.shape
-    measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
-    index = faiss.index_factory(dimension, plan.factory, measure)
+    index = faiss.index_factory(dimension, plan.factory, measure_of(metric))
     if gpu:
         index = on_gpu(index)
     if not index.is_trained:
@@ -46,6 +45,12 @@ def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False)
     if plan.probes:
         set_probes(index, plan.probes)
     return index
+
+
+def measure_of(metric: str) -> int:
+    """Faiss's number for "cosine", of rows of length 1, or "euclidean"."""
+    faiss = load_faiss()
+    return int(faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2)
 
 
 def search_index(

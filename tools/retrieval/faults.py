@@ -1,4 +1,4 @@
-"""What a user of the search can mend, and the files that it writes."""
+"""What a user of the search can correct, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from metabin_plugin.errors import MetaBINError
+from metabin_plugin.text import as_cell
 from outputs import check_file, write_whole
 
 
@@ -60,12 +61,21 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file, UTF-8, complete or not at all.
 
+    Floats have six digits after the point. A text that a spreadsheet would take for a formula is
+    quoted, see ``as_cell``.
+
     Raises:
         SearchError: it cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([[_cell(value) for value in row] for row in rows])
     # A path's bytes that are no UTF-8 are written as they are.
     write_file(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return as_cell(value)
+    return f"{value:.6f}" if isinstance(value, float) else value

@@ -18,7 +18,7 @@ import numpy as np
 from metabin_plugin.cli import sentence
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import reason
+from metabin_plugin.files import open_regular, reason
 from metabin_plugin.text import shown
 from retrieval.engine import METRICS, build_index, check_gpu
 from retrieval.faults import SearchError, check_output, load_faiss
@@ -134,9 +134,10 @@ def _plan(args: argparse.Namespace, shape: tuple[int, int]) -> Plan:
 
 def _read_ids(path: Path, count: int) -> list[str]:
     try:
-        ids = path.read_text(encoding="utf-8").splitlines()
+        with open_regular(path) as file:
+            ids = file.read().decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SearchError(f"--ids {path} cannot be read ({reason(error)}); mend it") from error
+        raise SearchError(f"--ids {path} cannot be read ({reason(error)}); correct it") from error
     if len(ids) != count:
         raise SearchError(f"--ids {path} has {len(ids)} lines for {count} features; give one each")
     return ids

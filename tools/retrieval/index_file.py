@@ -1,27 +1,34 @@
 """The file of an index: what it describes, what its rows are, and the Faiss index itself.
 
-A line of its own, the length of a JSON header (8 bytes, little endian) and the header, the length
-and JSON list of names, the index as Faiss writes it, and a CRC-32 of all that (4 bytes). Reading
-it runs no code that the file brings along.
+A line of its own; three times the length of a JSON text (8 bytes, little endian) and the text, of
+the header, the sizes of the index and the list of names; the arrays of the index; and a CRC-32 of
+all that (4 bytes). A file may come from anyone: it runs no code and opens no other file, and all
+that it says of itself is checked.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from metabin_plugin.files import reason
+from metabin_plugin.files import open_regular, reason
+from metabin_plugin.text import shown
 from retrieval.engine import METRICS
-from retrieval.faults import SearchError, load_faiss, write_file
+from retrieval.faults import SearchError, write_file
+from retrieval.stored_index import Layout, read_index, write_index
 
-MAGIC = b"metabin-search 1\n"
+MAGIC = b"metabin-search 2\n"
+_FORMER = b"metabin-search 1\n"
 _CRC_BYTES = 4
+_LENGTH_BYTES = 8
 _CHUNK = 1 << 20
 # Of a feature's length; checkpoints of one short training differed by 0.4.
 _TOLERANCE = 0.02
@@ -77,16 +84,16 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
     Raises:
         SearchError: it cannot be written.
     """
-    faiss = load_faiss()
 
     def write(file: BinaryIO) -> None:
         summed = _Summed(file)
         summed.write(MAGIC)
-        for part in (asdict(gallery.header), list(gallery.names)):
+        layout = asdict(Layout.of(gallery.index))
+        for part in (asdict(gallery.header), layout, list(gallery.names)):
             text = json.dumps(part).encode()
-            summed.write(len(text).to_bytes(8, "little"))
+            summed.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
             summed.write(text)
-        faiss.write_index(gallery.index, faiss.PyCallbackIOWriter(summed.write, _CHUNK))
+        write_index(gallery.index, summed.write)
         file.write(summed.crc.to_bytes(_CRC_BYTES, "little"))
 
     write_file(path, write)
@@ -98,23 +105,79 @@ def read_gallery(path: Path) -> Gallery:
     Raises:
         SearchError: there is none, it is of something else, or it is damaged.
     """
-    faiss = load_faiss()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             _verify(file, path)
             file.seek(len(MAGIC))
-            header, names = _header(_json(file)), _json(file)
-            index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _CHUNK))
+            return _read(file)
     except OSError as error:
         raise SearchError(
             f"{path} cannot be read ({reason(error)}); give the file that `index` wrote"
         ) from error
-    # Faiss has no type of its own for what it cannot parse.
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise SearchError(f"{path} was not written by `index`; make it anew") from error
-    if not isinstance(names, list) or len(names) != index.ntotal:
-        raise SearchError(f"{path} has not one name for each of its rows; make it anew")
-    return Gallery(header, names, index)
+    # JSON that is no JSON, or has other values or more levels than ours.
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SearchError(
+            f"{path} was not written by `index` ({shown(str(error))}); make it anew"
+        ) from error
+
+
+def _read(file: BinaryIO) -> Gallery:
+    header, layout = Header(**_json(file)), Layout.checked(_json(file))
+    names = _json(file)
+    left = os.fstat(file.fileno()).st_size - file.tell() - _CRC_BYTES
+    if layout.size != left:
+        raise ValueError(f"its index takes {layout.size:,} bytes, and it has {left:,}")
+    _check_names(names, header, layout)
+    _check_header(header, layout)
+    return Gallery(header, names, read_index(file, layout, header.metric))
+
+
+def _json(file: BinaryIO) -> Any:
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if length > os.fstat(file.fileno()).st_size - file.tell():
+        raise ValueError("a length in it goes beyond its end")
+    return json.loads(file.read(length))
+
+
+def _check_names(names: Any, header: Header, layout: Layout) -> None:
+    if not isinstance(names, list) or len(names) != layout.count:
+        raise ValueError("it has not one name for each of its rows")
+    for name in names:
+        if not _is_text(name):
+            raise ValueError("a name in it is not a text")
+        if header.folder and not _is_below(name):
+            raise ValueError(f"the name {shown(name)} in it leads out of the gallery's folder")
+
+
+def _check_header(header: Header, layout: Layout) -> None:
+    if header.metric not in METRICS:
+        raise ValueError("it has another metric")
+    if not all(map(_is_text, (header.plan, header.folder, header.config))):
+        raise ValueError("a text of its header is not a text")
+    if not isinstance(header.probe, list) or not all(map(_is_finite, header.probe)):
+        raise ValueError("its probe is not a list of numbers")
+    if len(header.probe) != (layout.dimension if header.config else 0):
+        raise ValueError("its probe has another length than its vectors")
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that can be written: bytes of a path that are no UTF-8 can be, too."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_below(name: str) -> bool:
+    parts = name.replace(os.sep, "/").split("/")
+    return not (os.path.isabs(name) or os.path.splitdrive(name)[0] or os.pardir in parts)
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 def check_network(header: Header, probe: np.ndarray) -> None:
@@ -144,13 +207,16 @@ class _Summed:
         self._file = file
         self.crc = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self.crc = zlib.crc32(data, self.crc)
         return self._file.write(data)
 
 
 def _verify(file: BinaryIO, path: Path) -> None:
-    if file.read(len(MAGIC)) != MAGIC:
+    start = file.read(len(MAGIC))
+    if start == _FORMER:
+        raise SearchError(f"{path} was written by a former version; index the gallery anew")
+    if start != MAGIC:
         raise SearchError(f"{path} is no index of this tool; give the file that `index` wrote")
     crc, last = zlib.crc32(MAGIC), b""
     while chunk := file.read(_CHUNK):
@@ -158,16 +224,3 @@ def _verify(file: BinaryIO, path: Path) -> None:
         crc, last = zlib.crc32(data[:-_CRC_BYTES], crc), data[-_CRC_BYTES:]
     if crc != int.from_bytes(last, "little"):
         raise SearchError(f"{path} is damaged or cut short; make it anew")
-
-
-def _json(file: BinaryIO) -> Any:
-    return json.loads(file.read(int.from_bytes(file.read(8), "little")))
-
-
-def _header(content: Any) -> Header:
-    header = Header(**content)
-    if header.metric not in METRICS or not all(
-        isinstance(getattr(header, field.name), (str, list)) for field in fields(header)
-    ):
-        raise ValueError("a value of the header has another type or meaning")
-    return header

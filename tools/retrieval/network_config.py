@@ -6,11 +6,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-import yaml
 from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.engine import read_config
+from metabin_plugin.engine.config_types import check_types
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.files import open_regular, reason
+from metabin_plugin.text import shown
+from metabin_plugin.yaml_text import read_yaml
 from retrieval.faults import SearchError
 
 # Where and how fast features are computed is no part of what they are.
@@ -40,22 +43,25 @@ def restored_config(text: str, options: Sequence[str]) -> CfgNode:
         SearchError: the text is no config of this version.
     """
     try:
-        # fastreid's own reader would run code that a file asks for.
-        kept = CfgNode(yaml.safe_load(text))
+        kept = CfgNode(read_yaml(text))
         cfg = get_cfg()
         cfg.merge_from_other_cfg(kept)
+        check_types(cfg, get_cfg())
+        # Each is a process, and an index may come from anyone.
+        workers = cfg.DATALOADER.NUM_WORKERS, get_cfg().DATALOADER.NUM_WORKERS
+        cfg.DATALOADER.NUM_WORKERS = min(workers)
     # A damaged or foreign config has as many types of errors as ways to be wrong.
     except Exception as error:
         raise SearchError(
-            f"the index was made with another version of the config ({str(error).splitlines()[0]});"
+            f"the index was made with another version of the config ({shown(reason(error))});"
             " index the gallery anew"
         ) from error
     read_config("", options)
     cfg.merge_from_list(list(options))
     if not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise ConfigError(
-            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} of the index is not there any more; add --opts "
-            "MODEL.WEIGHTS and its path now"
+            f"MODEL.WEIGHTS {shown(cfg.MODEL.WEIGHTS)} of the index is not there any more; "
+            "add --opts MODEL.WEIGHTS and its path now"
         )
     return cfg
 
@@ -70,7 +76,7 @@ def feature_source(cfg: CfgNode) -> list[str]:
     same.defrost()
     same.merge_from_list(list(_IRRELEVANT))
     same.MODEL.WEIGHTS = ""
-    with open(cfg.MODEL.WEIGHTS, "rb") as file:
+    with open_regular(cfg.MODEL.WEIGHTS) as file:
         summed = hashlib.sha256()
         while chunk := file.read(1 << 20):
             summed.update(chunk)

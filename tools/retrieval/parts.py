@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from metabin_plugin.files import reason
+from metabin_plugin.text import shown
 from retrieval.faults import SearchError, write_file
 from retrieval.progress import Progress
 from retrieval.vectors import NpyVectors
 
 IMAGES = 2048
+_NAME = re.compile(r"\d{6,}-[0-9a-f]{16}\.(npy|json)(\.partial)?")
 Describe = Callable[[Sequence[str]], tuple[np.ndarray, list[str]]]
 
 
@@ -31,7 +34,8 @@ class Parts:
         size: images whose features are one file.
 
     Raises:
-        SearchError: the folder cannot be written.
+        SearchError: the folder cannot be written, or is someone else's: a link, or with other
+            files in it. Nothing of it is removed then.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Parts:
             self._parts[self.folder / name] = part
         try:
             self.folder.mkdir(exist_ok=True)
-            for path in self.folder.iterdir():
+            for path in self._own_files():
                 if path.with_suffix(".npy") not in self._parts:
                     path.unlink()
         except OSError as error:
@@ -91,8 +95,23 @@ class Parts:
         return NpyVectors(files)
 
     def remove(self) -> None:
-        """Remove the folder, whose content is in the index now."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, whose content is in the index now, but for what others put there."""
+        with suppress(OSError):
+            for path in self._parts:
+                path.unlink()
+                path.with_suffix(".json").unlink()
+            self.folder.rmdir()
+
+    def _own_files(self) -> list[Path]:
+        files = list(self.folder.iterdir())
+        others = [path.name for path in files if not _NAME.fullmatch(path.name)]
+        if others or self.folder.is_symlink():
+            what = f"holds {shown(others[0])}" if others else "is a link"
+            raise SearchError(
+                f"{self.folder} {what}, which `index` did not make; move it away, or give another "
+                "--output"
+            )
+        return files
 
     def _write(self, path: Path, features: np.ndarray, faults: list[str]) -> None:
         text = json.dumps(faults).encode()

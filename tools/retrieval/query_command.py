@@ -1,13 +1,13 @@
 """Ask an index for the gallery images nearest to some images: a CSV table and a contact sheet.
 
-The network is the one that the index was made by, with the config that the index has kept.
+The network is the one that the index was made by, with the config that the index has kept. In the
+table a name that a spreadsheet would take for a formula has an apostrophe in front.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -128,18 +128,18 @@ def _found(
     gallery: Gallery, folder: str, distances: np.ndarray, rows: np.ndarray
 ) -> Iterator[list[Found]]:
     for some, entries in zip(distances.tolist(), rows.tolist(), strict=True):
-        paths = [(gallery.names[row], gallery.path(row, folder)) for row in entries if row >= 0]
-        near = filter(math.isfinite, some)
+        near = [pair for pair in zip(entries, some, strict=True) if pair[0] >= 0]
+        paths = [gallery.path(row, folder) for row, _ in near]
         yield [
-            Found(name, path, distance, path if gallery.header.folder else "")
-            for (name, path), distance in zip(paths, near, strict=True)
+            Found(gallery.names[row], path, distance, path if gallery.header.folder else "")
+            for (row, distance), path in zip(near, paths, strict=True)
         ]
 
 
 def _rows(names: Sequence[str], found: Sequence[Sequence[Found]]) -> Iterator[tuple[object, ...]]:
     for name, entries in zip(names, found, strict=True):
         for rank, entry in enumerate(entries, start=1):
-            yield name, rank, entry.path, f"{entry.distance:.6f}"
+            yield name, rank, entry.path, entry.distance
 
 
 def _tiles(queries: Queries, found: Sequence[Sequence[Found]]) -> Iterator[list[Tile]]:

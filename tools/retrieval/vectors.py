@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from metabin_plugin.files import reason
+from metabin_plugin.files import open_regular, reason
+from metabin_plugin.text import shown
 from retrieval.faults import SearchError
 
 ROWS = 16384
@@ -138,11 +139,14 @@ def sample(vectors: Vectors, count: int, seed: int = 0) -> np.ndarray:
 
 def _open(path: Path) -> np.ndarray:
     try:
+        open_regular(path).close()
         # Without pickles, which could run code.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    # What a damaged or hostile header makes of NumPy has no common type.
+    except Exception as error:
         raise SearchError(
-            f"{path} cannot be read as an array of features ({reason(error)}); give a .npy file"
+            f"{path} cannot be read as an array of features ({shown(reason(error))}); "
+            "give a .npy file"
         ) from error
     if not isinstance(array, np.ndarray):
         raise SearchError(f"{path} holds several arrays; give a .npy file, which holds one")

@@ -10,7 +10,7 @@ from metabin_plugin.data.lookup import datasets_root
 from metabin_plugin.data.manifest import find_manifest
 from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import reason, replace_file
+from metabin_plugin.files import open_regular, reason, replace_file
 
 
 def drop_images(names: Iterable[str], images: Collection[str]) -> dict[str, int]:
@@ -35,7 +35,8 @@ def drop_images(names: Iterable[str], images: Collection[str]) -> dict[str, int]
 def _drop(name: str, images: Collection[str]) -> int:
     try:
         manifest = find_manifest(name, datasets_root())
-        text = manifest.read_bytes().decode("utf-8-sig")
+        with open_regular(manifest) as file:
+            text = file.read().decode("utf-8-sig")
         lines = [cells for cells in csv.reader(io.StringIO(text, newline="")) if cells]
         path = [column.strip() for column in lines[0]].index("path")
     # No rows of such a file were read; the check has said why.
@@ -49,6 +50,7 @@ def _drop(name: str, images: Collection[str]) -> int:
     if len(kept) == len(lines):
         return 0
     written = io.StringIO()
+    # Not quoted against spreadsheets (``as_cell``): these paths are read again.
     csv.writer(written, lineterminator="\n").writerows(kept)
     try:
         replace_file(manifest, lambda file: file.write(written.getvalue().encode()))

@@ -10,6 +10,7 @@ from metabin_plugin.data.datasets.base import SourceDataset, TestItem, TrainItem
 from metabin_plugin.data.datasets.own_split import OwnSplit, OwnSplitDataset
 from metabin_plugin.data.datasets.scan import Release, remedy
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import open_regular
 
 # Folders of the training and of the test images; version 2 masks the faces.
 EDITIONS = {"MSMT17_V1": ("train", "test"), "MSMT17_V2": ("mask_train_v2", "mask_test_v2")}
@@ -140,10 +141,11 @@ class DG_MSMT17_Split(_MSMT17, OwnSplitDataset):
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Blank lines end some copies of the lists.
-        lines = path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
+        with open_regular(path) as file:
+            text = file.read().decode(errors="replace")
     except OSError as error:
         raise DatasetError(
             f"{_RELEASE.title}: {path} cannot be read ({error.strerror}); {remedy(_RELEASE)}."
         ) from error
-    return [line.strip() for line in lines]
+    # Blank lines end some copies of the lists.
+    return [line.strip() for line in text.rstrip().split("\n")]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.files import reason
+from metabin_plugin.yaml_text import read_yaml_file
 from papertables.rows import own_keys, protocol_of, row_names
 from papertables.settings import Settings, flat
 
@@ -73,10 +73,9 @@ def read_budget(path: Path) -> Budget:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--budget {path} cannot be read: {reason}; correct it") from error
+        content = read_yaml_file(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--budget {path} cannot be read: {reason(error)}; correct it") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--budget {path} holds no KEY: VALUE mapping; see budgets/demo.yml")
     return content

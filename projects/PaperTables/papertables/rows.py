@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fastreid.config import CfgNode
 
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.yaml_text import read_yaml_file
 from papertables.settings import Settings, flat
 
 ROWS = Path(__file__).resolve().parents[1] / "rows"
@@ -49,11 +49,7 @@ def row_settings(row: str, folder: Path = ROWS) -> Settings:
         ConfigError: there is no such row, or a file that it inherits from is missing or malformed.
     """
     path = row_file(row, folder)
-    try:
-        return flat(CfgNode.load_yaml_with_base(str(path)))
-    except (OSError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"row {row!r} cannot be read: {reason}; correct {path.name}") from error
+    return flat(CfgNode.load_yaml_with_base(str(path)))
 
 
 def own_keys(row: str, folder: Path = ROWS) -> set[str]:
@@ -61,7 +57,7 @@ def own_keys(row: str, folder: Path = ROWS) -> set[str]:
     path = row_file(row, folder)
     keys: set[str] = set()
     while path.is_relative_to(folder):
-        node: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        node: dict[str, Any] = read_yaml_file(path)
         path = (path.parent / node.pop(_BASE)).resolve()
         keys.update(flat(node))
     return keys

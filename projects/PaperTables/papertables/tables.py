@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tabulate import tabulate
 
+from metabin_plugin.text import as_cell
+from metabin_plugin.yaml_text import read_yaml_file
 from papertables.outcomes import Outcome, measured
 
 TABLES = Path(__file__).resolve().parents[1] / "tables.yml"
@@ -66,7 +67,7 @@ class Plan:
 
 def read_plan(path: Path = TABLES) -> Plan:
     """Read ``tables.yml``."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml_file(path)
     tables = {name: _table(name, node) for name, node in content["tables"].items()}
     return Plan(tables, content["scripts"])
 
@@ -162,5 +163,7 @@ def _csv(headings: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(headings)
-    writer.writerows(lines)
+    writer.writerows(
+        [as_cell(value) if isinstance(value, str) else value for value in line] for line in lines
+    )
     return file.getvalue()

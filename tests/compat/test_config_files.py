@@ -1,0 +1,137 @@
+"""Configs are read as fastreid reads them, without what a hostile one does to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fastreid.config import CfgNode, get_cfg
+
+from metabin_plugin.engine import read_config
+from metabin_plugin.errors import ConfigError
+
+BOMB = "a: &a [1, 2]\n" + "\n".join(
+    f"{name}: &{name} [{', '.join([f'*{former}'] * 9)}]"
+    for former, name in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+
+
+def test_bases_are_merged_from_the_last_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    files = {
+        "own.yml": "_BASE_: sub/middle.yml\nSOLVER: {MAX_EPOCH: 3, STEPS: [1]}\nOUTPUT_DIR: own\n",
+        "sub/middle.yml": "_BASE_: ~/home.yml\nSOLVER: {MAX_EPOCH: 2, BASE_LR: 0.2}\n",
+        "home/home.yml": f"_BASE_: {tmp_path}/root.yml\nSOLVER: {{STEPS: [5, 6], GAMMA: 0.3}}\n",
+        "root.yml": "SOLVER: {MAX_EPOCH: 0, WARMUP_ITERS: 7}\nOUTPUT_DIR: r\nMODEL: {DEVICE: c}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert CfgNode.load_yaml_with_base(str(tmp_path / "own.yml")) == {
+        "SOLVER": {"MAX_EPOCH": 3, "STEPS": [1], "BASE_LR": 0.2, "GAMMA": 0.3, "WARMUP_ITERS": 7},
+        "OUTPUT_DIR": "own",
+        "MODEL": {"DEVICE": "c"},
+    }
+    monkeypatch.chdir(tmp_path / "sub")
+    cfg = get_cfg()
+    cfg.merge_from_file("middle.yml")
+    assert (cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.STEPS, cfg.OUTPUT_DIR) == (2, [5, 6], "r")
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_a_config_is_utf_8_whatever_the_locale(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "own.yml"
+    path.write_bytes(start + "OUTPUT_DIR: straße/日本\n".encode())
+    script = (
+        "import locale, metabin_plugin; metabin_plugin.register()\n"
+        "from fastreid.config import get_cfg\n"
+        "cfg = get_cfg(); cfg.merge_from_file('own.yml')\n"
+        "print(locale.getpreferredencoding(False), ascii(cfg.OUTPUT_DIR))"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    encoding, name = done.stdout.split()
+    assert encoding.lower() not in ("utf-8", "utf8")
+    assert name == ascii("straße/日本")
+
+
+FAULTS = {
+    "alias bomb": (BOMB, "more than 100,000 values"),
+    "long list": ("a: [" + "1," * 200_000 + "]", "more than 262,144 bytes"),
+    "code": ("OUTPUT_DIR: !!python/object/apply:os.mkdir [run]", "could not determine"),
+    "itself": ("_BASE_: own.yml", "leads back to itself"),
+    "no mapping": ("[1, 2]", "no KEY: VALUE mapping"),
+    "nothing": ("", "no KEY: VALUE mapping"),
+    "a number as base": ("_BASE_: 3", "is 3; give the path of a file"),
+    "nothing as base": ("_BASE_:", "is None; give the path of a file"),
+    "a URL as base": ("_BASE_: https://example.org/x.yml", "give the path of a file"),
+    "a pipe as base": (
+        "_BASE_: pipe",
+        "pipe, the _BASE_ of own.yml, cannot be read (Not a regular file)",
+    ),
+    "a device as base": (
+        "_BASE_: /dev/zero",
+        "/dev/zero, the _BASE_ of own.yml, cannot be read (Not a regular file)",
+    ),
+    "a folder as base": ("_BASE_: .", "cannot be read (Is a directory)"),
+    "no base": (
+        "_BASE_: absent.yml",
+        "absent.yml, the _BASE_ of own.yml, cannot be read (No such file",
+    ),
+    "keys below a value of the base": ("_BASE_: base.yml\nA: {B: 1}", "A is 1 in a _BASE_"),
+    "escapes": ('_BASE_: "\\e[2J"', r"\x1b[2J"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_hostile_config_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    text, words = FAULTS[fault]
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("base.yml").write_text("A: 1")
+    Path("own.yml").write_text(text)
+    for unsafe in (False, True):
+        with pytest.raises(ConfigError) as caught:
+            get_cfg().merge_from_file("own.yml", allow_unsafe=unsafe)
+        assert words in str(caught.value)
+        assert "own.yml" in str(caught.value) or "base.yml" in text
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 800
+    with pytest.raises(ConfigError):
+        read_config("own.yml", [])
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("value", ["[" * 9999, "(" * 9999, "-" * 9999 + "1", "1+" * 9999 + "1"])
+def test_a_text_that_no_parser_bears_is_a_text_in_a_file_too(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "own.yml"
+    path.write_text(yaml.safe_dump({"OUTPUT_DIR": value}))
+    assert value == read_config(str(path), []).OUTPUT_DIR
+    path.write_text(yaml.safe_dump({"SOLVER": {"MAX_EPOCH": value}}))
+    with pytest.raises(ConfigError, match=r"MAX_EPOCH is .*, but takes a int"):
+        read_config(str(path), [])
+
+
+def test_values_are_read_as_yacs_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "own.yml").write_text(
+        "DATASETS: {NAMES: \"('a','b')\"}\nINPUT: {SIZE_TEST: '[8, 4]'}"
+    )
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "own.yml"))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "SOLVER.STEPS", "[3, 5]"])
+    assert cfg.DATASETS.NAMES == ("a", "b") and cfg.INPUT.SIZE_TEST == [8, 4]
+    assert cfg.SOLVER.STEPS == [3, 5] and cfg.MODEL.DEVICE == "cpu"
