@@ -116,6 +116,7 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "CHANNELS_LAST": st.booleans(),
         # Compiling takes longer than all else; a test of its own has it.
         "COMPILE": st.just(False),
+        "CUDA_GRAPHS": st.booleans(),
         "KEEP_MEMORY": st.booleans(),
         "FOLD_TOLERANCE": st.floats(0, 1),
     }
