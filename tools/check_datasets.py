@@ -6,10 +6,10 @@ python tools/check_datasets.py [--workers N] --datasets NAME_OR_MANIFEST ...
 With a config its training data (DATASETS.NAMES), its targets (DATASETS.TESTS) and its batches are
 checked; with --datasets all images of the named ones. A picture that is on both sides of a test,
 in another file or format too, is a problem, and so are people of a manifest who are trained on and
-tested with. Counts of the benchmark's datasets are shown
-beside the published ones, and a difference is a warning. The exit status is 1 if there is a
-problem; warnings leave it 0. --drop-unreadable rewrites manifests without the images that cannot be
-read, and checks what is left.
+tested with. Counts of the benchmark's datasets are shown beside the published ones, and a
+difference is a warning. The exit status is 1 if there is a problem; warnings leave it 0.
+--drop-unreadable rewrites manifests without the images that cannot be read, and checks what is
+left.
 """
 
 from __future__ import annotations
