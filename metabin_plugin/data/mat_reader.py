@@ -26,7 +26,7 @@ MOST_VALUES, MOST_ELEMENTS = 2**20, 2**24
 IMAGES_PER_VIEW = 5
 
 # Address space in bytes, and how much more than the file all of its images may take.
-_MEMORY = 4 * 2**30
+_MEMORY = 2**30
 _UNFOLDED = 50
 
 Message = tuple[dict[str, Any], bytes]

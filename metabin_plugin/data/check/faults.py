@@ -19,7 +19,7 @@ from metabin_plugin.text import shown
 def repeated_images(subsets: Sequence[Subset]) -> Iterator[DatasetError]:
     """An error for each file that is listed more than once, by whatever path.
 
-    A query image among the gallery images of its dataset is none: evaluation leaves it out.
+    A query image among the gallery images of its dataset is none: ``find_leaks`` looks at those.
     """
     listings: dict[str, list[tuple[Subset, str]]] = defaultdict(list)
     for subset in subsets:

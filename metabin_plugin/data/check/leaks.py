@@ -49,15 +49,10 @@ def _found_in_gallery(
 ) -> Iterator[DatasetError]:
     copies: dict[str, str] = {}
     for query, gallery in splits:
-        # Only what the person of the query is in can be told by likeness: the rest is too much.
-        places: dict[Any, list[Sequence[Any]]] = defaultdict(list)
-        for item in gallery:
-            if item[0] in pictures:
-                places[item[1]].append(item)
-                places[pictures[item[0]].pixels].append(item)
+        side = _Gallery([item for item in gallery if item[0] in pictures], pictures)
         for item in query:
             if item[0] in pictures and item[0] not in copies:
-                copy = _copy_of(item, places, pictures)
+                copy = side.copy_of(item)
                 if copy is not None:
                     copies[item[0]] = copy
     if copies:
@@ -69,21 +64,43 @@ def _found_in_gallery(
         )
 
 
-def _copy_of(
-    query: Sequence[Any], places: Mapping[Any, list[Sequence[Any]]], pictures: Pictures
-) -> str | None:
-    path, person, camera = query[:3]
-    picture = pictures[path]
-    for other in places.get(picture.pixels, ()):
-        if tuple(other[1:3]) != (person, camera):
-            return str(other[0])
-    for other in places.get(person, ()):
-        small = pictures[other[0]].small
-        if other[2] == camera or picture.small is None or small is None:
-            continue
-        if np.linalg.norm(picture.small - small) <= _SAME:
-            return str(other[0])
-    return None
+class _Gallery:
+    """Finds copies of queries under another camera or person.
+
+    Those with equal pixels are found among all gallery images, others among those of the person.
+
+    Args:
+        items: the gallery.
+        pictures: of all images, by path.
+    """
+
+    def __init__(self, items: Items, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._by_pixels: dict[bytes, list[tuple[str, Any, Any]]] = defaultdict(list)
+        by_person: dict[Any, list[tuple[str, Any, np.ndarray]]] = defaultdict(list)
+        for path, person, camera, *_ in items:
+            picture = pictures[path]
+            self._by_pixels[picture.pixels].append((path, person, camera))
+            if picture.small is not None:
+                by_person[person].append((path, camera, picture.small))
+        self._by_person = {}
+        for person, found in by_person.items():
+            paths, cameras, smalls = zip(*found, strict=True)
+            self._by_person[person] = (paths, np.array(cameras), np.stack(smalls))
+
+    def copy_of(self, query: Sequence[Any]) -> str | None:
+        """Path of a copy; None if there is none."""
+        path, person, camera = query[:3]
+        picture = self._pictures[path]
+        for other, *labels in self._by_pixels.get(picture.pixels, ()):
+            if labels != [person, camera]:
+                return other
+        if picture.small is None or person not in self._by_person:
+            return None
+        paths, cameras, smalls = self._by_person[person]
+        distances = np.linalg.norm(smalls - picture.small, axis=1)
+        found = np.flatnonzero((distances <= _SAME) & (cameras != camera))
+        return paths[found[0]] if len(found) else None
 
 
 def _trained_on(collection: Collection, pictures: Pictures) -> Iterator[DatasetError]:
