@@ -92,8 +92,9 @@ class ManifestDataset(ImageDataset):
 
     def shared_people(self) -> list[str]:
         """Labels of the people that training rows and test rows of the file show, in order."""
+        people = [row for row in self._rows if not row.is_distractor]
         trained, tested = (
-            {(row.domain, row.pid) for row in self._rows if (row.subset == "train") is train}
+            {(row.domain, row.pid) for row in people if (row.subset == "train") is train}
             for train in (True, False)
         )
         return [f"{domain}:{pid}" if domain else pid for domain, pid in sorted(trained & tested)]

@@ -360,6 +360,20 @@ def test_people_who_are_trained_on_and_tested_with(
     assert Outcome(capsys, *config(tmp_path, *both[2:])).status == 0
 
 
+def test_a_distractor_is_not_the_person_of_its_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tested, trained = drawn(tmp_path, "test", 0), drawn(tmp_path, "train", 1)
+    tested[7].rename(tmp_path / "test" / "0000_c1s1_000151_01.jpg")
+    names = [path.name for path in tested[:7]]
+    rows = [f"test/{n},{k % 4 + 7},{k // 4},query" for k, n in enumerate(names[:4])]
+    rows += [f"test/{n},{k % 4 + 7},1,gallery" for k, n in enumerate(names[4:])]
+    rows += [f"train/{path.name},{k // 2},0,train" for k, path in enumerate(trained)]
+    distractor = "test/0000_c1s1_000151_01.jpg,0,1,gallery"
+    manifest = manifest_of(tmp_path, "own.csv", [*rows, distractor])
+    assert Outcome(capsys, "--datasets", manifest).status == 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="no such names there")
 def test_names_are_shown_in_one_line_without_control_characters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
