@@ -75,8 +75,8 @@ class Balance:
                 yield ConfigError(
                     f"{self.batch_key} {self.batch_size} with DATALOADER.NUM_INSTANCE "
                     f"{self.num_instances} needs {slots} identities of each of the {len(counts)} "
-                    f'domains, but domain "{shown(name)}" has {count}; lower the first or raise the '
-                    "second."
+                    f'domains, but domain "{shown(name)}" has {count}; lower the first or raise '
+                    "the second."
                 )
 
 
