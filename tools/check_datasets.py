@@ -4,10 +4,12 @@ python tools/check_datasets.py --config-file configs/MetaBIN.yml [--workers N] [
 python tools/check_datasets.py [--workers N] --datasets NAME_OR_MANIFEST ...
 
 With a config its training data (DATASETS.NAMES), its targets (DATASETS.TESTS) and its batches are
-checked; with --datasets all images of the named ones. Counts of the benchmark's datasets are shown
-beside the published ones, and a difference is a warning. The exit status is 1 if there is a
-problem; warnings leave it 0. --drop-unreadable rewrites manifests without the images that cannot be
-read, and checks what is left.
+checked; with --datasets all images of the named ones. A picture that is on both sides of a test,
+in another file or format too, is a problem, and so are people of a manifest who are trained on and
+tested with. Counts of the benchmark's datasets are shown beside the published ones, and a
+difference is a warning. The exit status is 1 if there is a problem; warnings leave it 0.
+--drop-unreadable rewrites manifests without the images that cannot be read, and checks what is
+left.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from metabin_plugin.cli import run_cli
 from metabin_plugin.data.check import Report, check_configured, check_named, drop_images
 from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.engine import check_data_keys, read_config
-from metabin_plugin.text import visible
+from metabin_plugin.text import shown, visible
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
     if arguments.drop_unreadable:
         dropped = drop_images(names, set(report.unreadable))
         for name, count in dropped.items():
-            print(f"{name}: {count} lines of images that cannot be read were taken out")
+            print(f"{shown(name)}: {count} lines of images that cannot be read were taken out")
         if dropped:
             _, report = check(arguments)
     print(visible(text(report)))

@@ -84,12 +84,12 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     Raises:
         DatasetError: if the file is missing, unreadable or not laid out as expected.
     """
-    found = read_mat(DG_CUHKSYSU.release, path, ["Person"], simplify_cells=True)
+    found = read_mat(DG_CUHKSYSU.release, path, ["Person"])
     boxes = defaultdict(list)
     try:
         for scene, box in _boxes(found["Person"]):
             boxes[scene].append(box)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{path} does not hold persons with idname and scene (imname, idlocate); restore it "
             f'from the release, from the page "{DG_CUHKSYSU.release.home_page}".'

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
+from metabin_plugin.text import shown
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,16 @@ class Balance:
                 yield ConfigError(
                     f"{self.batch_key} {self.batch_size} with DATALOADER.NUM_INSTANCE "
                     f"{self.num_instances} needs {slots} identities of each of the {len(counts)} "
-                    f'domains, but domain "{name}" has {count}; lower the first or raise the '
-                    "second."
+                    f'domains, but domain "{shown(name)}" has {count}; lower the first or raise '
+                    "the second."
                 )
 
 
 def too_few_identities(name: str, count: int) -> DatasetError:
     """The error of a domain with less than two identities, whatever the batch."""
     return DatasetError(
-        f'Domain "{name}" has {count} identity in its training images, but at least 2 are needed; '
-        "remove it from DATASETS.NAMES or add images of other people."
+        f'Domain "{shown(name)}" has {count} identity in its training images, but at least 2 are '
+        "needed; remove it from DATASETS.NAMES or add images of other people."
     )
 
 

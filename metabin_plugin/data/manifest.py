@@ -90,6 +90,15 @@ class ManifestDataset(ImageDataset):
                 first.setdefault(row.path, row)
         self._use_for_training(list(first.values()))
 
+    def shared_people(self) -> list[str]:
+        """Labels of the people that training rows and test rows of the file show, in order."""
+        people = [row for row in self._rows if not row.is_distractor]
+        trained, tested = (
+            {(row.domain, row.pid) for row in people if (row.subset == "train") is train}
+            for train in (True, False)
+        )
+        return [f"{domain}:{pid}" if domain else pid for domain, pid in sorted(trained & tested)]
+
     def _use_for_training(self, rows: list[Row]) -> None:
         self._train = [self._train_item(row) for row in rows]
         self.train_domains = [row.domain or self.dataset_name for row in rows]

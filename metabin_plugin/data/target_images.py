@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from metabin_plugin.data.matches import splits_of
 from metabin_plugin.data.readable import ReadableDataset
 
 
@@ -23,4 +24,4 @@ class TargetImages(ReadableDataset):
     def __init__(self, dataset: Any, transform: Any) -> None:
         super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
         self.num_query = len(dataset.query)
-        self.splits = getattr(dataset, "splits", None) or [(dataset.query, dataset.gallery)]
+        self.splits = splits_of(dataset)

@@ -14,6 +14,7 @@ from metabin_plugin.engine.progress import progress_state
 
 # Made at the end of an epoch, before its evaluation; the next one takes its place.
 BEFORE_TEST = "model_before_test"
+FINAL = "model_final"
 
 
 class CheckpointHook(HookBase):
@@ -46,7 +47,7 @@ class CheckpointHook(HookBase):
     def after_epoch(self) -> None:
         """Checkpoint every ``SOLVER.CHECKPOINT_PERIOD`` epochs, and after the last one."""
         epoch, iteration = self.trainer.epoch, self.trainer.iter
-        is_last = epoch >= self.trainer.max_epoch - 1
+        is_last = self._is_last_epoch()
         if not is_last and (epoch + 1) % self._every_epochs != 0:
             if self._is_due(iteration):
                 self._save_periodic(f"model_iter_{iteration:07d}", iteration, epoch)
@@ -56,14 +57,18 @@ class CheckpointHook(HookBase):
             self._best_metric = metric
             self._save("model_best", iteration, epoch, tag_last=False)
         if is_last:
-            self._save("model_final", iteration, epoch)
+            self._save(FINAL, iteration, epoch)
             self._remove(BEFORE_TEST)
         else:
             self._save_periodic(f"model_{epoch:04d}", iteration, epoch)
 
     def save_before_test(self) -> None:
-        """Checkpoint at the end of an epoch, so that an evaluation that fails costs nothing."""
-        self._save(BEFORE_TEST, self.trainer.iter, self.trainer.epoch - 1)
+        """Checkpoint at the end of an epoch, so that an evaluation that fails costs nothing.
+
+        That of the last epoch is ``model_final`` already, however the evaluation ends.
+        """
+        name = FINAL if self._is_last_epoch() else BEFORE_TEST
+        self._save(name, self.trainer.iter, self.trainer.epoch - 1)
 
     def save_before_stop(self, finished_epoch: int) -> None:
         """Checkpoint between two iterations, unless the last one made is as far.
@@ -84,6 +89,9 @@ class CheckpointHook(HookBase):
         self._best_metric, self._periodic = state["best_metric"], list(state["periodic"])
         # The run may have ended after the newest was written and before the oldest was removed.
         self._prune()
+
+    def _is_last_epoch(self) -> bool:
+        return self.trainer.epoch >= self.trainer.max_epoch - 1
 
     def _is_due(self, iteration: int) -> bool:
         return self._every_iters > 0 and iteration % self._every_iters == 0

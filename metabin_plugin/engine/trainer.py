@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from metabin_plugin.allocator import keep_freed_memory
 from metabin_plugin.compat.distillation import momentum_teacher
 from metabin_plugin.compat.mixed_precision import use_dtype
+from metabin_plugin.data.matches import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.amp_check import check_convolutions_once
 from metabin_plugin.engine.base_step import finite_base_step
@@ -66,6 +67,8 @@ class MetaBINTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         with checked(cfg):
+            if cfg.TEST.EVAL_PERIOD > 0:
+                check_targets(cfg.DATASETS.TESTS)
             if cfg.METABIN.SEED >= 0:
                 seed_all_rng(cfg.METABIN.SEED + comm.get_rank())
             self._configured_iters = cfg.METABIN.ITERS_PER_EPOCH
@@ -287,6 +290,7 @@ class MetaBINTrainer(DefaultTrainer):
     ) -> tuple[Any, Any]:
         """Loader and evaluator of a target; each image is read once, however many its splits."""
         loader, num_query = cls.build_test_loader(cfg, dataset_name)
+        require_matches(dataset_name, getattr(loader.dataset, "splits", ()))
         return build_evaluator(cfg, loader, num_query, output_dir)
 
     @classmethod

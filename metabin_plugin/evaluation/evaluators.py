@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +14,14 @@ from fastreid.utils import comm
 from torch import Tensor
 
 from metabin_plugin.evaluation.images import Images, Members
-from metabin_plugin.evaluation.scoring import score
-from metabin_plugin.evaluation.split_results import over_splits
+from metabin_plugin.evaluation.scoring import LEFT_OUT, QUERIES, score
+from metabin_plugin.evaluation.split_results import SplitResults, over_splits
+from metabin_plugin.ranking.gallery import LabelledGallery
+
+logger = logging.getLogger(__name__)
+
+# The place of an image in its batch, and the batch's size, move its features by a few 1e-7.
+_ROUNDING = 1e-5
 
 Sides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -39,6 +46,12 @@ class RankingEvaluator(ReidEvaluator):
     ) -> None:
         super().__init__(cfg, num_query, output_dir)
         self._sides = sides
+        self._copies = self._queries = 0
+
+    def reset(self) -> None:
+        """Forget the features, and what was counted in them."""
+        super().reset()
+        self._copies = self._queries = 0
 
     def evaluate(self) -> dict[str, float]:
         """Gather the features of all processes and score them in the first.
@@ -53,7 +66,9 @@ class RankingEvaluator(ReidEvaluator):
         self.reset()
         if not comm.is_main_process():
             return {}
-        return self.score(_joined(list(itertools.chain.from_iterable(gathered))))
+        results = self.score(_joined(list(itertools.chain.from_iterable(gathered))))
+        self._warn(results)
+        return results
 
     def score(self, images: Images) -> dict[str, float]:
         """Return the metrics of all images, which are in the order of the loader's dataset."""
@@ -61,7 +76,28 @@ class RankingEvaluator(ReidEvaluator):
         gallery = images.part(slice(self._num_query, None))
         return self._score(query, gallery)
 
+    def _warn(self, results: dict[str, float]) -> None:
+        if results[LEFT_OUT] > 0:
+            logger.warning(
+                "%g of %g queries%s are left out: no gallery image shows their person under "
+                "another camera; the metrics are those of the other queries",
+                results[LEFT_OUT],
+                results[QUERIES] + results[LEFT_OUT],
+                " (means over the splits)" if isinstance(results, SplitResults) else "",
+            )
+        if self._copies:
+            logger.warning(
+                "%d of %d queries have the same features as a gallery image of their person under "
+                "another camera: the picture is on both sides, so the metrics say little, or the "
+                "network gives different pictures the same features; tools/check_datasets.py "
+                "names pictures that are on both sides",
+                self._copies,
+                self._queries,
+            )
+
     def _score(self, query: Images, gallery: Images) -> dict[str, float]:
+        self._queries += len(query.features)
+        self._copies += _count_copies(query, gallery)
         if self._sides is not None:
             probes, entries = self._sides(query.features, gallery.features)
             query, gallery = query._replace(features=probes), gallery._replace(features=entries)
@@ -97,6 +133,21 @@ class MultiSplitEvaluator(RankingEvaluator):
                 for query, gallery in self._splits
             ]
         )
+
+
+def _count_copies(query: Images, gallery: Images) -> int:
+    """Number of queries with the features of a gallery image of their person, another camera's."""
+    entries = LabelledGallery(gallery.identities, gallery.cameras)
+    found = entries.entries_of(query.identities, query.cameras)
+    return sum(
+        bool(len(matches)) and _has_equal(features, gallery.features[matches])
+        for features, (matches, _) in zip(query.features, found, strict=True)
+    )
+
+
+def _has_equal(features: Tensor, others: Tensor) -> bool:
+    differences = (others - features).abs().amax(1)
+    return bool((differences <= _ROUNDING * features.abs().max()).any())
 
 
 def _joined(batches: list[dict[str, Any]]) -> Images:

@@ -24,7 +24,8 @@ def write_results(results: Mapping[str, Any], targets: Sequence[str], folder: st
     a target has its metrics by name; where it has several splits they are the means, and beside
     them are ``"std"``, the sample standard deviations, and ``"splits"``, a list with the metrics of
     each split. In the CSV file it has the line ``mean``, and then the lines ``std``, ``0``, ``1``
-    and so on.
+    and so on. Beside the metrics are the numbers of queries that were scored and left out, see
+    ``score``; they have a mean and a deviation as the metrics do.
 
     Args:
         results: what ``DefaultTrainer.test`` returns: metrics by target, or those of the only one.
@@ -71,13 +72,16 @@ def _csv(by_target: Mapping[str, Mapping[str, float]]) -> str:
 def _rows(metrics: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
     """Name and metrics of each line of a target: mean, and where there are splits std and they."""
     if not isinstance(metrics, SplitResults):
-        yield "mean", _floats(metrics)
+        yield "mean", _numbers(metrics)
         return
-    yield "mean", _floats(metrics.mean)
-    yield "std", _floats(metrics.std)
+    yield "mean", _numbers(metrics.mean)
+    yield "std", _numbers(metrics.std)
     for split, values in enumerate(metrics.splits):
-        yield str(split), _floats(values)
+        yield str(split), _numbers(values)
 
 
-def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    # NumPy's own types are none of JSON's; counts stay whole numbers.
+    return {
+        name: value if isinstance(value, int) else float(value) for name, value in metrics.items()
+    }

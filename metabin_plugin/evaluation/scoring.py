@@ -16,6 +16,8 @@ from torch import Tensor
 from metabin_plugin.evaluation.images import Images
 from metabin_plugin.ranking import evaluate_features, evaluate_rank
 
+QUERIES, LEFT_OUT = "queries", "left_out"
+
 _RANKS = (1, 5, 10)
 _FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 
@@ -32,7 +34,9 @@ def score(cfg: CfgNode, query: Images, gallery: Images) -> OrderedDict[str, floa
 
     Returns:
         ``Rank-1``, ``Rank-5``, ``Rank-10``, ``mAP``, ``mINP`` and ``metric``, the mean of ``mAP``
-        and ``Rank-1``, in percent; with the ROC curve, true-positive rates in [0, 1].
+        and ``Rank-1``, in percent; with the ROC curve, true-positive rates in [0, 1]. After them
+        ``queries``, the number of queries that these metrics are of, and ``left_out``, the number
+        of the others: no gallery image shows their person under another camera.
 
     Raises:
         DatasetError: no query has a match in the gallery.
@@ -41,12 +45,16 @@ def score(cfg: CfgNode, query: Images, gallery: Images) -> OrderedDict[str, floa
     if cfg.TEST.AQE.ENABLED:
         features = _expanded(cfg.TEST.AQE, *features)
     labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
-    if not (cfg.TEST.RERANK.ENABLED or cfg.TEST.ROC.ENABLED):
-        return _percentages(*evaluate_features(*features, *labels, metric=cfg.TEST.METRIC))
-    distances = _distances(cfg, *features)
-    results = _percentages(*evaluate_rank(distances, *labels))
+    if cfg.TEST.RERANK.ENABLED or cfg.TEST.ROC.ENABLED:
+        distances = _distances(cfg, *features)
+        curve, *by_query = evaluate_rank(distances, *labels)
+    else:
+        curve, *by_query = evaluate_features(*features, *labels, metric=cfg.TEST.METRIC)
+    results = _percentages(curve, *by_query)
     if cfg.TEST.ROC.ENABLED:
         results.update(_true_positive_rates(distances, labels))
+    scored = len(by_query[0])
+    results.update({QUERIES: scored, LEFT_OUT: len(query.identities) - scored})
     return results
 
 

@@ -21,6 +21,7 @@ from metabin_plugin.engine.event_history import (
 )
 from metabin_plugin.errors import CheckpointError, DatasetError
 from tests.engine.noisy_run import noisy_options, noisy_trainer
+from tests.engine.test_resume import difference, outcome
 
 
 def names(folder: Path) -> list[str]:
@@ -196,3 +197,72 @@ def test_lines_that_will_be_written_again_are_cut(
 
 def test_a_missing_metrics_file_is_none(tmp_path: Path) -> None:
     assert cut_metrics_file(str(tmp_path / "metrics.json"), 5) == -1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DatasetError("an image is damaged"),
+        MemoryError(),
+        RuntimeError("CUDA out of memory"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        SystemExit(1),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_last_evaluation_that_fails_costs_no_final_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    changes: dict[str, Any] = {"SOLVER__MAX_EPOCH": 2, "TEST__EVAL_PERIOD": 1}
+    options = noisy_options(tmp_path, **changes)
+    trainer = noisy_trainer(options)
+    real_test, evaluations = MetaBINTrainer.test, list[Any]()
+
+    def evaluate(_: MetaBINTrainer, cfg: Any, model: Any) -> Any:
+        evaluations.append(cfg)
+        if len(evaluations) == 2:
+            raise error
+        return real_test(cfg, model)
+
+    monkeypatch.setattr(MetaBINTrainer, "test", evaluate)
+    with pytest.raises((type(error), CheckpointError)):
+        trainer.train()
+    out = tmp_path / "out"
+    assert (out / "last_checkpoint").read_text() == "model_final.pth"
+    trained = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    final = torch.load(out / "model_final.pth", weights_only=True)["model"]
+    assert difference(trained, final) == ""
+
+    monkeypatch.setattr(MetaBINTrainer, "test", real_test)
+    noisy_trainer(options, resume=True).train()
+    assert "before_test" not in names(out)
+    noisy_trainer(noisy_options(tmp_path, OUTPUT_DIR=tmp_path / "straight", **changes)).train()
+    assert difference(outcome(tmp_path / "straight"), outcome(out)) == ""
+
+
+# Cameras and persons of two queries and two gallery images, none of which can be scored.
+UNSCORABLE = {
+    "one camera": ("1,c", "2,c", "1,c", "2,c"),
+    "each person under one camera": ("1,a", "2,b", "1,a", "2,b"),
+    "other people": ("1,a", "2,a", "3,b", "4,b"),
+    "people named otherwise": ("1,a", "2,a", "01,b", "02,b"),
+}
+
+
+@pytest.mark.parametrize("rows", UNSCORABLE.values(), ids=UNSCORABLE)
+def test_a_target_without_a_scorable_query_is_refused_before_training(
+    tmp_path: Path, rows: tuple[str, ...]
+) -> None:
+    options = noisy_options(tmp_path)
+    subsets = ("query", "query", "gallery", "gallery")
+    labels = [f"{row},{subset}" for row, subset in zip(rows, subsets, strict=True)]
+    lines = [f"target/{number}_1.png,{label}" for number, label in enumerate(labels)]
+    (tmp_path / "target.csv").write_text("\n".join(["path,pid,camid,subset", *lines]))
+    sentence = r"target\.csv.* cannot be evaluated: none of its 2 queries"
+    with pytest.raises(DatasetError, match=sentence):
+        noisy_trainer(options)
+    assert not names(tmp_path / "out")
+    # Without an evaluation nobody asks.
+    trainer = noisy_trainer([*options, "TEST.EVAL_PERIOD", "0"])
+    with pytest.raises(DatasetError, match=sentence):
+        MetaBINTrainer.build_evaluator(trainer.cfg, trainer.cfg.DATASETS.TESTS[0])

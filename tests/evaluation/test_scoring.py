@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import pytest
 import torch
 from fastreid.config import CfgNode, get_cfg
@@ -9,7 +14,8 @@ from fastreid.evaluation import ReidEvaluator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metabin_plugin.evaluation import RankingEvaluator
+from metabin_plugin.evaluation import MultiSplitEvaluator, RankingEvaluator, evaluators
+from metabin_plugin.evaluation.images import Members
 from metabin_plugin.ranking import distances
 
 BATCH = 16
@@ -54,8 +60,50 @@ def test_equals_fastreids_evaluator_bit_for_bit(
     cfg = config(metric, *enabled)
     theirs = evaluate(ReidEvaluator(cfg, 20), seed, images)
     ours = evaluate(RankingEvaluator(cfg, 20), seed, images)
+    assert ours.pop("queries") + ours.pop("left_out") == 20
     assert list(ours.items()) == list(theirs.items())
     assert [type(value) for value in ours.values()] == [type(value) for value in theirs.values()]
+
+
+@settings(max_examples=40)
+@given(
+    st.sets(st.sampled_from(KEYS)),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12),
+)
+def test_results_say_how_many_queries_were_scored_and_left_out(
+    enabled: set[str], queries: list[tuple[int, int]], gallery: list[tuple[int, int]]
+) -> None:
+    # At least the first query has a match, and another one has not.
+    queries, gallery = [(0, 0), (9, 0), *queries], [(0, 1), *gallery]
+    matched = [
+        any(person == other and camera != elsewhere for other, elsewhere in gallery)
+        for person, camera in queries
+    ]
+    pids, camids = torch.tensor(queries + gallery).T
+    evaluator = RankingEvaluator(config("cosine", *enabled), len(queries))
+    evaluator.reset()
+    features = torch.randn(len(pids), 12, generator=torch.Generator().manual_seed(len(pids)))
+    evaluator.process({"targets": pids, "camids": camids}, features)
+    with capture(evaluators.logger) as lines:
+        results = evaluator.evaluate()
+    assert type(results["queries"]) is type(results["left_out"]) is int
+    assert (results["queries"], results["left_out"]) == (sum(matched), matched.count(False))
+    (line,) = lines
+    assert line.startswith(f"{matched.count(False)} of {len(matched)} queries are left out")
+
+
+@contextmanager
+def capture(logger: logging.Logger) -> Iterator[list[str]]:
+    """The lines that a logger is given."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("enabled", [(), ("AQE",), ("RERANK",), KEYS])
@@ -76,3 +124,36 @@ def test_features_are_let_go_of() -> None:
     evaluator = RankingEvaluator(config("cosine"), 20)
     evaluate(evaluator, 0, 80)
     assert evaluator._predictions == []
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-6])
+@pytest.mark.parametrize("several_splits", [False, True])
+def test_queries_whose_picture_is_in_the_gallery_under_another_camera_are_told(
+    rounding: float, several_splits: bool
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(12, 64, generator=random)
+    # Queries 0 to 3, of which 0 and 1 are copied under another camera, 2 under its own.
+    copies = {4: 0, 5: 1, 6: 2}
+    noise = 1 + rounding * (torch.rand(12, 64, generator=random) - 0.5)
+    for copy, original in copies.items():
+        features[copy] = features[original] * noise[copy]
+    pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 3])
+    camids = torch.tensor([0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 1, 0])
+    sides = [
+        Members(np.arange(12)[part], pids.numpy()[part], camids.numpy()[part])
+        for part in (slice(4), slice(4, None))
+    ]
+    cfg = config("cosine")
+    evaluator = (
+        MultiSplitEvaluator(cfg, [(sides[0], sides[1])] * 3)
+        if several_splits
+        else RankingEvaluator(cfg, 4)
+    )
+    evaluator.reset()
+    evaluator.process({"targets": pids, "camids": camids}, features)
+    with capture(evaluators.logger) as lines:
+        evaluator.evaluate()
+    (line,) = lines
+    assert line.startswith("6 of 12 queries" if several_splits else "2 of 4 queries")
+    assert "on both sides" in line

@@ -25,7 +25,7 @@ from tests.engine.tiny_data import tiny_config
 from tests.evaluation.target_trees import write_targets
 
 TARGETS = ("DG_VIPeR", "DG_PRID", "DG_GRID", "DG_iLIDS")
-METRICS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "metric")
+METRICS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "metric", "queries", "left_out")
 
 
 class MeanColours(torch.nn.Module):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +134,7 @@ def test_queries_in_their_gallery_and_whole_training_lists_are_no_repetitions(
         (tmp_path / "VIPeR" / camera).mkdir(parents=True)
         for person in range(4):
             path = tmp_path / "VIPeR" / camera / f"{person:03d}_{angle}.bmp"
-            Image.fromarray(np.full((4, 4, 3), 9 * person, np.uint8)).save(path)
+            Image.fromarray(np.full((4, 4, 3), 9 * person + angle, np.uint8)).save(path)
     name = DG_VIPeR.__name__
     outcome = Outcome(capsys, "--datasets", name)
     assert outcome.status == 0
@@ -174,7 +178,8 @@ def test_warnings_leave_the_status(tmp_path: Path, capsys: pytest.CaptureFixture
     manifest = write_manifest(tmp_path, "own", 1)
     lines = manifest.read_text().splitlines()
     lines[5:9] = [lines[5]]
-    lines[-4:] = ["own/3_0.png,3,0,query", "own/3_1.png,3,0,gallery", "own/3_2.png,4,0,gallery"]
+    lines[-4:] = ["own/3_0.png,9,0,query", "own/3_1.png,9,0,gallery"]
+    lines += ["own/3_2.png,8,0,query", "own/3_3.png,8,1,gallery"]
     manifest.write_text("\n".join(lines))
     outcome = Outcome(capsys, "--datasets", str(manifest))
     assert outcome.status == 0
@@ -183,6 +188,217 @@ def test_warnings_leave_the_status(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "1_0.png" in single
     assert "own.csv (query): 1 queries without" in unmatched
     assert "3_0.png" in unmatched
+
+
+@pytest.mark.parametrize("cameras", ["00000000", "01230123"], ids=["one", "one per person"])
+def test_a_target_without_a_scorable_query_is_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cameras: str
+) -> None:
+    arguments = config(tmp_path)
+    rows = [
+        f"target/{k % 4}_{k // 4}.png,{k % 4},{camera},{'query' if k < 4 else 'gallery'}"
+        for k, camera in enumerate(cameras)
+    ]
+    (tmp_path / "target.csv").write_text("\n".join(["path,pid,camid,subset", *rows]))
+    for outcome in (
+        Outcome(capsys, *arguments),
+        Outcome(capsys, "--datasets", str(tmp_path / "target.csv")),
+    ):
+        assert outcome.status == 1
+        (problem,) = outcome.problems
+        assert "target.csv" in problem and "none of its 4 queries" in problem
+        assert not outcome.warnings
+
+
+# How a copy of an image is made: its name, and how it is written.
+COPIES = {
+    "file": ("copy.png", {}),
+    "other format, equal pixels": ("copy.bmp", {}),
+    "lossless WebP": ("copy.webp", {"lossless": True}),
+    "JPEG": ("copy.jpg", {"quality": 75}),
+    "WebP": ("copy.webp", {"quality": 80}),
+    "twice as large": ("copy.png", {"scale": 2}),
+    "link": ("copy.png", {"link": True}),
+    "hard link": ("copy.png", {"hard_link": True}),
+}
+
+
+@pytest.fixture(params=COPIES.values(), ids=COPIES)
+def copy(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    """Function that copies an image into a folder ``other`` beside its own; the copy's path."""
+    name, options = request.param
+
+    def make(path: Path) -> str:
+        target = path.parents[1] / "other" / f"{path.stem}_{name}"
+        target.parent.mkdir(exist_ok=True)
+        if "link" in options:
+            target.symlink_to(path)
+        elif "hard_link" in options:
+            os.link(path, target)
+        else:
+            image = Image.open(path)
+            image = image.resize([side * options.get("scale", 1) for side in image.size])
+            image.save(target, **{k: v for k, v in options.items() if k != "scale"})
+        return f"other/{target.name}"
+
+    return make
+
+
+def drawn(folder: Path, name: str, seed: int) -> list[Path]:
+    """Pictures of eight things, each of its own."""
+    (folder / name).mkdir(exist_ok=True)
+    paths = []
+    for number in range(8):
+        coarse = np.random.default_rng([seed, number]).integers(0, 256, (6, 3, 3), np.uint8)
+        paths.append(folder / name / f"{number}.png")
+        Image.fromarray(coarse).resize((32, 64), Image.Resampling.BICUBIC).save(paths[-1])
+    return paths
+
+
+def manifest_of(folder: Path, name: str, rows: Sequence[str]) -> str:
+    path = folder / name
+    path.write_text("\n".join(["path,pid,camid,subset", *rows]))
+    return str(path)
+
+
+def test_queries_that_are_in_the_gallery_under_another_camera(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], copy: Callable[[Path], str]
+) -> None:
+    paths = drawn(tmp_path, "own", 0)
+    rows = [f"own/{k}.png,{k % 4},{'a' if k < 4 else 'b'}," for k in range(8)]
+    rows = [row + ("query" if k < 4 else "gallery") for k, row in enumerate(rows)]
+    # Under its own camera the copy is left out by the evaluation.
+    harmless = f"{copy(paths[0])},0,a,gallery"
+    assert (
+        Outcome(capsys, "--datasets", manifest_of(tmp_path, "a.csv", [*rows, harmless])).status == 0
+    )
+    copies = [f"{copy(paths[k])},{k},b,gallery" for k in (1, 2)]
+    outcome = Outcome(
+        capsys, "--datasets", manifest_of(tmp_path, "b.csv", [*rows, harmless, *copies])
+    )
+    assert outcome.status == 1
+    (problem,) = outcome.problems
+    assert "b.csv: 2 queries show the picture of a gallery image" in problem
+    assert "own/1.png" in problem and "other/1_" in problem
+
+
+def test_a_query_row_that_is_a_gallery_row_under_another_camera_or_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn(tmp_path, "own", 0)
+    rows = [f"own/{k}.png,{k % 4},{k // 4},{'query' if k < 4 else 'gallery'}" for k in range(8)]
+    for label in ("0,1", "1,0"):
+        extra = f"own/0.png,{label},gallery"
+        outcome = Outcome(capsys, "--datasets", manifest_of(tmp_path, "a.csv", [*rows, extra]))
+        assert outcome.status == 1
+        (problem,) = outcome.problems
+        assert "1 queries show the picture" in problem and "own/0.png" in problem
+
+
+def test_copies_are_found_in_every_drawn_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], copy: Callable[[Path], str]
+) -> None:
+    paths = drawn(tmp_path, "own", 0)
+    rows = [f"own/{k}.png,{k % 4},{k // 4},test" for k in range(8)]
+    assert Outcome(capsys, "--datasets", manifest_of(tmp_path, "a.csv", rows)).status == 0
+    # The second view of each person is the first one again.
+    rows = rows[:4] + [f"{copy(paths[k])},{k},1,test" for k in range(4)]
+    outcome = Outcome(capsys, "--datasets", manifest_of(tmp_path, "b.csv", rows))
+    assert outcome.status == 1
+    assert "queries show the picture" in outcome.problems[0]
+
+
+def test_test_images_that_are_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], copy: Callable[[Path], str]
+) -> None:
+    trained, tested = drawn(tmp_path, "train", 0), drawn(tmp_path, "test", 1)
+    train = [f"train/{path.name},{k // 2},0,train" for k, path in enumerate(trained)]
+    test = [
+        f"test/{path.name},{k % 4},{k // 4},{'query' if k < 4 else 'gallery'}"
+        for k, path in enumerate(tested)
+    ]
+    target = manifest_of(tmp_path, "target.csv", test)
+    source = manifest_of(tmp_path, "source.csv", train)
+    assert Outcome(capsys, "--datasets", source, target).status == 0
+    copies = [f"{copy(tested[k])},{10 + k},0,train" for k in (1, 5, 6)]
+    source = manifest_of(tmp_path, "source.csv", [*train, *copies])
+    outcome = Outcome(capsys, "--datasets", source, target)
+    assert outcome.status == 1
+    text = " ".join(outcome.problems)
+    assert "source.csv (train)" in text and "target.csv" in text and "other/1_" in text
+    # A link is the same file, which is listed twice.
+    assert "3 test images" in text or text.count("is listed 2 times") == 3
+
+
+@pytest.mark.parametrize("subset", ["query", "gallery", "test"])
+@pytest.mark.parametrize("domains", [False, True])
+def test_people_who_are_trained_on_and_tested_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], subset: str, domains: bool
+) -> None:
+    tested = drawn(tmp_path, "test", 0)
+    trained = drawn(tmp_path, "train", 1)
+    sides = ["test"] * 8 if subset == "test" else ["query"] * 4 + ["gallery"] * 4
+    rows = [f"test/{path.name},{k % 4},{k // 4},{sides[k]}" for k, path in enumerate(tested)]
+    shared = {"query": 0, "gallery": 3, "test": 2}[subset]
+    rows += [f"train/{path.name},{shared + 5 * (k // 2)},0,train" for k, path in enumerate(trained)]
+    lines = ["path,pid,camid,subset,domain", *(f"{row},shop" for row in rows)]
+    if domains:
+        # Labels of another domain are other people.
+        lines = [line.replace("train,shop", "train,street") for line in lines]
+    manifest = tmp_path / "own.csv"
+    manifest.write_text("\n".join(lines))
+    named = Outcome(capsys, "--datasets", str(manifest))
+    both = ["DATASETS.NAMES", f'("{manifest}",)', "DATASETS.TESTS", f'("{manifest}",)']
+    plain = ["METABIN.HOOKS", "()", "DATALOADER.SAMPLER_TRAIN", "TrainingSampler"]
+    for outcome in (named, Outcome(capsys, *config(tmp_path, *both, *plain))):
+        assert outcome.status == (0 if domains else 1)
+        for problem in outcome.problems:
+            assert "1 people of its training rows are in its test rows too" in problem
+            assert f'for example "shop:{shared}"' in problem
+        assert len(outcome.problems) == (0 if domains else 1)
+    # Tested alone, the training rows count for nothing.
+    assert Outcome(capsys, *config(tmp_path, *both[2:])).status == 0
+
+
+def test_a_distractor_is_not_the_person_of_its_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tested, trained = drawn(tmp_path, "test", 0), drawn(tmp_path, "train", 1)
+    tested[7].rename(tmp_path / "test" / "0000_c1s1_000151_01.jpg")
+    names = [path.name for path in tested[:7]]
+    rows = [f"test/{n},{k % 4 + 7},{k // 4},query" for k, n in enumerate(names[:4])]
+    rows += [f"test/{n},{k % 4 + 7},1,gallery" for k, n in enumerate(names[4:])]
+    rows += [f"train/{path.name},{k // 2},0,train" for k, path in enumerate(trained)]
+    distractor = "test/0000_c1s1_000151_01.jpg,0,1,gallery"
+    manifest = manifest_of(tmp_path, "own.csv", [*rows, distractor])
+    assert Outcome(capsys, "--datasets", manifest).status == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such names there")
+def test_names_are_shown_in_one_line_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a\x1b[31m\nb"
+    paths = drawn(tmp_path, name, 0)
+    files = [shutil.copy(path, tmp_path / f"{name}{path.name}") for path in paths]
+    rows = [
+        [os.path.basename(file), str(k % 4), str(k // 4), "query" if k < 4 else "gallery"]
+        for k, file in enumerate(files)
+    ]
+    # Copied across cameras, unmatched, alone in training, and listed twice.
+    rows += [[rows[0][0], "0", "1", "gallery"], [rows[1][0], "7", "0", "train"]]
+    rows[3][1] = "nobody"
+    manifest = tmp_path / f"{name}.csv"
+    with manifest.open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "pid", "camid", "subset"], *rows])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["x", "--workers", "0", "--datasets", str(manifest)])
+        assert check_datasets.main() == 1
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert r"\x1b[31m\n" in printed
+    starts = ("|", "problem: ", "warning: ", "3 problem(s)", "4 problem(s)")
+    assert all(line.startswith(starts) for line in printed.splitlines() if line)
 
 
 def test_nothing_to_check_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

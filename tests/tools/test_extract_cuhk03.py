@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Callable, Iterator
+import importlib.util
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -182,14 +185,7 @@ def test_the_reader_names_the_command(
 
 
 def test_without_h5py(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *rest: object, **named: object) -> object:
-        if name == "h5py":
-            raise ImportError(name)
-        return original(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match="package h5py, which is not installed; run `pip"):
         extract_cuhk03.main([str(release), str(tmp_path)])
 
@@ -210,5 +206,143 @@ def test_files_that_are_not_the_release(release: Path, tmp_path: Path) -> None:
         pair = writer.cell(np.full((2, 4), writer.empty(), dtype=h5py.ref_dtype))
         pairs = np.full((1, 1), pair, dtype=h5py.ref_dtype)
         file.create_dataset("detected", data=pairs, dtype=h5py.ref_dtype)
-    with pytest.raises(DatasetError, match=r"camera pair 1, has shape \(2, 4\)"):
+    with pytest.raises(DatasetError, match=r"camera pair 1 of detected the shape \(2, 4\)"):
         extract_cuhk03.main([str(other), str(tmp_path)])
+
+
+def with_image(file: h5py.File, image: h5py.Reference) -> None:
+    """Make a release of one person with one image, and nine empty cells."""
+    writer = MatWriter(file)
+    cell = np.full((1, 10), writer.empty(), dtype=h5py.ref_dtype)
+    cell[0, 0] = image
+    pairs = np.full((1, 1), writer.cell(cell), dtype=h5py.ref_dtype)
+    file.create_dataset("detected", data=pairs, dtype=h5py.ref_dtype)
+
+
+def external_link(file: h5py.File, elsewhere: str) -> None:
+    file["detected"] = h5py.ExternalLink(elsewhere, "/detected")
+
+
+def link_through_a_group(file: h5py.File, elsewhere: str) -> None:
+    file["group"] = h5py.ExternalLink(elsewhere, "/")
+    file["detected"] = h5py.SoftLink("/group/detected")
+
+
+def image_elsewhere(file: h5py.File, elsewhere: str) -> None:
+    stored = [(elsewhere, 0, 60)]
+    with_image(file, file.create_dataset("image", (3, 5, 4), np.uint8, external=stored).ref)
+
+
+def cell_elsewhere(file: h5py.File, elsewhere: str) -> None:
+    file.create_dataset("detected", (1, 1), h5py.ref_dtype, external=[(elsewhere, 0, 8)])
+
+
+def virtual_image(file: h5py.File, elsewhere: str) -> None:
+    layout = h5py.VirtualLayout((3, 5, 4), np.uint8)
+    layout[:] = h5py.VirtualSource(elsewhere, "image", (3, 5, 4))
+    with_image(file, file.create_virtual_dataset("image", layout).ref)
+
+
+def virtual_image_without_an_end(file: h5py.File, elsewhere: str) -> None:
+    layout = h5py.VirtualLayout((3, 5, 4), np.uint8, maxshape=(None, 5, 4))
+    source = h5py.VirtualSource(elsewhere, "image", (3, 5, 4), maxshape=(None, 5, 4))
+    layout[: h5py.h5s.UNLIMITED] = source[: h5py.h5s.UNLIMITED]
+    with_image(file, file.create_virtual_dataset("image", layout).ref)
+
+
+def too_large(file: h5py.File, elsewhere: str) -> None:
+    shape = (3, 100_000, 100_000)
+    with_image(file, file.create_dataset("image", shape, np.uint8, chunks=(1, 64, 64)).ref)
+
+
+def one_image_many_times(file: h5py.File, elsewhere: str) -> None:
+    writer = MatWriter(file)
+    shape = (3, 2000, 2000)
+    image = file.create_dataset("image", shape, np.uint8, chunks=(1, 2000, 2000)).ref
+    cell = np.full((1000, 10), image, dtype=h5py.ref_dtype)
+    pairs = np.full((1, 1), writer.cell(cell), dtype=h5py.ref_dtype)
+    file.create_dataset("detected", data=pairs, dtype=h5py.ref_dtype)
+
+
+def numbers_for_pixels(file: h5py.File, elsewhere: str) -> None:
+    with_image(file, file.create_dataset("image", data=np.zeros((3, 5, 4))).ref)
+
+
+def group_for_an_image(file: h5py.File, elsewhere: str) -> None:
+    with_image(file, file.create_group("image").ref)
+
+
+def numbers_for_a_cell(file: h5py.File, elsewhere: str) -> None:
+    file["detected"] = np.zeros((1, 5))
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (external_link, "takes data from another file"),
+        (link_through_a_group, "takes data from another file"),
+        (image_elsewhere, "takes data from another file"),
+        (cell_elsewhere, "takes data from another file"),
+        (virtual_image, "takes data from another file"),
+        (virtual_image_without_an_end, "takes data from another file"),
+        (too_large, "too large"),
+        (one_image_many_times, "much more than its size"),
+        (numbers_for_pixels, "has no picture at 1_001_1_01.png"),
+        (group_for_an_image, "something else where arrays should be"),
+        (numbers_for_a_cell, "something else where cells should be"),
+    ],
+)
+def test_a_release_that_is_made_to_do_harm(
+    tmp_path: Path, make: Callable[[h5py.File, str], None], sentence: str, pipe: bool
+) -> None:
+    elsewhere = tmp_path / "private.h5"
+    if pipe:
+        # Whoever opens it waits for ever.
+        os.mkfifo(elsewhere)
+    else:
+        with h5py.File(elsewhere, "w") as file:
+            image = file.create_dataset("image", data=np.full((3, 5, 4), 7, np.uint8))
+            with_image(file, image.ref)
+    release = tmp_path / "release" / "cuhk-03.mat"
+    release.parent.mkdir()
+    with h5py.File(release, "w") as file:
+        make(file, str(elsewhere))
+    with pytest.raises(DatasetError, match=sentence):
+        extract_cuhk03.main([str(release), str(tmp_path), "--boxes", "detected"])
+    assert not list(tmp_path.rglob("*.png")) or make is one_image_many_times
+
+
+def changed(content: bytes, seed: int) -> bytes:
+    """A file of which some bytes are others, or the end is missing."""
+    draw = random.Random(seed)
+    damaged = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        damaged[draw.randrange(len(damaged))] = draw.choice((0, 1, 127, 255, draw.randrange(256)))
+    return bytes(damaged[: draw.randrange(len(damaged))] if seed % 8 == 7 else damaged)
+
+
+def extracts_or_refuses(release: Path, root: Path, seeds: Sequence[int]) -> None:
+    content = (release / "cuhk-03.mat").read_bytes()
+    # Of the user block nothing is read.
+    head, rest = content[:512], content[512:]
+    refused = 0
+    for seed in seeds:
+        (release / "cuhk-03.mat").write_bytes(head + changed(rest, seed))
+        began = time.monotonic()
+        try:
+            extract_cuhk03.main([str(release), str(root / str(seed)), "--boxes", "detected"])
+        except DatasetError as error:
+            refused += 1
+            assert "cuhk-03.mat" in str(error) or "images_detected" in str(error)
+        assert time.monotonic() - began < 20
+    assert refused
+
+
+def test_damaged_releases_are_refused_or_read(release: Path, tmp_path: Path) -> None:
+    extracts_or_refuses(release, tmp_path, range(8))
+
+
+@pytest.mark.slow
+def test_many_damaged_releases_are_refused_or_read(release: Path, tmp_path: Path) -> None:
+    extracts_or_refuses(release, tmp_path, range(8, 108))

@@ -11,13 +11,15 @@ from yacs.config import CfgNode
 
 from metabin_plugin.data.balance import Balance, too_few_identities
 from metabin_plugin.data.check.subsets import GALLERY, QUERY, TRAIN, Subset
+from metabin_plugin.data.matches import unmatched_queries
 from metabin_plugin.errors import DatasetError, MetaBINError
+from metabin_plugin.text import shown
 
 
 def repeated_images(subsets: Sequence[Subset]) -> Iterator[DatasetError]:
     """An error for each file that is listed more than once, by whatever path.
 
-    A query image among the gallery images of its dataset is none: evaluation leaves it out.
+    A query image among the gallery images of its dataset is none: ``find_leaks`` looks at those.
     """
     listings: dict[str, list[tuple[Subset, str]]] = defaultdict(list)
     for subset in subsets:
@@ -27,7 +29,7 @@ def repeated_images(subsets: Sequence[Subset]) -> Iterator[DatasetError]:
         owners = [subset for subset, _ in found]
         if len(owners) > 1 and not _by_design(owners):
             yield DatasetError(
-                f"Image {found[0][1]} is listed {len(owners)} times: in "
+                f"Image {shown(found[0][1])} is listed {len(owners)} times: in "
                 f"{', '.join(map(str, owners))}; keep one of them."
             )
 
@@ -81,14 +83,6 @@ def single_images(subset: Subset) -> list[str]:
     return [found[0] for found in paths.values() if len(found) == 1]
 
 
-def unmatched_queries(query: Subset, gallery: Subset) -> list[str]:
-    """Paths of the queries whose identity no other camera's gallery image shows."""
-    cameras: dict[Any, set[Any]] = defaultdict(set)
-    for item in gallery.items:
-        cameras[item[1]].add(item[2])
-    return [path for path, identity, camera, *_ in query.items if not cameras[identity] - {camera}]
-
-
 def warnings(subsets: Sequence[Subset]) -> Iterator[str]:
     """A sentence for each kind of images that a run bears, but hardly learns or tests with."""
     by_name = {(subset.dataset, subset.name): subset for subset in subsets}
@@ -101,14 +95,17 @@ def warnings(subsets: Sequence[Subset]) -> Iterator[str]:
             )
         gallery = by_name.get((subset.dataset, GALLERY))
         if subset.name == QUERY and gallery:
-            yield from _count(
-                f"{subset}: {{}} without a gallery image of the person from another camera, which "
-                "evaluation leaves out, for example {}",
-                "queries",
-                unmatched_queries(subset, gallery),
-            )
+            unmatched = unmatched_queries(subset.items, gallery.items)
+            # Without any match there is no evaluation, which is a problem.
+            if len(unmatched) < len(subset.items):
+                yield from _count(
+                    f"{subset}: {{}} without a gallery image of the person from another camera, "
+                    "which evaluation leaves out, for example {}",
+                    "queries",
+                    unmatched,
+                )
 
 
 def _count(sentence: str, noun: str, paths: list[str]) -> Iterator[str]:
     if paths:
-        yield sentence.format(f"{len(paths)} {noun}", paths[0])
+        yield sentence.format(f"{len(paths)} {noun}", shown(paths[0]))

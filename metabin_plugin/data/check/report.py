@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
@@ -18,7 +18,8 @@ from metabin_plugin.data.check.faults import (
     small_domains,
     warnings,
 )
-from metabin_plugin.data.check.images import Size, read_sizes
+from metabin_plugin.data.check.images import Picture, read_pictures
+from metabin_plugin.data.check.leaks import find_leaks
 from metabin_plugin.data.check.published import compare, differences
 from metabin_plugin.data.check.published import table as published_table
 from metabin_plugin.data.check.subsets import (
@@ -29,7 +30,9 @@ from metabin_plugin.data.check.subsets import (
     collect_named,
 )
 from metabin_plugin.data.domains import DomainLabels
-from metabin_plugin.errors import MetaBINError
+from metabin_plugin.data.matches import require_matches
+from metabin_plugin.errors import DatasetError, MetaBINError
+from metabin_plugin.text import shown
 
 _HEADERS = (
     "Dataset",
@@ -95,24 +98,25 @@ def _report(
 ) -> Report:
     subsets = collection.subsets
     labels = collection.label(kind)
-    listed = [item[0] for subset in subsets for item in subset.items]
-    listed += collection.split_paths
-    sizes, unreadable = read_sizes(listed, workers)
+    listed = collection.paths()
+    pictures, unreadable = read_pictures(listed, workers)
     problems: list[MetaBINError] = [
         *collection.problems,
         *unreadable,
         *repeated_images(subsets),
+        *_unscorable(collection),
+        *find_leaks(collection, pictures),
         *small_domains(_identities_by_domain(labels), batches),
     ]
     domains = _domains_by_dataset(collection, labels)
-    rows = [_row(subset, domains.get(subset.dataset, 0), sizes) for subset in subsets]
+    rows = [_row(subset, domains.get(subset.dataset, 0), pictures) for subset in subsets]
     compared = compare(subsets)
     return Report(
         tabulate(rows, headers=_HEADERS, tablefmt="pipe"),
         published_table(compared) if compared else "",
         [str(problem) for problem in problems],
         [*warnings(subsets), *differences(compared)],
-        [path for path in dict.fromkeys(listed) if path not in sizes],
+        [path for path in dict.fromkeys(listed) if path not in pictures],
     )
 
 
@@ -132,11 +136,19 @@ def _domains_by_dataset(collection: Collection, labels: DomainLabels) -> dict[st
     return counts
 
 
-def _row(subset: Subset, domains: int, sizes: Mapping[str, Size]) -> list[Any]:
-    readable = [sizes[item[0]] for item in subset.items if item[0] in sizes]
+def _unscorable(collection: Collection) -> Iterator[DatasetError]:
+    for name, splits in collection.splits.items():
+        try:
+            require_matches(name, splits)
+        except DatasetError as error:
+            yield error
+
+
+def _row(subset: Subset, domains: int, pictures: Mapping[str, Picture]) -> list[Any]:
+    readable = [pictures[item[0]].size for item in subset.items if item[0] in pictures]
     widths, heights = zip(*readable, strict=True) if readable else ((), ())
     return [
-        subset.dataset,
+        shown(subset.dataset),
         subset.name,
         len(subset.items),
         len({item[1] for item in subset.items}),

@@ -12,7 +12,9 @@ from metabin_plugin.data.datasets.base import TargetDataset
 from metabin_plugin.data.domains import DomainLabels, label_domains
 from metabin_plugin.data.lookup import build_dataset, read_subset
 from metabin_plugin.data.manifest_rows import is_manifest
+from metabin_plugin.data.matches import Items, splits_of
 from metabin_plugin.errors import DatasetError, MetaBINError
+from metabin_plugin.text import shown
 
 TRAIN, QUERY, GALLERY = SUBSETS = ("train", "query", "gallery")
 
@@ -30,11 +32,11 @@ class Subset:
 
     dataset: str
     name: str
-    items: Sequence[Sequence[Any]]
+    items: Items
     whole: bool = False
 
     def __str__(self) -> str:
-        return f"{self.dataset} ({self.name})"
+        return f"{shown(self.dataset)} ({self.name})"
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,19 @@ class Collection:
         subsets: what is not empty.
         sources: name and dataset of those with training images.
         problems: why something could not be loaded.
-        split_paths: images of all splits of the targets, of which ``subsets`` has the first.
+        splits: query and gallery of each split of a target, by its name; ``subsets`` has the first.
     """
 
     subsets: list[Subset] = field(default_factory=list)
     sources: list[tuple[str, Any]] = field(default_factory=list)
     problems: list[MetaBINError] = field(default_factory=list)
-    split_paths: list[str] = field(default_factory=list)
+    splits: dict[str, Sequence[tuple[Items, Items]]] = field(default_factory=dict)
+
+    def paths(self) -> list[str]:
+        """The images of all subsets and splits; some are there several times."""
+        lists = [subset.items for subset in self.subsets]
+        lists += [side for splits in self.splits.values() for split in splits for side in split]
+        return [item[0] for items in lists for item in items]
 
     def add(
         self, name: str, subsets: Sequence[str], key: str, *, required: bool, **kwargs: Any
@@ -78,9 +86,8 @@ class Collection:
         for subset, items in found.items():
             if items:
                 self.subsets.append(Subset(name, subset, items, whole and subset == TRAIN))
-        if QUERY in subsets:
-            splits = getattr(dataset, "splits", ())
-            self.split_paths.extend(item[0] for s in splits for side in s for item in side)
+        if found.get(QUERY) and found.get(GALLERY):
+            self.splits[name] = splits_of(dataset)
         if found.get(TRAIN):
             self.sources.append((name, dataset))
         self._report_empty(name, key, [s for s in subsets if not found[s]], len(subsets), required)

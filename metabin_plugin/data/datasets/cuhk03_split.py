@@ -13,6 +13,7 @@ from metabin_plugin.data.datasets.own_split import OwnSplit, OwnSplitDataset
 from metabin_plugin.data.datasets.scan import Release
 from metabin_plugin.data.mat_file import read_mat
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.text import shown
 
 _HOME_PAGE = "person-re-ranking (CUHK03 new training/testing protocol), Zhun Zhong"
 _LISTS = ("train_idx", "query_idx", "gallery_idx")
@@ -45,7 +46,7 @@ class DG_CUHK03_Split(OwnSplitDataset):
         mat = root / "cuhk03" / f"cuhk03_new_protocol_config_{self.boxes}.mat"
         protocol = read_mat(self.release, mat, ("filelist", *_LISTS))
         train, query, gallery = (
-            [_image(images, mat, name) for name in _names(protocol, key)] for key in _LISTS
+            [_image(images, mat, name) for name in _names(protocol, mat, key)] for key in _LISTS
         )
         return OwnSplit(
             [self.train_item(path, *train_labels(*numbers)) for path, *numbers in train],
@@ -72,10 +73,22 @@ class DG_CUHK03_Labeled_Split(DG_CUHK03_Split):
     )
 
 
-def _names(protocol: Mapping[str, Any], key: str) -> Iterator[str]:
-    # MATLAB counts from 1, and keeps each name in a cell of its own.
-    for index in protocol[key].ravel():
-        yield str(protocol["filelist"].ravel()[int(index) - 1][0])
+def _names(protocol: Mapping[str, Any], mat: Path, key: str) -> Iterator[str]:
+    files = _flat(protocol["filelist"])
+    for index in _flat(protocol[key]):
+        # MATLAB counts from 1.
+        if not isinstance(index, int) or not 1 <= index <= len(files):
+            raise DatasetError(
+                f"CUHK03: {mat} has {shown(str(index))} in {key}, but its filelist has entries 1 "
+                f"to {len(files)}; restore the file."
+            )
+        yield str(files[index - 1])
+
+
+def _flat(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        return [value]
+    return [entry for part in value for entry in _flat(part)]
 
 
 def _image(
@@ -85,8 +98,8 @@ def _image(
         return images[name]
     except KeyError:
         raise DatasetError(
-            f"CUHK03: {mat} lists the image {name}, which was not extracted; extract the images "
-            "again with tools/extract_cuhk03.py."
+            f"CUHK03: {mat} lists the image {shown(name)}, which was not extracted; extract the "
+            "images again with tools/extract_cuhk03.py."
         ) from None
 
 

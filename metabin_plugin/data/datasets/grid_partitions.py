@@ -26,11 +26,11 @@ def read_partitions(release: Release, path: Path, paired: Sequence[int]) -> list
     Raises:
         DatasetError: the file cannot be read or has not ten partitions of these identities.
     """
-    cells = read_mat(release, path, ["trainIdxAll"], simplify_cells=True)["trainIdxAll"]
+    cells = read_mat(release, path, ["trainIdxAll"])["trainIdxAll"]
     try:
         partitions = [{int(person) for person in cell["personIdx"]} for cell in cells]
     # The variable is not of the shape it has in the release.
-    except (IndexError, KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, OverflowError, TypeError, ValueError):
         partitions = []
     people = set(paired)
     if len(partitions) != NUM_SPLITS or not all(part < people for part in partitions):
