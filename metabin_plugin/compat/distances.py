@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metabin_plugin.compat.optional_faiss import require_faiss
 from metabin_plugin.compat.rebinding import repair
 
 _FAISS_GPU = 2
@@ -15,8 +16,7 @@ _FAISS_CPU = 3
 
 
 def _search_option() -> int:
-    import faiss
-
+    faiss = require_faiss()
     has_gpu = torch.cuda.is_available() and getattr(faiss, "get_num_gpus", lambda: 0)() > 0
     return _FAISS_GPU if has_gpu else _FAISS_CPU
 

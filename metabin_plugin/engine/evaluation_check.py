@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastreid.config import CfgNode
 
+from metabin_plugin.compat.optional_faiss import require_faiss
 from metabin_plugin.engine.value_checks import check_choice, check_count, check_number
 from metabin_plugin.errors import ConfigError
 
@@ -15,7 +16,7 @@ def check_evaluation(node: CfgNode) -> None:
         node: ``cfg.TEST``.
 
     Raises:
-        ConfigError: a key's value cannot work.
+        ConfigError: a key's value cannot work, or not without Faiss, which is not installed.
     """
     if node.METRIC == "jaccard":
         raise ConfigError(
@@ -31,6 +32,7 @@ def check_evaluation(node: CfgNode) -> None:
         check_count("TEST.RERANK.K1", node.RERANK.K1, 1)
         check_count("TEST.RERANK.K2", node.RERANK.K2, 1, node.RERANK.K1)
         check_number("TEST.RERANK.LAMBDA", node.RERANK.LAMBDA, 0, 1)
+        require_faiss()
 
 
 def _check_alpha(alpha: float) -> None:
