@@ -31,6 +31,10 @@ class LoaderError(MetaBINError):
     """The worker processes of a data loader cannot be started, or cannot go on."""
 
 
+class RunFolderError(MetaBINError):
+    """The folder of a run cannot be used, or holds another run."""
+
+
 class CheckpointError(MetaBINError):
     """A checkpoint cannot be written."""
 

@@ -1,7 +1,9 @@
 """Registers the plugin, without which fastreid cannot be imported, and settles hypothesis."""
 
+import logging
 import os
 import signal
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,13 @@ metabin_plugin.register()
 # A shell starts its background jobs with Ctrl-C ignored, which tests and their children inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def plugin_log(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Any:
+    """pytest's ``caplog``, which what the plugin logs reaches whatever fastreid has set up."""
+    monkeypatch.setattr(logging.getLogger("metabin_plugin"), "parent", logging.getLogger())
+    return caplog
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from typing import Any
 
 import torch
 from fastreid.utils.events import EventStorage
+
+from metabin_plugin.run_folder import logged_scalars
+
+logger = logging.getLogger(__name__)
 
 # Longest window over which fastreid's writers smooth a scalar.
 WINDOW = 200
@@ -46,6 +50,8 @@ def restore_history(storage: EventStorage, state: dict[str, Any]) -> None:
 def cut_metrics_file(path: str, iteration: int) -> int:
     """Drop the lines of ``metrics.json`` that a resumed run will write again.
 
+    Damaged lines before them stay where they are, and are logged with their numbers.
+
     Args:
         path: the file; it may be missing.
         iteration: first iteration of the resumed run.
@@ -55,20 +61,20 @@ def cut_metrics_file(path: str, iteration: int) -> int:
     """
     if not os.path.isfile(path):
         return -1
-    last, end = -1, 0
+    last, end, place = -1, 0, 0
+    damaged: list[int] = []
     with open(path, "rb") as lines:
-        for line in lines:
-            number = _iteration(line)
-            # A line without its end is one that a kill cut short.
-            if number is None or number >= iteration:
+        for number, line in enumerate(lines, start=1):
+            place += len(line)
+            scalars = logged_scalars(line)
+            if scalars is None:
+                damaged.append(number)
+            elif scalars[0] < iteration:
+                last, end = max(last, scalars[0]), place
+                for lost in damaged:
+                    logger.warning("%s: line %d is damaged and lost", path, lost)
+                damaged.clear()
+            else:
                 break
-            last, end = max(last, number), end + len(line)
     os.truncate(path, end)
     return last
-
-
-def _iteration(line: bytes) -> int | None:
-    try:
-        return int(json.loads(line)["iteration"]) if line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
-        return None

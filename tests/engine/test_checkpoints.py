@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import torch
 from fastreid.utils.events import EventStorage
 
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.config_changes import config_changes
 from metabin_plugin.engine.event_history import (
     WINDOW,
-    cut_metrics_file,
     history_state,
     restore_history,
 )
@@ -45,13 +42,6 @@ def test_which_checkpoints_are_there(
     noisy_trainer(noisy_options(tmp_path, SOLVER__CHECKPOINT_PERIOD=period, **changes)).train()
     assert names(tmp_path / "out") == expected
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_final.pth"
-
-
-def test_a_former_runs_checkpoints_are_not_removed(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "model_0099.pth").write_text("another run's")
-    noisy_trainer(noisy_options(tmp_path, SOLVER__CHECKPOINT_KEEP=1)).train()
-    assert "0099" in names(tmp_path / "out")
 
 
 def test_an_evaluation_that_fails_costs_no_training(
@@ -124,29 +114,6 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         trainer.train()
 
 
-@pytest.fixture
-def plugin_log(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Any:
-    monkeypatch.setattr(logging.getLogger("metabin_plugin"), "parent", logging.getLogger())
-    return caplog
-
-
-def test_changed_keys_are_listed_at_resume(tmp_path: Path, plugin_log: Any) -> None:
-    noisy_trainer(noisy_options(tmp_path)).train()
-    changes: dict[str, Any] = {"SOLVER__MAX_EPOCH": 5, "METABIN__INNER_LR__HIGH": 0.2}
-    trainer = noisy_trainer(noisy_options(tmp_path, **changes), resume=True)
-    assert "METABIN.INNER_LR.HIGH: 0.1 -> 0.2\n" in plugin_log.text
-    assert "SOLVER.MAX_EPOCH: 4 -> 5\n" in plugin_log.text
-    assert plugin_log.text.count(" -> ") == 2
-    assert trainer.start_iter == 20
-    trainer.train()
-
-
-def test_an_unchanged_config_lists_nothing(tmp_path: Path) -> None:
-    trainer = noisy_trainer(noisy_options(tmp_path))
-    assert config_changes(trainer.cfg.dump(), trainer.cfg) == []
-    assert config_changes("A: {B: 1}", trainer.cfg)[0] == "A.B: 1 -> (absent)"
-
-
 def test_a_plain_fastreid_checkpoint_goes_on_at_its_epoch(tmp_path: Path, plugin_log: Any) -> None:
     options = noisy_options(tmp_path)
     noisy_trainer(options).train()
@@ -173,30 +140,6 @@ def test_scalars_survive() -> None:
     assert other.latest() == {k: v for k, v in storage.latest().items() if k != "time"}
     assert other.history("loss").values() == storage.history("loss").values()[-WINDOW:]
     assert other.smoothing_hints() == {"loss": True, "mAP": False}
-
-
-@pytest.mark.parametrize(
-    ("text", "iteration", "left", "last"),
-    [
-        ('{"iteration": 3}\n{"iteration": 7}\n', 8, 2, 7),
-        ('{"iteration": 3}\n{"iteration": 7}\n', 7, 1, 3),
-        ('{"iteration": 3}\n{"iteration": 7', 9, 1, 3),
-        ('{"iteration": 3}\n\x00\x00', 9, 1, 3),
-        ('{"iteration": 3}\n[]\n', 9, 1, 3),
-        ("", 9, 0, -1),
-    ],
-)
-def test_lines_that_will_be_written_again_are_cut(
-    tmp_path: Path, text: str, iteration: int, left: int, last: int
-) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text(text)
-    assert cut_metrics_file(str(path), iteration) == last
-    assert path.read_text() == "".join(text.splitlines(keepends=True)[:left])
-
-
-def test_a_missing_metrics_file_is_none(tmp_path: Path) -> None:
-    assert cut_metrics_file(str(tmp_path / "metrics.json"), 5) == -1
 
 
 @pytest.mark.parametrize(

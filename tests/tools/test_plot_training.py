@@ -31,13 +31,16 @@ def test_scalars_are_read_by_name_and_iteration(tmp_path: Path) -> None:
     assert scalars["total_loss"][1] == 3 and math.isnan(scalars["total_loss"][3])
 
 
-def test_a_line_cut_short_is_left_out_only_at_the_end(tmp_path: Path) -> None:
+def test_a_line_cut_short_or_damaged_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = write_log(tmp_path, '{"iteration": 1, "lr": 1}', '{"iteration": 2, "l', end="")
     assert read_scalars(run) == {"lr": {1: 1.0}}
+    assert capsys.readouterr().err == ""
     for line in ('{"iteration": 2, "l', '{"lr": 1}', "[1]", '{"iteration": 2, "lr": "x"}', ""):
         write_log(tmp_path, '{"iteration": 1, "lr": 1}', line, '{"iteration": 3, "lr": 1}')
-        with pytest.raises(FigureError, match="line 2, is no line"):
-            read_scalars(run)
+        assert read_scalars(run) == {"lr": {1: 1.0, 3: 1.0}}
+        assert "metrics.json: line 2 is damaged and left out" in capsys.readouterr().err
 
 
 def test_missing_and_empty_logs_are_refused(tmp_path: Path) -> None:

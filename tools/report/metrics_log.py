@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from metabin_plugin.files import reason
+from metabin_plugin.run_folder import METRICS, logged_scalars
 from report.files import FigureError
 
-NAME = "metrics.json"
 # Losses, step sizes and the accuracies that papers print; "*" stands for a target.
 USUAL = (
     *("total_loss", "loss_*", "mtrain_loss_*", "mtest_loss_*", "cls_accuracy", "lr", "inner_lr"),
@@ -24,16 +24,17 @@ Scalars = dict[str, dict[int, float]]
 def read_scalars(folder: Path) -> Scalars:
     """Read the log of a run.
 
-    A last line that is cut short, by a kill or because the run still writes it, is left out. Of an
-    iteration that was logged twice the later value counts.
+    A last line that is cut short, by a kill or because the run still writes it, is left out, and so
+    is a damaged one, which is said on standard error. Of an iteration that was logged twice the
+    later value counts.
 
     Args:
         folder: the run's ``OUTPUT_DIR``.
 
     Raises:
-        FigureError: there is no log, or another line of it is none.
+        FigureError: there is no log, or no line of it is whole.
     """
-    path = folder / NAME
+    path = folder / METRICS
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
@@ -42,11 +43,13 @@ def read_scalars(folder: Path) -> Scalars:
         ) from error
     scalars: Scalars = {}
     for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n"):
-            break
-        iteration, values = _parse(line, f"{path}, line {number}")
-        for name, value in values.items():
-            scalars.setdefault(name, {})[iteration] = value
+        logged = logged_scalars(line)
+        if logged is not None:
+            iteration, values = logged
+            for name, value in values.items():
+                scalars.setdefault(name, {})[iteration] = value
+        elif line.endswith(b"\n"):
+            print(f"warning: {path}: line {number} is damaged and left out", file=sys.stderr)
     if not scalars:
         raise FigureError(f"{path} has no complete line; let the training run for longer")
     return scalars
@@ -69,14 +72,3 @@ def chosen_names(runs: Iterable[Scalars], patterns: Sequence[str]) -> list[str]:
             f"no scalar fits {' '.join(patterns)}; the logs have {', '.join(sorted(names))}"
         )
     return list(dict.fromkeys(fitting))
-
-
-def _parse(line: bytes, place: str) -> tuple[int, dict[str, float]]:
-    try:
-        values = json.loads(line)
-        iteration = int(values.pop("iteration"))
-        return iteration, {name: float(value) for name, value in values.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FigureError(
-            f"{place}, is no line of a training's log; give the OUTPUT_DIR of another run"
-        ) from error
