@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -118,6 +119,12 @@ def _printing_to_nobody(name: str) -> Iterator[None]:
         setattr(sys, name, stream)
 
 
+def _report_error_of_thread(error: threading.ExceptHookArgs) -> None:
+    """Python's report, but of what TensorBoard's thread hands on to the trainer."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
+
+
 @contextmanager
 def run_cli(go_on: str = AGAIN) -> Iterator[None]:
     """Turn a :class:`MetaBINError` of the block into ``error: <sentence>`` and exit status 1.
@@ -137,6 +144,7 @@ def run_cli(go_on: str = AGAIN) -> Iterator[None]:
     streams = ExitStack()
     streams.enter_context(_printing_to_nobody("stdout"))
     streams.enter_context(_printing_to_nobody("stderr"))
+    report, threading.excepthook = threading.excepthook, _report_error_of_thread
     try:
         yield
     except MetaBINError as error:
@@ -149,3 +157,4 @@ def run_cli(go_on: str = AGAIN) -> Iterator[None]:
     finally:
         logger.removeFilter(without_traceback)
         streams.close()
+        threading.excepthook = report

@@ -24,12 +24,15 @@ from pathlib import Path
 
 from arguments import numbers
 from metabin_plugin.cli import STATUS_BASE, run_cli
+from metabin_plugin.errors import RunFolderError
+from metabin_plugin.run_folder import trace_of_run
 from metabin_plugin.text import from_cell
 from report.results import Results, read_results, results_table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAINING = "configs/pretraining-demo.yml"
 CONFIGS = {"BN": "configs/BN-demo.yml", "MetaBIN": "configs/MetaBIN-demo.yml"}
+PRETRAINED = "pretraining"  # folder of the first run
 RANKED, SEARCHED = 6, 3  # queries on the figures
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,6 +40,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def main() -> None:
     """Train, evaluate, print the table and draw the figures."""
     args = parse()
+    check_output(args)
     start = time.perf_counter()
     weights = pretrain(args)
     runs = {
@@ -71,9 +75,20 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_output(args: argparse.Namespace) -> None:
+    """Refuse an output folder with runs in it, unless they are gone on with."""
+    runs = [run_folder(args.output, method, seed) for method in CONFIGS for seed in args.seeds]
+    for folder in (args.output / PRETRAINED, *runs):
+        if not args.resume and trace_of_run(str(folder)):
+            raise RunFolderError(
+                f"--output {args.output} holds a run already ({folder.name}); go on with it by "
+                "--resume, give another --output, or remove the folder"
+            )
+
+
 def pretrain(args: argparse.Namespace) -> Path:
     """Train the network that all runs start from; its weights."""
-    folder = args.output / "pretraining"
+    folder = args.output / PRETRAINED
     print(f"\n=== Pretraining ({PRETRAINING}) ===", flush=True)
     train_net(args, PRETRAINING, folder, [], FASTREID_DATASETS=args.pretraining_data)
     return folder / "model_final.pth"

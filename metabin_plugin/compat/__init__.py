@@ -16,6 +16,7 @@ from metabin_plugin.compat.image_reading import repair_image_reading
 from metabin_plugin.compat.importing import import_fastreid
 from metabin_plugin.compat.launching import repair_launch
 from metabin_plugin.compat.layer_freezing import repair_layer_freezing
+from metabin_plugin.compat.log_file import repair_log_file
 from metabin_plugin.compat.loss_precision import repair_loss_precision
 from metabin_plugin.compat.memory_queue import repair_memory_queue
 from metabin_plugin.compat.metrics import repair_metrics
@@ -28,6 +29,7 @@ from metabin_plugin.compat.random_affine import repair_random_affine
 from metabin_plugin.compat.rank import repair_rank
 from metabin_plugin.compat.regnet_config import repair_regnet_config
 from metabin_plugin.compat.resnext_depth import repair_resnext_depth
+from metabin_plugin.compat.run_setup import repair_run_setup
 from metabin_plugin.compat.typed_storage import repair_typed_storage
 from metabin_plugin.compat.weight_urls import repair_weight_urls
 from metabin_plugin.compat.zero_grad import repair_zero_grad
@@ -61,6 +63,8 @@ REPAIRS: tuple[Callable[[], None], ...] = (
     repair_checkpointer,
     repair_profiler,
     repair_progress,
+    repair_log_file,
+    repair_run_setup,
 )
 
 

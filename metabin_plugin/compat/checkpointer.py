@@ -13,7 +13,8 @@ from fastreid.utils.checkpoint import Checkpointer
 from metabin_plugin.compat.checkpoint_fit import find_misfit, network_state
 from metabin_plugin.compat.checkpoint_folder import TAG, advice, has_tag, newest_whole, read_tag
 from metabin_plugin.errors import CheckpointError, WeightsError
-from metabin_plugin.files import reason, replace_file
+from metabin_plugin.files import is_file_name, reason, replace_file
+from metabin_plugin.text import shown
 from metabin_plugin.weight_files import (
     check_intact,
     unpickle,
@@ -33,9 +34,11 @@ class SafeCheckpointer(Checkpointer):
 
     Attributes:
         partial: load what fits of a checkpoint that does not fit the network, and log the rest.
+        examine: called with the entries of a checkpoint before any of them is loaded.
     """
 
     partial: bool = False
+    examine: Callable[[Mapping[str, Any]], None] | None = None
 
     def save(self, name: str, *, tag_last: bool = True, **extra: Any) -> None:
         """Write ``<name>.pth`` with the states of the network and the checkpointables.
@@ -89,6 +92,8 @@ class SafeCheckpointer(Checkpointer):
         local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         self._check_intact(local)
         checkpoint = self._load_file(local)
+        if self.examine is not None and isinstance(checkpoint, Mapping):
+            self.examine(checkpoint)
         self._check_model(checkpoint, path)
         names = list(self.checkpointables if checkpointables is None else checkpointables)
         # First, as these may still refuse; the network's part was checked.
@@ -109,7 +114,7 @@ class SafeCheckpointer(Checkpointer):
         has the newest intact checkpoint taken.
 
         Raises:
-            WeightsError: ``last_checkpoint`` is empty or names a file that is not there.
+            WeightsError: ``last_checkpoint`` is empty, or names a file that is not in the folder.
         """
         if not has_tag(self.save_dir):
             newest = newest_whole(self.save_dir, self._parts)
@@ -119,8 +124,9 @@ class SafeCheckpointer(Checkpointer):
             return os.path.join(self.save_dir, newest)
         tagged = read_tag(self.save_dir)
         path = os.path.join(self.save_dir, tagged)
-        if not tagged or not os.path.isfile(path):
-            says = f"names {tagged}, which is not there" if tagged else "is empty"
+        # A path could lead to any file of the machine.
+        if not is_file_name(tagged) or not os.path.isfile(path):
+            says = f"names {shown(tagged)}, which is not there" if tagged else "is empty"
             raise WeightsError(
                 f"{os.path.join(self.save_dir, TAG)} {says}; {advice(self.save_dir, self._parts)}"
             )

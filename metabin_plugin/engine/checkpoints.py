@@ -90,6 +90,10 @@ class CheckpointHook(HookBase):
         # The run may have ended after the newest was written and before the oldest was removed.
         self._prune()
 
+    def forget_best(self) -> None:
+        """Let the next metric be the best, as earlier ones cannot be compared with it."""
+        self._best_metric = -1.0
+
     def _is_last_epoch(self) -> bool:
         return self.trainer.epoch >= self.trainer.max_epoch - 1
 

@@ -14,8 +14,8 @@ from metabin_plugin.engine.trained import trained_network
 from metabin_plugin.engine.trainer import MetaBINTrainer
 
 _GO_ON = (
-    "the same command starts again, and with --resume goes on from the last checkpoint in "
-    "OUTPUT_DIR, if there is one"
+    "the same command with --resume goes on from the last checkpoint in OUTPUT_DIR, or starts "
+    "again where there is none"
 )
 
 
@@ -56,7 +56,7 @@ def train_or_evaluate(
         MetaBINError: config, data or weights cannot work.
     """
     cfg = read_config(arguments.config_file, arguments.opts)
-    # Before the config of an earlier run in OUTPUT_DIR is overwritten by one that cannot work.
+    # Before OUTPUT_DIR is made for a config that cannot work.
     with checked(cfg):
         cfg.freeze()
         default_setup(cfg, arguments)

@@ -60,7 +60,10 @@ class MetaLearningHook(HookBase):
         self.second_order = node.SECOND_ORDER
         # Other views of the parameters: their .grad is the base optimizer's, or must stay None.
         self._moved = {name: p.detach() for name, p in self.model.meta_parameters.items()}
-        self.outer_optimizer = torch.optim.SGD(self._moved.values(), lr=node.OUTER_LR, foreach=True)
+        self._outer_lr = node.OUTER_LR
+        self.outer_optimizer = torch.optim.SGD(
+            self._moved.values(), lr=self._outer_lr, foreach=True
+        )
         self.amp, self.amp_dtype = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE
         self.grad_scaler = (
             build_grad_scaler(self.model.device, self.amp_dtype)
@@ -141,6 +144,9 @@ class MetaLearningHook(HookBase):
         """Continue from a ``state_dict``."""
         self.episodes.seed = state["seed"]
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
+        # The state has the step size of the run that saved it; this one has its own.
+        for group in self.outer_optimizer.param_groups:
+            group["lr"] = self._outer_lr
         self.grad_scaler.load_state_dict(state["grad_scaler"])
         self.skipped_steps = state["skipped_steps"]
         if state["batches"] is not None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from fastreid.utils import comm
 
 from metabin_plugin import random_state
-from metabin_plugin.engine.config_changes import config_changes
+from metabin_plugin.engine.config_changes import Change, config_changes
 from metabin_plugin.engine.event_history import history_state, restore_history
+from metabin_plugin.engine.schedule import ConfiguredSettings
 
 if TYPE_CHECKING:
     from metabin_plugin.engine.trainer import MetaBINTrainer
@@ -51,29 +52,40 @@ class Resumption:
     Args:
         checkpoint: what ``Checkpointer.load`` leaves over.
         source: name of the checkpoint, for the log.
+
+    Attributes:
+        keeps_best: whether metrics of before and after can be compared.
     """
 
     def __init__(self, checkpoint: dict[str, Any], source: str) -> None:
+        self.keeps_best = True
         self._epoch = int(checkpoint.get("epoch", -1))
         self._config: str | None = checkpoint.get("config")
         self._progress: dict[str, Any] | None = checkpoint.get("progress")
         self._source = source
 
-    def apply(self, trainer: MetaBINTrainer) -> None:
-        """Set epoch, iteration and batches; log every key of the config that has changed."""
+    def apply(self, trainer: MetaBINTrainer, configured: ConfiguredSettings) -> None:
+        """Set epoch, iteration and batches; let keys of the config that have changed take effect.
+
+        Args:
+            trainer: a trainer with the states of the checkpoint.
+            configured: its settings from before these were loaded.
+        """
         trainer.start_epoch = self._epoch + 1
         trainer.start_iter = trainer.start_epoch * trainer.iters_per_epoch
+        if self._progress is not None:
+            trainer.start_iter = self._progress["iteration"]
         if self._config is not None:
-            self._log_changes(config_changes(self._config, trainer.cfg))
+            self._follow(config_changes(self._config, trainer.cfg), trainer, configured)
         if self._progress is None:
             logger.warning(
-                "%s was not made by this plugin: it goes on at the start of epoch %d, with other "
-                "batches and random numbers than an uninterrupted run",
+                "%s was not made by this plugin: it goes on at the start of epoch %d, with its own "
+                "learning rate, and with other batches and random numbers than an uninterrupted "
+                "run",
                 self._source,
                 trainer.start_epoch,
             )
             return
-        trainer.start_iter = self._progress["iteration"]
         if self._progress["batches"] is not None:
             trainer.base_batches.load_state_dict(self._progress["batches"])
 
@@ -98,8 +110,20 @@ class Resumption:
                 comm.get_world_size(),
             )
 
-    def _log_changes(self, changes: list[str]) -> None:
-        if changes:
-            logger.warning(
-                "the config differs from that of %s:\n  %s", self._source, "\n  ".join(changes)
-            )
+    def _follow(
+        self, changes: list[Change], trainer: MetaBINTrainer, configured: ConfiguredSettings
+    ) -> None:
+        if not changes:
+            return
+        lines = "\n  ".join(f"{change}  ({change.outcome.value})" for change in changes)
+        logger.warning(
+            "from iteration %d on, the config differs from that of %s:\n  %s",
+            trainer.start_iter,
+            self._source,
+            lines,
+        )
+        of_schedule = {change.key: change.then for change in changes if change.is_of_schedule}
+        if of_schedule:
+            now = trainer.cfg.SOLVER.WARMUP_ITERS
+            configured.apply(trainer, of_schedule.get("SOLVER.WARMUP_ITERS", now))
+        self.keeps_best = not any(change.is_of_metric for change in changes)

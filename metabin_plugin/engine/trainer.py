@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,25 +22,36 @@ from torch.optim import Optimizer
 from metabin_plugin.allocator import keep_freed_memory
 from metabin_plugin.compat.distillation import momentum_teacher
 from metabin_plugin.compat.mixed_precision import use_dtype
+from metabin_plugin.compat.run_setup import in_main_process
 from metabin_plugin.data.matches import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.amp_check import check_convolutions_once
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
+from metabin_plugin.engine.config_changes import refuse_another_run
 from metabin_plugin.engine.config_check import checked
 from metabin_plugin.engine.event_history import cut_metrics_file
 from metabin_plugin.engine.gate_log import GateLog
 from metabin_plugin.engine.live_line import live_lines
 from metabin_plugin.engine.network_check import build_network
 from metabin_plugin.engine.progress import Resumption
-from metabin_plugin.engine.schedule import steps_from_start
+from metabin_plugin.engine.schedule import ConfiguredSettings, steps_from_start
 from metabin_plugin.engine.shared_buffers import share_buffers
 from metabin_plugin.engine.stop_signals import Stopped, StopSignals
-from metabin_plugin.errors import CheckpointError, ConfigError
+from metabin_plugin.errors import CheckpointError, ConfigError, MetaBINError, RunFolderError
 from metabin_plugin.evaluation import build_evaluator, write_results
+from metabin_plugin.files import reason
 from metabin_plugin.norm import gate_parameters
 from metabin_plugin.registries import HOOK_REGISTRY
+from metabin_plugin.run_folder import (
+    METRICS,
+    begin_run,
+    end_run,
+    prepare_folder,
+    trace_of_run,
+    write_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +79,15 @@ class MetaBINTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         with checked(cfg):
+            if cfg.OUTPUT_DIR:
+                in_main_process(lambda: prepare_folder(cfg.OUTPUT_DIR))
             if cfg.TEST.EVAL_PERIOD > 0:
                 check_targets(cfg.DATASETS.TESTS)
             if cfg.METABIN.SEED >= 0:
                 seed_all_rng(cfg.METABIN.SEED + comm.get_rank())
             self._configured_iters = cfg.METABIN.ITERS_PER_EPOCH
             self.start_iter = 0
+            self._resumes = False
             self._resumption: Resumption | None = None
             super().__init__(cfg)
         network: Any = getattr(self.model, "module", self.model)
@@ -147,16 +162,35 @@ class MetaBINTrainer(DefaultTrainer):
             resume: whether to look for a checkpoint.
 
         Raises:
+            ConfigError: the checkpoint's run had a key otherwise that a run cannot change.
             WeightsError: the file is damaged, or does not fit the run.
         """
+        self._resumes = resume
         # Looked for once: without a last_checkpoint, files are read whole to find one.
         source = self.checkpointer.get_checkpoint_file() if resume else ""
         if not source:
+            if resume and self.cfg.OUTPUT_DIR and trace_of_run(self.cfg.OUTPUT_DIR):
+                logger.warning(
+                    "OUTPUT_DIR %s has no checkpoint to go on from: the run starts anew",
+                    self.cfg.OUTPUT_DIR,
+                )
             self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
+        self.checkpointer.examine = lambda entries: self._refuse_another_run(entries, source)
+        # Before the states are loaded, which hold the settings of the checkpoint's run.
+        configured = ConfiguredSettings(self)
         self._resumption = Resumption(self.checkpointer.load(source), source)
-        self._resumption.apply(self)
+        self.checkpointer.examine = None
+        self._resumption.apply(self, configured)
+        if not self._resumption.keeps_best:
+            self._checkpoints.forget_best()
+
+    def _refuse_another_run(self, entries: Mapping[str, Any], source: str) -> None:
+        saved = entries.get("config")
+        if saved is not None:
+            network: Any = getattr(self.model, "module", self.model)
+            refuse_another_run(saved, self.cfg, network, source)
 
     def train(self) -> Any:
         """Train from ``start_iter`` to the last epoch.
@@ -170,12 +204,42 @@ class MetaBINTrainer(DefaultTrainer):
             MetaBINError: data, numbers or a full disk allow no further iteration.
             Stopped: a signal asked for it.
         """
+        folder = self.cfg.OUTPUT_DIR
         self.iter, self.epoch = self.start_iter, min(self.start_epoch, self.max_epoch - 1)
+        try:
+            if folder:
+                in_main_process(self._begin)
+            return self._train()
+        finally:
+            if folder and comm.is_main_process():
+                end_run(folder)
+
+    def _begin(self) -> None:
+        """Take the folder, and rid it of what this run will write again."""
+        folder = self.cfg.OUTPUT_DIR
+        begin_run(folder, self._resumes)
+        write_config(folder, self.cfg.dump())
+        if not self._resumes:
+            return
+        try:
+            last = cut_metrics_file(os.path.join(folder, METRICS), self.start_iter)
+        except OSError as error:
+            raise RunFolderError(
+                f"{METRICS} in OUTPUT_DIR {folder} cannot be written ({reason(error)}); make it "
+                "writable, or remove it"
+            ) from error
+        for writer in self._writers:
+            if isinstance(writer, (JSONWriter, TensorboardXWriter)):
+                writer._last_write = last
+
+    def _train(self) -> Any:
         with StopSignals() as self._signals, EventStorage(self.iter) as self.storage:
             try:
                 self.before_train()
                 if self._resumption is not None:
-                    self._continue_log(self._resumption)
+                    self._resumption.restore_history(self)
+                    # What the end of an epoch writes belongs to the iteration before.
+                    self.storage.iter = max(self.iter - 1, 0)
                     self._resumption.restore_randomness()
                 # A sampler may have a long way to go, and nothing is lost yet.
                 with self._signals.raising():
@@ -185,12 +249,10 @@ class MetaBINTrainer(DefaultTrainer):
                     self.after_train()
                     self._test_a_finished_run()
             except (Exception, Stopped) as error:
-                self._close(error)
-                if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
-                    raise CheckpointError(
-                        f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {error.strerror}; free some space and "
-                        "go on from the last checkpoint with --resume"
-                    ) from error
+                fault = self._fault_of_folder(error)
+                self._close(fault or error)
+                if fault is not None:
+                    raise fault from error
                 raise
         return getattr(self, "_last_eval_results", None)
 
@@ -238,16 +300,22 @@ class MetaBINTrainer(DefaultTrainer):
             self._checkpoints.save_before_stop(finished_epoch)
             raise Stopped(number)
 
-    def _continue_log(self, resumption: Resumption) -> None:
-        resumption.restore_history(self)
-        # What the end of an epoch writes belongs to the iteration before.
-        self.storage.iter = max(self.iter - 1, 0)
-        if comm.is_main_process():
-            path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
-            last = cut_metrics_file(path, self.iter)
-            for writer in self._writers:
-                if isinstance(writer, (JSONWriter, TensorboardXWriter)):
-                    writer._last_write = last
+    def _fault_of_folder(self, error: BaseException) -> MetaBINError | None:
+        """The sentence for an error of writing that is the folder's fault; None for any other."""
+        folder = self.cfg.OUTPUT_DIR
+        if not folder or not isinstance(error, (OSError, CheckpointError, RunFolderError)):
+            return None
+        if not os.path.isdir(folder):
+            return RunFolderError(
+                f"OUTPUT_DIR {folder} was removed or renamed while the run wrote into it; put it "
+                "back and go on with --resume, or start again"
+            )
+        if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+            return CheckpointError(
+                f"OUTPUT_DIR {folder}: {error.strerror}; free some space and go on from the last "
+                "checkpoint with --resume"
+            )
+        return None
 
     def _close(self, error: BaseException) -> None:
         """End a run that cannot go on: log why, and let the hooks close what they have open."""
@@ -272,6 +340,22 @@ class MetaBINTrainer(DefaultTrainer):
             for _ in range(updates):
                 super().run_step()
 
+    @staticmethod
+    def auto_scale_hyperparams(cfg: CfgNode, num_classes: int) -> CfgNode:
+        """The config with the number of identities, where ``MODEL.HEADS.NUM_CLASSES`` is 0.
+
+        fastreid's also writes it to ``OUTPUT_DIR``, which is another run's until this one begins.
+        """
+        cfg = cfg.clone()
+        if cfg.MODEL.HEADS.NUM_CLASSES == 0:
+            was_frozen = cfg.is_frozen()
+            cfg.defrost()
+            cfg.MODEL.HEADS.NUM_CLASSES = num_classes
+            logger.info("MODEL.HEADS.NUM_CLASSES is that of the training data: %d", num_classes)
+            if was_frozen:
+                cfg.freeze()
+        return cfg
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """fastreid's ``build_model`` on a checked config, computing as the METABIN node says.
@@ -295,11 +379,21 @@ class MetaBINTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """fastreid's ``test``; ``OUTPUT_DIR`` has the results as ``results.json`` and ``.csv``."""
+        """fastreid's ``test``; ``OUTPUT_DIR`` has the results as ``results.json`` and ``.csv``.
+
+        Raises:
+            RunFolderError: they cannot be written there.
+        """
         share_buffers(model)
         results = super().test(cfg, model)
         if comm.is_main_process() and cfg.OUTPUT_DIR:
-            write_results(results, cfg.DATASETS.TESTS, cfg.OUTPUT_DIR)
+            try:
+                write_results(results, cfg.DATASETS.TESTS, cfg.OUTPUT_DIR)
+            except OSError as error:
+                raise RunFolderError(
+                    "the results, which are printed above, cannot be written to OUTPUT_DIR "
+                    f"{cfg.OUTPUT_DIR} ({reason(error)}); free some space, or give another"
+                ) from error
         return results
 
     @classmethod

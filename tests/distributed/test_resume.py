@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metabin_plugin.errors import RunFolderError
 from tests.distributed.processes import run_ranks
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.test_resume import difference, outcome
@@ -22,6 +23,28 @@ OPTIONS = {
 def train(_rank: int, options: list[str], resume: bool) -> None:
     """Train in this rank."""
     noisy_trainer(options, resume).train()
+
+
+def refusal(_rank: int, options: list[str]) -> str:
+    """What a training in this rank is refused with."""
+    with pytest.raises(RunFolderError) as caught:
+        noisy_trainer(options).train()
+    return str(caught.value)
+
+
+@pytest.mark.slow
+def test_all_ranks_leave_a_folder_that_holds_another_run(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model_final.pth").write_text("another run's")
+    options = noisy_options(tmp_path, **OPTIONS)
+    first, second = run_ranks(tmp_path / "ranks", 2, refusal, options)
+    assert first == second
+    assert "holds a run already (model_final.pth)" in first
+    (tmp_path / "out" / "model_final.pth").rename(tmp_path / "model_final.pth")
+    (tmp_path / "out" / "last_checkpoint").symlink_to(tmp_path / "model_final.pth")
+    first, second = run_ranks(tmp_path / "more", 2, refusal, options)
+    assert first == second
+    assert "is a link" in first
 
 
 @pytest.mark.slow

@@ -95,8 +95,8 @@ def final(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("classes", [0, 12])
 def test_a_trained_network_teaches_another(classes: int, tmp_path: Path) -> None:
     trained(config(tmp_path, "Baseline", "TEST.EVAL_PERIOD", "0"))
-    weights = tmp_path / "teacher.pth"
-    (tmp_path / "out" / "model_final.pth").rename(weights)
+    (tmp_path / "out").rename(tmp_path / "teacher")
+    weights = tmp_path / "teacher" / "model_final.pth"
     cfg = config(tmp_path, "Distiller", *teacher(tmp_path, weights, classes))
     student = trained(cfg).model
     content = torch.load(weights, weights_only=True)["model"]

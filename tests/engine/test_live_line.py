@@ -8,6 +8,7 @@ import logging
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def written_by_a_training(folder: Path, with_line: bool) -> str:
         if not with_line:
             trainer._hooks.remove(line)
         trainer.train()
+    shutil.rmtree(folder / "out")
     return terminal.text()
 
 

@@ -97,14 +97,14 @@ def test_bad_files_end_training_resume_and_evaluation_in_one_sentence(
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.pth")}
     common = ["--config-file", str(CONFIGS / "MetaBIN-demo.yml")]
     options = [*options, "OUTPUT_DIR", str(tmp_path / "out")]
-    weights = ["MODEL.WEIGHTS", str(bad)]
+    weights, anew = ["MODEL.WEIGHTS", str(bad)], ["OUTPUT_DIR", str(tmp_path / "new")]
     pretrained = ["MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", str(bad)]
     found = outcomes(
         [
             [*common, "--resume", *options],
             [*common, "--eval-only", *options, *weights],
-            [*common, *options, *weights],
-            [*common, *options, *pretrained],
+            [*common, *options, *weights, *anew],
+            [*common, *options, *pretrained, *anew],
         ]
     )
     for kind, sentence in found:

@@ -1,0 +1,238 @@
+"""What becomes of a key that is changed before ``--resume``: it holds, or the run is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.engine.config_changes import Outcome, config_changes, refuse_another_run
+from metabin_plugin.errors import ConfigError, WeightsError
+from tests.engine.noisy_run import noisy_options, noisy_trainer
+from tests.engine.tiny_data import write_manifest
+
+# With METABIN.STEPS_COUNT_WARMUP, as in the paper's config. A warm-up of 7 ends in epoch 1 of 5
+# iterations.
+USUAL: dict[str, Any] = {
+    "SOLVER__MAX_EPOCH": 4,
+    "SOLVER__STEPS": [2, 3],
+    "SOLVER__CHECKPOINT_ITERS": 0,
+    "SOLVER__CHECKPOINT_KEEP": 0,
+    "TEST__EVAL_PERIOD": 0,
+}
+COSINE: dict[str, Any] = {"SOLVER__SCHED": "CosineAnnealingLR", "SOLVER__WARMUP_ITERS": 0}
+# What a training is resumed with, and what it began with beside USUAL.
+SCHEDULES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"SOLVER__STEPS": [1, 3]}, {}),
+    ({"SOLVER__STEPS": [3, 5], "SOLVER__MAX_EPOCH": 6}, {}),
+    ({"SOLVER__MAX_EPOCH": 6}, {}),
+    ({"SOLVER__GAMMA": 0.5}, {}),
+    ({"SOLVER__BASE_LR": 0.002}, {}),
+    ({"SOLVER__BIAS_LR_FACTOR": 3.0}, {"SOLVER__BIAS_LR_FACTOR": 2.0}),
+    ({"SOLVER__HEADS_LR_FACTOR": 2.0}, {"SOLVER__HEADS_LR_FACTOR": 0.5}),
+    ({f"SOLVER__WEIGHT_DECAY{part}": 0.01 for part in ("", "_NORM", "_BIAS")}, {}),
+    ({"SOLVER__WEIGHT_DECAY_NORM": 0.01}, {"SOLVER__WEIGHT_DECAY_NORM": 0.0}),
+    ({"SOLVER__WEIGHT_DECAY_BIAS": 0.01}, {"SOLVER__WEIGHT_DECAY_BIAS": 0.0}),
+    ({"SOLVER__MOMENTUM": 0.5}, {}),
+    ({"SOLVER__NESTEROV": True}, {}),
+    ({"SOLVER__WARMUP_ITERS": 18}, {}),
+    ({"SOLVER__WARMUP_ITERS": 3}, {}),
+    ({"SOLVER__WARMUP_ITERS": 0}, {}),
+    ({"SOLVER__WARMUP_ITERS": 18}, {"SOLVER__WARMUP_ITERS": 0}),
+    ({"SOLVER__WARMUP_FACTOR": 0.5}, {"SOLVER__WARMUP_ITERS": 18}),
+    ({"SOLVER__WARMUP_METHOD": "exp"}, {"SOLVER__WARMUP_ITERS": 18}),
+    ({"SOLVER__DELAY_EPOCHS": 3}, {}),
+    ({"METABIN__STEPS_COUNT_WARMUP": False}, {"SOLVER__WARMUP_ITERS": 12}),
+    ({"SOLVER__MAX_EPOCH": 8}, COSINE),
+    ({"SOLVER__ETA_MIN_LR": 0.001}, COSINE),
+    ({"SOLVER__SCHED": "CosineAnnealingLR"}, {}),
+    ({"SOLVER__SCHED": "MultiStepLR"}, COSINE),
+    ({"SOLVER__BASE_LR": 3e-5}, {"SOLVER__OPT": "Adam"}),
+    ({"SOLVER__CLIP_GRADIENTS__ENABLED": True}, {}),
+    ({"METABIN__OUTER_LR": 0.03}, {}),
+]
+
+
+def settings(trainer: MetaBINTrainer) -> list[dict[str, Any]]:
+    """What optimizers are set to: everything in their groups but parameters."""
+    (hook,) = (h for h in trainer._hooks if type(h).__name__ == "MetaLearningHook")
+    groups = [*trainer.optimizer.param_groups, *hook.outer_optimizer.param_groups]
+    return [{name: value for name, value in g.items() if name != "params"} for g in groups]
+
+
+class Followed:
+    """Settings before every iteration of a training, by its number."""
+
+    def __init__(self, trainer: MetaBINTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings: dict[int, list[dict[str, Any]]] = {}
+        step = trainer.run_step
+
+        def run_step() -> None:
+            self.settings[trainer.iter] = settings(trainer)
+            step()
+
+        monkeypatch.setattr(trainer, "run_step", run_step)
+        trainer.train()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["model_0002", "model_iter_0000012"])
+@pytest.mark.parametrize(
+    ("now", "then"), SCHEDULES, ids=[f"{', '.join(n)} of {', '.join(t)}" for n, t in SCHEDULES]
+)
+def test_settings_are_those_of_a_run_that_always_had_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plugin_log: Any,
+    now: dict[str, Any],
+    then: dict[str, Any],
+    checkpoint: str,
+) -> None:
+    then = {**USUAL, **then, "SOLVER__CHECKPOINT_ITERS": 12}
+    noisy_trainer(noisy_options(tmp_path, **then)).train()
+    now = {**then, **now}
+    expected = Followed(
+        noisy_trainer(noisy_options(tmp_path, **now, OUTPUT_DIR=tmp_path / "other")), monkeypatch
+    ).settings
+    (tmp_path / "out" / "last_checkpoint").write_text(f"{checkpoint}.pth")
+    trainer = noisy_trainer(noisy_options(tmp_path, **now), resume=True)
+    for key, value in now.items():
+        if then.get(key) != value:
+            assert f"{key.replace('__', '.')}: " in plugin_log.text
+    found = Followed(trainer, monkeypatch).settings
+    assert list(found) == list(range(trainer.start_iter, trainer.max_iter))
+    assert found == {iteration: expected[iteration] for iteration in found}
+
+
+def test_iterations_that_a_loss_scale_left_out_stay_uncounted(tmp_path: Path) -> None:
+    then = USUAL | {"SOLVER__WARMUP_ITERS": 18, "SOLVER__CHECKPOINT_ITERS": 12}
+    noisy_trainer(noisy_options(tmp_path, **then)).train()
+    path = tmp_path / "out" / "model_iter_0000012.pth"
+    state = torch.load(path, weights_only=True)
+    assert state["warmup_sched"]["last_epoch"] == 12
+    state["warmup_sched"]["last_epoch"] = 10
+    torch.save(state, path)
+    (tmp_path / "out" / "last_checkpoint").write_text(path.name)
+    options = noisy_options(tmp_path, **then, SOLVER__BASE_LR=0.5, SOLVER__WARMUP_FACTOR=0.1)
+    trainer = noisy_trainer(options, resume=True)
+    assert trainer.start_iter == 12
+    expected = 0.5 * (0.1 * (1 - 10 / 18) + 10 / 18)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_an_unchanged_config_lists_nothing(tmp_path: Path) -> None:
+    trainer = noisy_trainer(noisy_options(tmp_path))
+    assert config_changes(trainer.cfg.dump(), trainer.cfg) == []
+    assert str(config_changes("A: {B: 1}", trainer.cfg)[0]) == "A.B: 1 -> (absent)"
+
+
+def test_what_becomes_of_changed_keys_is_logged(tmp_path: Path, plugin_log: Any) -> None:
+    noisy_trainer(noisy_options(tmp_path, **USUAL)).train()
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "source0", moved / "source0")
+    shutil.move(tmp_path / "source0.csv", moved / "source0.csv")
+    options = noisy_options(
+        tmp_path,
+        **USUAL | {"SOLVER__MAX_EPOCH": 5, "METABIN__INNER_LR__HIGH": 0.2},
+        MODEL__WEIGHTS="else.pth",
+        DATASETS__NAMES=(
+            str(moved / "source0.csv"),
+            *(str(tmp_path / f"source{number}.csv") for number in (1, 2)),
+        ),
+    )
+    plugin_log.clear()
+    trainer = noisy_trainer(options, resume=True)
+    assert "from iteration 20 on" in plugin_log.text
+    assert "METABIN.INNER_LR.HIGH: 0.1 -> 0.2  (takes effect)\n" in plugin_log.text
+    assert "SOLVER.MAX_EPOCH: 4 -> 5  (takes effect)\n" in plugin_log.text
+    assert "MODEL.WEIGHTS:  -> else.pth  (not used: the weights are" in plugin_log.text
+    assert "DATASETS.NAMES: " in plugin_log.text
+    assert plugin_log.text.count(" -> ") == 4
+    assert trainer.start_iter == 20
+    trainer.train()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"METABIN__SEED": 4},
+        {"METABIN__SEED": -1},
+        {"DATASETS__NAMES": ("source0", "source1", "other")},
+        {"DATALOADER__NUM_INSTANCE": 4},
+        {"DATALOADER__SAMPLER_TRAIN": "NaiveIdentitySampler"},
+        {"SOLVER__IMS_PER_BATCH": 6},
+        {"METABIN__IMS_PER_BATCH": 6},
+        {"METABIN__ITERS_PER_EPOCH": 4},
+        {"METABIN__HOOKS": ("MetaLearningHook",)},
+        {"METABIN__FIRST_BASE_UPDATES": 2},
+        {"SOLVER__OPT": "Adam"},
+        {"SOLVER__FREEZE_ITERS": 9, "MODEL__FREEZE_LAYERS": ["backbone"]},
+        {"MODEL__HEADS__CLS_LAYER": "CosSoftmax"},
+        {"MODEL__BACKBONE__LAST_STRIDE": 2},
+        # The optimizer's buffers would be of other parameters.
+        {"SOLVER__BIAS_LR_FACTOR": 3.0},
+        {"SOLVER__HEADS_LR_FACTOR": 3.0},
+        {"SOLVER__WEIGHT_DECAY": 0.01},
+        {"SOLVER__WEIGHT_DECAY_NORM": 0.01},
+        {"SOLVER__WEIGHT_DECAY_BIAS": 0.01},
+    ],
+    ids=str,
+)
+def test_another_run_is_not_gone_on_with(tmp_path: Path, change: dict[str, Any]) -> None:
+    noisy_trainer(noisy_options(tmp_path, **USUAL | {"SOLVER__MAX_EPOCH": 1})).train()
+    config = (tmp_path / "out" / "model_final.pth").read_bytes()
+    if "DATASETS__NAMES" in change:
+        write_manifest(tmp_path, "other", 9)
+        names = tuple(str(tmp_path / f"{name}.csv") for name in change["DATASETS__NAMES"])
+        change = {"DATASETS__NAMES": names}
+    key = next(iter(change)).replace("__", ".")
+    with pytest.raises(ConfigError, match=rf"--resume .*model_final\.pth.*{key}.* MODEL\.WEIGHTS"):
+        noisy_trainer(noisy_options(tmp_path, **USUAL | change), resume=True)
+    assert (tmp_path / "out" / "model_final.pth").read_bytes() == config
+
+
+def test_groups_of_one_size_are_told_apart(tmp_path: Path) -> None:
+    one, other = ({"SOLVER__WEIGHT_DECAY_" + kind: 0.01} for kind in ("NORM", "BIAS"))
+    brief = USUAL | {"SOLVER__MAX_EPOCH": 1}
+    noisy_trainer(noisy_options(tmp_path, **brief, **one)).train()
+    with pytest.raises(ConfigError, match="groups of parameters"):
+        noisy_trainer(noisy_options(tmp_path, **brief, **other), resume=True)
+
+
+def test_a_best_metric_of_other_targets_counts_no_more(tmp_path: Path) -> None:
+    changes = {"TEST__EVAL_PERIOD": 1, "SOLVER__MAX_EPOCH": 1, "SOLVER__CHECKPOINT_ITERS": 0}
+    noisy_trainer(noisy_options(tmp_path, **changes)).train()
+    path = tmp_path / "out" / "model_final.pth"
+    state = torch.load(path, weights_only=True)
+    state["checkpoints"]["best_metric"] = 1e9
+    torch.save(state, path)
+    for more, expected in (({}, 1e9), ({"TEST__METRIC": "euclidean"}, -1.0)):
+        trainer = noisy_trainer(noisy_options(tmp_path, **changes, **more), resume=True)
+        assert trainer._checkpoints.state_dict()["best_metric"] == expected
+
+
+def test_every_key_has_an_outcome(tmp_path: Path) -> None:
+    trainer = noisy_trainer(noisy_options(tmp_path))
+    nothing = config_changes("{}", trainer.cfg)
+    assert len(nothing) > 150
+    # A key of a newer plugin is not taken for a changed one.
+    assert {change.outcome for change in nothing} == {Outcome.TAKES_EFFECT, Outcome.UNUSED}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("[1]", "A: [", "null", "a text", "!!python/object:os.system {}"),
+        *("DATASETS: {NAMES: 3}", "SOLVER: {WEIGHT_DECAY: [1]}"),
+        *(3, None, ["A"], {"A": 1}),
+    ],
+    ids=str,
+)
+def test_a_config_that_is_none_is_one_sentence(tmp_path: Path, config: Any) -> None:
+    trainer = noisy_trainer(noisy_options(tmp_path))
+    with pytest.raises(WeightsError, match=r"^a\.pth: the config in it cannot be read"):
+        refuse_another_run(config, trainer.cfg, trainer.model, "a.pth")
