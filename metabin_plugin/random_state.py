@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 _BYTES = 16
+# Of the Mersenne Twister, which Python and NumPy both have.
+_WORDS = 624
 
 
 class _Generators(NamedTuple):
@@ -56,6 +59,50 @@ def capture() -> dict[str, Any]:
         "torch": generators.torch,
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
+
+
+def check(state: Any) -> None:
+    """Refuse what ``capture`` does not return.
+
+    Args:
+        state: plain values, of a checkpoint.
+
+    Raises:
+        ValueError: the text names the generator.
+    """
+    match state:
+        case {
+            "python": dict(python),
+            "numpy": dict(numpy_state),
+            "torch": torch_state,
+            "cuda": cuda,
+        }:
+            pass
+        case _:
+            raise ValueError("is not the states of random generators")
+    if not _is_state_of_twister(python.get("words"), python.get("gauss"), _WORDS + 1):
+        raise ValueError("python is not a state of Python's generator")
+    if python.get("version") != 3 or not 0 < python["words"][-1] <= _WORDS:
+        raise ValueError("python is not a state of Python's generator")
+    if not _is_state_of_twister(numpy_state.get("key"), numpy_state.get("gauss"), _WORDS):
+        raise ValueError("numpy is not a state of NumPy's generator")
+    # NumPy itself would read on behind the last word.
+    if (
+        type(numpy_state.get("position")) is not int
+        or not 0 <= numpy_state["position"] <= _WORDS
+        or numpy_state.get("has_gauss") not in (0, 1)
+        or numpy_state["gauss"] is None
+    ):
+        raise ValueError("numpy is not a state of NumPy's generator")
+    try:
+        torch.Generator().set_state(torch_state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError("torch is not a state of PyTorch's generator") from error
+    # Seed and offset; PyTorch checks it where there is CUDA.
+    if cuda is not None and not (
+        isinstance(cuda, Tensor) and cuda.dtype is torch.uint8 and cuda.shape == (16,)
+    ):
+        raise ValueError("cuda is not a state of CUDA's generator")
 
 
 def restore(state: dict[str, Any]) -> None:
@@ -111,6 +158,17 @@ def isolated(seed: int) -> Iterator[None]:
         yield
     finally:
         _write(outside)
+
+
+def _is_state_of_twister(words: Any, gauss: Any, number: int) -> bool:
+    """Whether words and the second number of a pair of normal ones can be of a Mersenne Twister."""
+    return (
+        isinstance(words, Tensor)
+        and words.dtype is torch.int64
+        and words.shape == (number,)
+        and bool(((words >= 0) & (words < 2**32)).all())
+        and (gauss is None or (type(gauss) is float and math.isfinite(gauss)))
+    )
 
 
 class PrivateRandomness:

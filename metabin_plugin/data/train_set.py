@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fastreid.utils import comm
 from yacs.config import CfgNode
 
-from metabin_plugin.data.domains import DomainDataset, label_domains
+from metabin_plugin.data.domains import DomainDataset, Source, label_domains
 from metabin_plugin.data.lookup import build_nonempty_dataset
+from metabin_plugin.data.manifest import ManifestDataset
 from metabin_plugin.errors import ConfigError, DatasetError
 
 
@@ -21,7 +24,7 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
         **kwargs: passed on to the datasets, ``combineall`` for example.
 
     Returns:
-        The images in fastreid's order.
+        The images in fastreid's order. Their labels do not depend on where the data are.
 
     Raises:
         DatasetError: a dataset is unknown, missing or without training images, or all images are of
@@ -36,11 +39,39 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
         if comm.is_main_process():
             dataset.show_train()
         sources.append((name, dataset))
+    labels = _distinguish(sources)
     kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
     train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
+    train_set.sources = [
+        Source(label, len(dataset.train))
+        for label, (_, dataset) in zip(labels, sources, strict=True)
+    ]
     if train_set.num_classes < 2:
         raise DatasetError(
             "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
             "tell people apart; add images of others."
         )
     return train_set
+
+
+def _distinguish(sources: Sequence[tuple[str, Any]]) -> list[str]:
+    """Keep manifests apart that have the same name in different folders; the label of each source.
+
+    Their number in ``DATASETS.NAMES`` does it, as folders may be renamed.
+    """
+    files: dict[str, list[Path]] = {}
+    labels = []
+    for name, dataset in sources:
+        label = name
+        if isinstance(dataset, ManifestDataset):
+            label = dataset.dataset_name
+            known = files.setdefault(label, [])
+            file = dataset.file.resolve()
+            # One that is named twice has the same people twice.
+            if file not in known:
+                known.append(file)
+            if known.index(file):
+                label = f"{label}#{known.index(file) + 1}"
+                dataset.distinguish(label)
+        labels.append(label)
+    return labels

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from fastreid.utils.events import EventStorage
+from torch import Tensor
+
+from metabin_plugin.text import shown
 
 # Longest window over which fastreid's writers smooth a scalar.
 WINDOW = 200
@@ -31,6 +34,36 @@ def history_state(storage: EventStorage) -> dict[str, Any]:
         for name, history in storage.histories().items()
         if name not in _TIMES
     }
+
+
+def check_history(state: Any, iteration: int) -> None:
+    """Refuse what ``history_state`` does not return.
+
+    Args:
+        state: plain values, of a checkpoint.
+        iteration: number of the checkpoint's next iteration.
+
+    Raises:
+        ValueError: the text names the scalar.
+    """
+    if not isinstance(state, dict):
+        raise ValueError("is not a dict of the log's scalars")
+    for name, scalar in state.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise ValueError(f"has a scalar of the name {shown(repr(name))}")
+        match scalar:
+            case {
+                "values": Tensor(dtype=torch.float64, shape=(int(n), 2)) as values,
+                "smoothing": bool(),
+            }:
+                pass
+            case _:
+                raise ValueError(f"{shown(name)} is not values and whether to smooth them")
+        when = values[:, 1]
+        if not 1 <= n <= WINDOW or not bool(((when >= 0) & (when <= iteration)).all()):
+            raise ValueError(
+                f"{shown(name)} is not 1 to {WINDOW} values of iterations from 0 to {iteration}"
+            )
 
 
 def restore_history(storage: EventStorage, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 from metabin_plugin.allocator import keep_freed_memory
 from metabin_plugin.compat.distillation import momentum_teacher
 from metabin_plugin.compat.mixed_precision import use_dtype
+from metabin_plugin.data.identity_record import training_record
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.amp_check import check_convolutions_once
 from metabin_plugin.engine.base_step import finite_base_step
@@ -31,7 +33,7 @@ from metabin_plugin.engine.event_history import cut_metrics_file
 from metabin_plugin.engine.gate_log import GateLog
 from metabin_plugin.engine.live_line import live_lines
 from metabin_plugin.engine.network_check import build_network
-from metabin_plugin.engine.progress import Resumption
+from metabin_plugin.engine.progress import Resumption, check_resumable
 from metabin_plugin.engine.schedule import steps_from_start
 from metabin_plugin.engine.shared_buffers import share_buffers
 from metabin_plugin.engine.stop_signals import Stopped, StopSignals
@@ -85,6 +87,11 @@ class MetaBINTrainer(DefaultTrainer):
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )
+
+    @functools.cached_property
+    def training_data(self) -> dict[str, Any]:
+        """``training_record`` of the images of the base step."""
+        return training_record(self.data_loader.dataset)
 
     @property
     def iters_per_epoch(self) -> int:
@@ -144,7 +151,9 @@ class MetaBINTrainer(DefaultTrainer):
             resume: whether to look for a checkpoint.
 
         Raises:
-            WeightsError: the file is damaged, or does not fit the run.
+            WeightsError: the file is damaged, is not a checkpoint or does not fit the run; or there
+                are checkpoints, but none to go on from.
+            DatasetError: it is of other training data.
         """
         # Looked for once: without a last_checkpoint, files are read whole to find one.
         source = self.checkpointer.get_checkpoint_file() if resume else ""
@@ -152,7 +161,8 @@ class MetaBINTrainer(DefaultTrainer):
             self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
-        self._resumption = Resumption(self.checkpointer.load(source), source)
+        check = functools.partial(check_resumable, trainer=self, source=source)
+        self._resumption = Resumption(self.checkpointer.load(source, check=check), source)
         self._resumption.apply(self)
 
     def train(self) -> Any:
