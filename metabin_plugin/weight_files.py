@@ -139,14 +139,22 @@ def _read_zip(file: BinaryIO) -> Any:
         if order is not None and bytes(_content(archive, order).numpy()) != b"little":
             raise ValueError("saved on a machine with another order of bytes")
 
+        read = {pickles[0]}
+
         def storage(key: str, nbytes: int) -> Tensor:
-            entry = by_name.get(f"{root}data/{key}")
+            name = f"{root}data/{key}"
+            entry = by_name.get(name)
+            read.add(name)
             if entry is None or entry.file_size != nbytes:
                 raise ValueError(f"the numbers of tensor data {shown(key)} are not there")
             return _content(archive, entry)
 
         described = _content(archive, by_name[pickles[0]])
-        return read_pickle(io.BytesIO(described.numpy().tobytes())).values(storage)
+        values = read_pickle(io.BytesIO(described.numpy().tobytes())).values(storage)
+        # What no tensor refers to can be damaged too.
+        for name in by_name.keys() - read:
+            _content(archive, by_name[name])
+        return values
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -189,9 +197,9 @@ def _fill(content: Tensor, source: Any) -> None:
 def _read_old(file: BinaryIO) -> Any:
     """Read the format before PyTorch 1.6: five pickles, then the numbers of each storage."""
     size = os.fstat(file.fileno()).st_size
-    magic, version, machine, content = (read_pickle(file) for _ in range(4))
-    if (magic.marks, version.marks) != (_OLD_MAGIC, _OLD_VERSION):
+    if [read_pickle(file).marks for _ in range(2)] != [_OLD_MAGIC, _OLD_VERSION]:
         raise ValueError("it does not begin as files of torch.save do")
+    machine, content = (read_pickle(file) for _ in range(2))
     match machine.marks:
         case {"little_endian": True}:
             pass

@@ -353,6 +353,8 @@ def _array(
     match raw:
         case _Call(function="_codecs.encode", arguments=(str(text), "latin1"), state=None):
             content = text.encode("latin1")
+        case _Call(function="__builtin__.bytes", arguments=(), state=None):
+            content = b""
         case _:
             raise ValueError("a NumPy value without its bytes")
     kind = _array_type(dtype)

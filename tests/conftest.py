@@ -1,5 +1,6 @@
 """Registers the plugin, without which fastreid cannot be imported, and settles hypothesis."""
 
+import logging
 import signal
 
 import pytest
@@ -31,3 +32,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     for node in ("AUGMINING", "DIMN"):
         _C.pop(node, None)
+
+
+@pytest.fixture
+def plugin_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> pytest.LogCaptureFixture:
+    """What the plugin logs, which does not reach pytest's handler once fastreid has set it up."""
+    monkeypatch.setattr(logging.getLogger("metabin_plugin"), "parent", logging.getLogger())
+    return caplog

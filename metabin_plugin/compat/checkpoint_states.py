@@ -66,8 +66,7 @@ def _check_optimizer(optimizer: Optimizer, state: Mapping[Any, Any]) -> None:
         where = f"state[{shown(repr(key))}]"
         if key not in expected:
             raise ValueError(f"{where} is of no group")
-        if _mapping(found, where):
-            _check_kept(found, *expected[key], where)
+        _check_kept(_mapping(found, where), *expected[key], where)
 
 
 def _check_group(found: Mapping[Any, Any], group: Mapping[str, Any], where: str) -> None:

@@ -114,13 +114,15 @@ class SafeCheckpointer(Checkpointer):
         local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         names = list(self.checkpointables if checkpointables is None else checkpointables)
         checkpoint = self._read(local, with_checksums=bool(names))
-        self._check_model(checkpoint, path)
+        state = network_state(checkpoint, path)
+        # First, as other training data are why a network does not fit.
+        if check is not None:
+            check(checkpoint)
+        self._check_model(state, path)
         for name in names:
             if name in checkpoint:
                 with _explained(name, path):
                     check_state(self.checkpointables[name], checkpoint[name])
-        if check is not None:
-            check(checkpoint)
         # First, as these may still refuse; the network's part was checked.
         self._load_checkpointables(checkpoint, names, path)
         incompatible = self._load_model(checkpoint)
@@ -195,8 +197,8 @@ class SafeCheckpointer(Checkpointer):
             beside = advice(os.path.dirname(path), self._parts)
             raise WeightsError(f"{error}; {beside}") from error
 
-    def _check_model(self, checkpoint: Any, path: str) -> None:
-        misfit = find_misfit(self.model, network_state(checkpoint, path))
+    def _check_model(self, state: Mapping[str, Any], path: str) -> None:
+        misfit = find_misfit(self.model, state)
         if misfit.none_fits or (misfit and not self.partial):
             remedy = (
                 "give a checkpoint of this network"

@@ -62,41 +62,52 @@ def check_checkpoint(content: Mapping[str, Any], trainer: MetaBINTrainer, source
         WeightsError: an entry is not what the table of this module says.
     """
 
-    def entry(name: str, value: Any, check: Callable[[Any], object]) -> None:
-        try:
-            check(value)
-        except ValueError as error:
-            raise WeightsError(
-                f"{source}: the checkpoint's entry {name} {shown(reason(error))}; resume from "
-                "another checkpoint, by its name in last_checkpoint, or start anew from this "
-                "one's weights, as MODEL.WEIGHTS without --resume"
-            ) from error
-
-    entry("format", content.get("format", 0), _check_format)
-    epoch = content.get("epoch", -1)
-    entry("epoch", epoch, lambda value: _check_whole(value, -1, trainer.max_epoch - 1))
-    if "metric" in content:
-        entry("metric", content["metric"], check_metric)
-    if "config" in content:
-        entry("config", content["config"], _check_config)
+    _check_entries(content, {"format": _check_format}, source, required=False)
+    is_of_format = content.get("format", 0) > 0
+    checks: dict[str, Callable[[Any], object]] = {
+        "epoch": lambda value: _check_whole(value, -1, trainer.max_epoch - 1),
+        "metric": check_metric,
+        "config": _check_config,
+        "progress": _check_progress,
+    }
+    _check_entries(content, checks, source, required=is_of_format)
     if "progress" not in content:
         return
-    progress = content["progress"]
-    entry("progress", progress, _check_progress)
-    first = (epoch + 1) * trainer.iters_per_epoch
+    progress, per_epoch = content["progress"], trainer.iters_per_epoch
+    first = (content.get("epoch", -1) + 1) * per_epoch
     # An epoch that was not evaluated yet is not finished.
-    last = min(first + trainer.iters_per_epoch, trainer.max_epoch * trainer.iters_per_epoch)
-    checks: dict[str, Callable[[Any], object]] = {
-        "iteration": lambda value: _check_whole(value, first, last),
+    last = min(first + per_epoch, trainer.max_epoch * per_epoch)
+    checks = {
+        "iteration": lambda value: _check_iteration(value, first, last, per_epoch),
         "batches": lambda value: _check_batches(value, most_batches(trainer)),
         "scalars": lambda value: check_history(value, progress["iteration"]),
         "random_states": _check_random_states,
     }
-    # Which version 0.1 did not write.
-    if content.get("format", 0) > 0:
+    if is_of_format:
         checks |= {"data": check_record, "machine": check_machine_record}
+    _check_entries(progress, checks, source, "progress.")
+
+
+def _check_entries(
+    content: Mapping[str, Any],
+    checks: Mapping[str, Callable[[Any], object]],
+    source: str,
+    prefix: str = "",
+    required: bool = True,
+) -> None:
     for name, check in checks.items():
-        entry(f"progress.{name}", progress.get(name), check)
+        if name not in content and not required:
+            continue
+        try:
+            if name not in content:
+                raise ValueError("is missing")
+            check(content[name])
+        except ValueError as error:
+            raise WeightsError(
+                f"{source}: the checkpoint's entry {prefix}{name} {shown(reason(error))}; resume "
+                "from another checkpoint, by its name in last_checkpoint, or start anew from this "
+                "one's weights, as MODEL.WEIGHTS without --resume"
+            ) from error
 
 
 def most_batches(trainer: MetaBINTrainer) -> int:
@@ -138,6 +149,14 @@ def _check_format(value: Any) -> None:
 def _check_whole(value: Any, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"is {shown(repr(value))}, not a whole number from {low} to {high}")
+
+
+def _check_iteration(value: Any, first: int, last: int, per_epoch: int) -> None:
+    try:
+        _check_whole(value, first, last)
+    except ValueError as error:
+        length = f"with the {per_epoch} iterations of an epoch here (METABIN.ITERS_PER_EPOCH)"
+        raise ValueError(f"{error}, the epoch that is due {length}") from error
 
 
 def _check_config(value: Any) -> None:

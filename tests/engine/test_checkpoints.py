@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +120,6 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trainer._writers[1], "write", write)
     with pytest.raises(CheckpointError, match=r"OUTPUT_DIR .*No space left.*--resume"):
         trainer.train()
-
-
-@pytest.fixture
-def plugin_log(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Any:
-    monkeypatch.setattr(logging.getLogger("metabin_plugin"), "parent", logging.getLogger())
-    return caplog
 
 
 def test_changed_keys_are_listed_at_resume(tmp_path: Path, plugin_log: Any) -> None:
