@@ -42,7 +42,7 @@ def capture() -> dict[str, Any]:
     """Read the generators of Python, NumPy and PyTorch.
 
     Returns:
-        Tensors and plain numbers only, which ``torch.load(weights_only=True)`` reads. ``"cuda"`` is
+        Tensors and plain numbers only, which ``read_weight_file`` reads. ``"cuda"`` is
         the generator of this process's current device, or None before CUDA is used.
     """
     generators = _read()
@@ -72,27 +72,25 @@ def check(state: Any) -> None:
     """
     match state:
         case {
-            "python": dict(python),
-            "numpy": dict(numpy_state),
+            "python": {"version": version, "words": Tensor() as words, "gauss": gauss},
+            "numpy": {
+                "key": key,
+                "position": position,
+                "has_gauss": has_gauss,
+                "gauss": float(numpy_gauss),
+            },
             "torch": torch_state,
             "cuda": cuda,
         }:
             pass
         case _:
-            raise ValueError("is not the states of random generators")
-    if not _is_state_of_twister(python.get("words"), python.get("gauss"), _WORDS + 1):
+            raise ValueError("is not the states of python, numpy, torch and cuda")
+    # Python's last word is the position among the others.
+    if version != 3 or not _is_state_of_twister(words[:-1], words[-1:], gauss):
         raise ValueError("python is not a state of Python's generator")
-    if python.get("version") != 3 or not 0 < python["words"][-1] <= _WORDS:
-        raise ValueError("python is not a state of Python's generator")
-    if not _is_state_of_twister(numpy_state.get("key"), numpy_state.get("gauss"), _WORDS):
-        raise ValueError("numpy is not a state of NumPy's generator")
     # NumPy itself would read on behind the last word.
-    if (
-        type(numpy_state.get("position")) is not int
-        or not 0 <= numpy_state["position"] <= _WORDS
-        or numpy_state.get("has_gauss") not in (0, 1)
-        or numpy_state["gauss"] is None
-    ):
+    place = torch.tensor([position]) if type(position) is int and position < 2**32 else None
+    if has_gauss not in (0, 1) or not _is_state_of_twister(key, place, numpy_gauss):
         raise ValueError("numpy is not a state of NumPy's generator")
     try:
         torch.Generator().set_state(torch_state)
@@ -160,13 +158,16 @@ def isolated(seed: int) -> Iterator[None]:
         _write(outside)
 
 
-def _is_state_of_twister(words: Any, gauss: Any, number: int) -> bool:
-    """Whether words and the second number of a pair of normal ones can be of a Mersenne Twister."""
+def _is_state_of_twister(words: Any, position: Any, gauss: Any) -> bool:
+    """Whether these can be words, position and second normal number of a Mersenne Twister."""
     return (
         isinstance(words, Tensor)
-        and words.dtype is torch.int64
-        and words.shape == (number,)
+        and isinstance(position, Tensor)
+        and words.dtype is position.dtype is torch.int64
+        and words.shape == (_WORDS,)
+        and position.shape == (1,)
         and bool(((words >= 0) & (words < 2**32)).all())
+        and 0 <= int(position) <= _WORDS
         and (gauss is None or (type(gauss) is float and math.isfinite(gauss)))
     )
 

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.text import shown
-from metabin_plugin.weight_pickle import DTYPES, RefusedObjectError, read_pickle
+from metabin_plugin.weight_pickle import DTYPES, RefusedObjectError, overlaps, read_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +116,15 @@ def unreadable_values(content: Any, where: str = "") -> list[str]:
 
 
 def _is_plain_tensor(tensor: Tensor) -> bool:
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type == "meta":
+        return False
     if tensor.layout is not torch.strided or tensor.dtype not in DTYPES.values():
         return False
-    return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
+    return not overlaps(tensor.shape, tensor.stride())
 
 
 def _described(tensor: Tensor) -> str:
-    return f"a tensor of {tensor.dtype}, {tensor.layout}, shape {tuple(tensor.shape)}"
+    return f"a {type(tensor).__name__} of {tensor.dtype}, {tensor.layout}, {tensor.device}"
 
 
 def _read_zip(file: BinaryIO) -> Any:

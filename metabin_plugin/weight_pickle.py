@@ -12,7 +12,7 @@ import math
 import pickle
 import pickletools
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -49,7 +49,9 @@ _OPCODES = frozenset(
     ]
 )
 _DEEPEST = 50
-# Values that a file may stand for where parts of it are named again: millions of numbers.
+# A byte can make an object of a hundred; a large network's file has 100,000 instructions.
+_MOST_INSTRUCTIONS = 1 << 22
+# Values that a file may stand for where parts of it are named again.
 _MOST_VALUES = 1 << 23
 _LARGEST_SIDE = 1 << 40
 
@@ -170,6 +172,8 @@ def read_pickle(file: BinaryIO) -> Pickled:
     """
     start = file.tell()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if number > _MOST_INSTRUCTIONS:
+            raise ValueError(f"a pickle of more than {_MOST_INSTRUCTIONS:,} instructions")
         if opcode.name not in _OPCODES:
             raise ValueError(f"pickle instruction {opcode.name}, which torch.save does not write")
         # Memory is reserved up to the largest index.
@@ -179,6 +183,22 @@ def read_pickle(file: BinaryIO) -> Pickled:
     file.seek(start)
     unpickler = _Unpickler(file.read(end - start))
     return Pickled(unpickler.load(), unpickler.storages)
+
+
+def overlaps(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether several entries of a tensor may be one number, which operations in place refuse.
+
+    Args:
+        size: of the tensor.
+        stride: of the tensor, from 0.
+    """
+    reached = 0
+    for step, side in sorted(zip(stride, size, strict=True)):
+        if side > 1:
+            if step <= reached:
+                return True
+            reached += (side - 1) * step
+    return False
 
 
 class _Maker:
@@ -301,6 +321,8 @@ class _Maker:
         # One that repeats its numbers could be as large as it says, whatever the file's size.
         if numel > storage.numel or (numel and last >= storage.numel):
             raise ValueError("a tensor is larger than its data in the file")
+        if overlaps(sides, steps):
+            raise ValueError("a tensor has the same number in several places")
         empty = torch.empty((0,), dtype=storage.dtype)
         return empty.set_(self._bytes(storage), start if numel else 0, sides, steps)
 

@@ -18,6 +18,35 @@ WINDOW = 200
 _TIMES = ("time", "data_time", "eta_seconds")
 
 
+class RunStorage(EventStorage):
+    """fastreid's storage of a run's scalars, which may begin with those of a checkpoint.
+
+    How a scalar is smoothed is for the run to say, once it has a value of its own.
+    """
+
+    def __init__(self, start_iter: int = 0) -> None:
+        super().__init__(start_iter)
+        self._restored: set[str] = set()
+
+    def put_scalar(self, name: str, value: float, smoothing_hint: bool = True) -> None:
+        """Add a value of the iteration at hand."""
+        whole_name = self._current_prefix + name
+        if whole_name in self._restored:
+            self._restored.remove(whole_name)
+            del self._smoothing_hints[whole_name]
+        super().put_scalar(name, value, smoothing_hint)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Begin with the scalars of ``history_state``."""
+        now = self._iter
+        for name, scalar in state.items():
+            for value, iteration in scalar["values"].tolist():
+                self._iter = int(iteration)
+                self.put_scalar(name, value, smoothing_hint=scalar["smoothing"])
+        self._iter = now
+        self._restored = set(state)
+
+
 def history_state(storage: EventStorage) -> dict[str, Any]:
     """The latest values of every scalar but the times.
 
@@ -64,16 +93,6 @@ def check_history(state: Any, iteration: int) -> None:
             raise ValueError(
                 f"{shown(name)} is not 1 to {WINDOW} values of iterations from 0 to {iteration}"
             )
-
-
-def restore_history(storage: EventStorage, state: dict[str, Any]) -> None:
-    """Put the scalars of ``history_state`` into a new storage."""
-    now = storage.iter
-    for name, scalar in state.items():
-        for value, iteration in scalar["values"].tolist():
-            storage.iter = iteration
-            storage.put_scalar(name, value, smoothing_hint=scalar["smoothing"])
-    storage.iter = now
 
 
 def cut_metrics_file(path: str, iteration: int) -> int:

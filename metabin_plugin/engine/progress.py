@@ -13,7 +13,7 @@ from metabin_plugin import random_state
 from metabin_plugin.data.identity_record import is_in_order_of_paths, record_changes
 from metabin_plugin.engine.checkpoint_schema import FORMAT, check_checkpoint
 from metabin_plugin.engine.config_changes import config_changes
-from metabin_plugin.engine.event_history import history_state, restore_history
+from metabin_plugin.engine.event_history import history_state
 from metabin_plugin.engine.machine_record import machine_changes, machine_record
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.yaml_text import read_yaml
@@ -124,7 +124,7 @@ class Resumption:
     def restore_history(self, trainer: MetaBINTrainer) -> None:
         """Put the scalars of the log into the trainer's new storage."""
         if self._progress is not None:
-            restore_history(trainer.storage, self._progress["scalars"])
+            trainer.storage.restore(self._progress["scalars"])
 
     def restore_randomness(self) -> None:
         """Set the random generators of this process; the last thing before the first iteration."""

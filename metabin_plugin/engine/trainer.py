@@ -15,7 +15,7 @@ from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
-from fastreid.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from fastreid.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.optim import Optimizer
 
@@ -29,7 +29,7 @@ from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
 from metabin_plugin.engine.config_check import checked
-from metabin_plugin.engine.event_history import cut_metrics_file
+from metabin_plugin.engine.event_history import RunStorage, cut_metrics_file
 from metabin_plugin.engine.gate_log import GateLog
 from metabin_plugin.engine.live_line import live_lines
 from metabin_plugin.engine.network_check import build_network
@@ -178,7 +178,7 @@ class MetaBINTrainer(DefaultTrainer):
             Stopped: a signal asked for it.
         """
         self.iter, self.epoch = self.start_iter, min(self.start_epoch, self.max_epoch - 1)
-        with StopSignals() as self._signals, EventStorage(self.iter) as self.storage:
+        with StopSignals() as self._signals, RunStorage(self.iter) as self.storage:
             try:
                 self.before_train()
                 if self._resumption is not None:
