@@ -24,6 +24,8 @@ class RunStorage(EventStorage):
     How a scalar is smoothed is for the run to say, once it has a value of its own.
     """
 
+    _iter: int
+
     def __init__(self, start_iter: int = 0) -> None:
         super().__init__(start_iter)
         self._restored: set[str] = set()

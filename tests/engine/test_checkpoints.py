@@ -144,7 +144,7 @@ def test_a_plain_fastreid_checkpoint_goes_on_at_its_epoch(tmp_path: Path, plugin
     noisy_trainer(options).train()
     path = tmp_path / "out" / "model_final.pth"
     plain = torch.load(path, weights_only=True)
-    for name in ("progress", "config", "checkpoints"):
+    for name in ("format", "progress", "config", "checkpoints"):
         del plain[name]
     torch.save({**plain, "epoch": 1}, path)
     trainer = noisy_trainer(options, resume=True)
