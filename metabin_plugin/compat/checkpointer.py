@@ -28,6 +28,7 @@ from metabin_plugin.files import reason, replace_file
 from metabin_plugin.text import shown
 from metabin_plugin.weight_files import read_weight_file, unreadable_values
 
+_MOST_EPOCHS = 2**31
 # What load_state_dict of optimizers, schedules and hooks raises when a state is not theirs.
 _MISFITS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
@@ -123,6 +124,13 @@ class SafeCheckpointer(Checkpointer):
             if name in checkpoint:
                 with _explained(name, path):
                     check_state(self.checkpointables[name], checkpoint[name])
+        epoch = checkpoint.get("epoch", -1)
+        # fastreid's own trainers count on from it.
+        if names and (type(epoch) is not int or not -1 <= epoch < _MOST_EPOCHS):
+            raise WeightsError(
+                f"{path} has {shown(repr(epoch))} as its epoch, where a whole number from -1 is; "
+                "resume from another checkpoint, or start anew from this one as MODEL.WEIGHTS"
+            )
         # First, as these may still refuse; the network's part was checked.
         self._load_checkpointables(checkpoint, names, path)
         incompatible = self._load_model(checkpoint)

@@ -91,10 +91,10 @@ class ManifestDataset(ImageDataset):
         Args:
             label: the text.
         """
-        old, self._label = self._label, label
+        cut, self._label = len(self._label), label
         self._train = [
-            (path, *(label + name.removeprefix(old) for name in names))
-            for path, *names in self.train
+            (path, label + person[cut:], label + camera[cut:])
+            for path, person, camera in self.train
         ]
 
     def combine_all(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,19 +60,21 @@ def _distinguish(sources: Sequence[tuple[str, Any]]) -> list[str]:
 
     Their number in ``DATASETS.NAMES`` does it, as folders may be renamed.
     """
-    files: dict[str, list[Path]] = {}
-    labels = []
+    labels: dict[Path, str] = {}
+    taken = {dataset.dataset_name for _, dataset in sources if isinstance(dataset, ManifestDataset)}
+    first: set[str] = set()
+    found = []
     for name, dataset in sources:
-        label = name
-        if isinstance(dataset, ManifestDataset):
-            label = dataset.dataset_name
-            known = files.setdefault(label, [])
-            file = dataset.file.resolve()
-            # One that is named twice has the same people twice.
-            if file not in known:
-                known.append(file)
-            if known.index(file):
-                label = f"{label}#{known.index(file) + 1}"
-                dataset.distinguish(label)
-        labels.append(label)
-    return labels
+        if not isinstance(dataset, ManifestDataset):
+            found.append(name)
+            continue
+        # One that is named twice has the same people twice.
+        file, stem = dataset.file.resolve(), dataset.dataset_name
+        if file not in labels:
+            numbered = (f"{stem}#{number}" for number in itertools.count(2))
+            labels[file] = next(n for n in numbered if n not in taken) if stem in first else stem
+            first.add(stem)
+            taken.add(labels[file])
+        dataset.distinguish(labels[file])
+        found.append(labels[file])
+    return found

@@ -652,6 +652,14 @@ def test_the_state_of_a_loss_scale_is_checked(name: str, value: Any) -> None:
         check_state(scaler, scaler.state_dict() | {name: value})
 
 
+@pytest.mark.parametrize("epoch", ["three", None, -5, 10**12, 1.5, [1], math.nan, True])
+def test_the_epoch_that_fastreid_counts_on_from_is_checked(tmp_path: Path, epoch: Any) -> None:
+    trained(tmp_path).save("model_0000", epoch=epoch)
+    refuses(tmp_path, tmp_path / "model_0000.pth", "as its epoch, where a whole number from -1 is")
+    # As weights it is as good as any.
+    trained(tmp_path).resume_or_load(str(tmp_path / "model_0000.pth"), resume=False)
+
+
 def test_nothing_is_applied_where_a_check_of_the_caller_refuses(tmp_path: Path) -> None:
     trained(tmp_path).save("model_0000", epoch=3)
     other = trained(tmp_path, seed=1)

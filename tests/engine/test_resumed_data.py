@@ -117,6 +117,10 @@ def test_manifests_of_one_name_are_of_different_people(tmp_path: Path) -> None:
     record = trainer.training_data
     assert [source["name"] for source in record["sources"]] == ["shop", "shop#2", "other"]
     assert (record["people"], record["domains"]) == (12, 3)
+    named = [*sources, write_manifest(tmp_path, "shop#2", 5)]
+    record = training_record(build_train_set(config(DATASETS__NAMES=tuple(map(str, named))), None))
+    assert [source["name"] for source in record["sources"]] == ["shop", "shop#3", "shop#2"]
+    assert record["people"] == 12
 
 
 def test_a_manifest_that_is_named_twice_has_the_same_people(tmp_path: Path) -> None:
