@@ -29,6 +29,10 @@ _OLD_MAGIC, _OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _PLAIN = (type(None), bool, int, float, str)
 
 
+class _DamageError(ValueError):
+    """The content is not what was once written."""
+
+
 def read_weight_file(path: str, *, with_checksums: bool = False) -> Any:
     """Verify and read a file written by ``torch.save``.
 
@@ -75,6 +79,10 @@ def read_weight_file(path: str, *, with_checksums: bool = False) -> Any:
             f"{name} holds a Python object, {shown(error.name)}, that could run any code, so "
             "nothing was loaded; if you trust where the file comes from, load it once with "
             "torch.load(..., weights_only=False) and save its tensors alone"
+        ) from error
+    except _DamageError as error:
+        raise WeightsError(
+            f"{name} is damaged ({error}); give another file, or make it again"
         ) from error
     # Whatever a parser says of a file that is not one.
     except Exception as error:
@@ -183,7 +191,8 @@ def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     except zipfile.BadZipFile as error:
         if "CRC" not in str(error):
             raise
-        raise ValueError(f"wrong checksum of {os.path.basename(entry.filename)}") from error
+        part = shown(os.path.basename(entry.filename))
+        raise _DamageError(f"wrong checksum of {part}") from error
     return content
 
 
@@ -193,7 +202,7 @@ def _fill(content: Tensor, source: Any) -> None:
         part = source.read(min(_CHUNK, len(view) - start))
         view[start : start + len(part)] = part
         if len(part) < min(_CHUNK, len(view) - start):
-            raise ValueError("it ends too early")
+            raise _DamageError("it ends too early")
 
 
 def _read_old(file: BinaryIO) -> Any:

@@ -65,7 +65,7 @@ def test_pytorch_alone_reads_flipped_bits_as_weights(raw: bytes, tmp_path: Path)
     flip_bit(tmp_path / "flipped.pth", position + 2)
     found = torch.load(tmp_path / "flipped.pth", weights_only=True)
     assert not same(found, content())
-    with pytest.raises(WeightsError, match=r"damaged .*\(wrong checksum of 0\)"):
+    with pytest.raises(WeightsError, match=r"damaged \(wrong checksum of 0\)"):
         read_weight_file(str(tmp_path / "flipped.pth"))
 
 
