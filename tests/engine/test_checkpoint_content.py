@@ -119,6 +119,7 @@ BAD: dict[tuple[Any, ...], tuple[Any, ...]] = {
     (*BATCHES, "position"): (-1, "8", None, 10**12, 8.0),
     (*BATCHES, "seed"): (-1, "3", None, 2**64),
     (*BATCHES, "sampler_seed"): (-1, "3", 2**32, 1.5),
+    (*BATCHES, "sampler_pass"): (3, "text", [], {}),
     ("progress", "scalars"): ([], None, 3, {"noise": 3}, {3: {}}, {"a\nb": {}}),
     NOISE: (None, [], {"values": torch.ones(1, 2), "smoothing": True}),
     (*NOISE, "values"): (
