@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 _BYTES = 16
+# Of the Mersenne Twister, which Python and NumPy both have.
+_WORDS = 624
 
 
 class _Generators(NamedTuple):
@@ -39,7 +42,7 @@ def capture() -> dict[str, Any]:
     """Read the generators of Python, NumPy and PyTorch.
 
     Returns:
-        Tensors and plain numbers only, which ``torch.load(weights_only=True)`` reads. ``"cuda"`` is
+        Tensors and plain numbers only, which ``read_weight_file`` reads. ``"cuda"`` is
         the generator of this process's current device, or None before CUDA is used.
     """
     generators = _read()
@@ -56,6 +59,48 @@ def capture() -> dict[str, Any]:
         "torch": generators.torch,
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
+
+
+def check(state: Any) -> None:
+    """Refuse what ``capture`` does not return.
+
+    Args:
+        state: plain values, of a checkpoint.
+
+    Raises:
+        ValueError: the text names the generator.
+    """
+    match state:
+        case {
+            "python": {"version": version, "words": Tensor() as words, "gauss": gauss},
+            "numpy": {
+                "key": key,
+                "position": position,
+                "has_gauss": has_gauss,
+                "gauss": float(numpy_gauss),
+            },
+            "torch": torch_state,
+            "cuda": cuda,
+        }:
+            pass
+        case _:
+            raise ValueError("is not the states of python, numpy, torch and cuda")
+    # Python's last word is the position among the others.
+    if version != 3 or not _is_state_of_twister(words[:-1], words[-1:], gauss):
+        raise ValueError("python is not a state of Python's generator")
+    # NumPy itself would read on behind the last word.
+    place = torch.tensor([position]) if type(position) is int and position < 2**32 else None
+    if has_gauss not in (0, 1) or not _is_state_of_twister(key, place, numpy_gauss):
+        raise ValueError("numpy is not a state of NumPy's generator")
+    try:
+        torch.Generator().set_state(torch_state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError("torch is not a state of PyTorch's generator") from error
+    # Seed and offset; PyTorch checks it where there is CUDA.
+    if cuda is not None and not (
+        isinstance(cuda, Tensor) and cuda.dtype is torch.uint8 and cuda.shape == (16,)
+    ):
+        raise ValueError("cuda is not a state of CUDA's generator")
 
 
 def restore(state: dict[str, Any]) -> None:
@@ -111,6 +156,20 @@ def isolated(seed: int) -> Iterator[None]:
         yield
     finally:
         _write(outside)
+
+
+def _is_state_of_twister(words: Any, position: Any, gauss: Any) -> bool:
+    """Whether these can be words, position and second normal number of a Mersenne Twister."""
+    return (
+        isinstance(words, Tensor)
+        and isinstance(position, Tensor)
+        and words.dtype is position.dtype is torch.int64
+        and words.shape == (_WORDS,)
+        and position.shape == (1,)
+        and bool(((words >= 0) & (words < 2**32)).all())
+        and 0 <= int(position) <= _WORDS
+        and (gauss is None or (type(gauss) is float and math.isfinite(gauss)))
+    )
 
 
 class PrivateRandomness:

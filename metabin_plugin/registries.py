@@ -31,7 +31,8 @@ endless stream of dataset indices, of which this rank takes ``IMS_PER_BATCH / wo
 HOOK_REGISTRY = Registry("HOOK")
 HOOK_REGISTRY.__doc__ = """
 Hooks for ``METABIN.HOOKS``, called with ``obj(cfg, trainer)``; each gives a fastreid ``HookBase``.
-A hook with ``state_dict`` and ``load_state_dict`` is checkpointed under its registered name.
+A hook with ``state_dict`` and ``load_state_dict`` is checkpointed under its registered name. The
+state is plain values and tensors; ``load_state_dict`` raises ``ValueError`` for what is not one.
 """
 
 META_LOSS_REGISTRY = Registry("META_LOSS")

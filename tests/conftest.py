@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-from typing import Any
 
 import pytest
 import torch
@@ -29,13 +28,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture
-def plugin_log(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Any:
-    """pytest's ``caplog``, which what the plugin logs reaches whatever fastreid has set up."""
-    monkeypatch.setattr(logging.getLogger("metabin_plugin"), "parent", logging.getLogger())
-    return caplog
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Take the config nodes of projects out again, which importing their tests has added.
 
@@ -45,3 +37,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     for node in ("AUGMINING", "DIMN"):
         _C.pop(node, None)
+
+
+@pytest.fixture
+def plugin_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> pytest.LogCaptureFixture:
+    """What the plugin logs, which does not reach pytest's handler once fastreid has set it up."""
+    monkeypatch.setattr(logging.getLogger("metabin_plugin"), "parent", logging.getLogger())
+    return caplog

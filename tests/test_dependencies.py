@@ -12,7 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # fastreid cannot be listed, as it pins a torch; faiss comes in one of two builds.
-UNLISTED = {"fastreid", "faiss-cpu", "faiss-gpu"}
+# Triton comes with PyTorch where there is one, and nothing needs it elsewhere.
+UNLISTED = {"fastreid", "faiss-cpu", "faiss-gpu", "triton"}
 
 
 def imported(folder: Path) -> Iterator[str]:

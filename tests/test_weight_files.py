@@ -1,23 +1,24 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import random
-import warnings
+import resource
+import zipfile
+from _codecs import encode
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.weight_files import (
-    agrees_with_checksums,
-    check_intact,
-    read_weight_file,
-    unreadable_globals,
-)
+from metabin_plugin.weight_files import read_weight_file, unreadable_values
 from tests.weight_file_samples import RunsCode, flip_bit, save_malicious
 
 
@@ -48,10 +49,7 @@ def same(found: Any, expected: Any) -> bool:
 
 def read(raw: bytes, path: Path) -> Any:
     path.write_bytes(raw)
-    with warnings.catch_warnings():
-        # PyTorch's own, about an odd pickle protocol.
-        warnings.simplefilter("ignore", UserWarning)
-        return read_weight_file(str(path))
+    return read_weight_file(str(path))
 
 
 @pytest.fixture
@@ -121,10 +119,10 @@ def test_empty_missing_and_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.pth").write_bytes(b"\xff\xd8\xff\xe0" + bytes(500))
     for name, words in [
         ("empty.pth", "is empty"),
-        ("text.pth", "no file of torch.save, or holds other things"),
-        ("photo.pth", "no file of torch.save, or holds other things"),
+        ("text.pth", "not a file of torch.save"),
+        ("photo.pth", "not a file of torch.save"),
         ("absent.pth", "No such file"),
-        (".", "Is a directory"),
+        (".", "Is a directory|Not a regular file"),
     ]:
         with pytest.raises(WeightsError, match=words):
             read_weight_file(str(tmp_path / name))
@@ -140,16 +138,15 @@ def test_the_old_format_loads_and_its_cut_files_do_not(tmp_path: Path) -> None:
             read(whole[:length], tmp_path / "cut.pth")
 
 
-def test_only_a_file_with_checksums_agrees_with_them(raw: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "file.pth"
-    path.write_bytes(raw)
-    assert agrees_with_checksums(str(path))
-    flip_bit(path, raw.index(content()["model"]["b"].numpy().tobytes()))
-    assert not agrees_with_checksums(str(path))
+def test_the_old_format_is_said_to_have_no_checksums(tmp_path: Path, plugin_log: Any) -> None:
+    path = tmp_path / "old.pth"
     torch.save(content(), path, _use_new_zipfile_serialization=False)
-    assert not agrees_with_checksums(str(path))
-    check_intact(str(path))
-    assert not agrees_with_checksums(str(tmp_path / "absent.pth"))
+    read_weight_file(str(path))
+    assert "old.pth is in the format before PyTorch 1.6, which has no checksums" in plugin_log.text
+    with pytest.raises(WeightsError, match=r"old\.pth is damaged, or in the format before PyTorch"):
+        read_weight_file(str(path), with_checksums=True)
+    torch.save(content(), path)
+    assert same(read_weight_file(str(path), with_checksums=True), content())
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -167,24 +164,389 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path: Path, legacy: bool) -> No
 def test_a_plain_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "plain.pth"
     path.write_bytes(pickle.dumps({"model": RunsCode(tmp_path / "marker")}, protocol=2))
-    with pytest.raises(WeightsError, match=r"plain\.pth holds a Python object"):
+    with pytest.raises(WeightsError, match=r"plain\.pth is damaged or not a file of torch\.save"):
         read_weight_file(str(path))
     assert not (tmp_path / "marker").exists()
 
 
-def test_numpy_values_are_read(tmp_path: Path) -> None:
-    path = str(tmp_path / "old.pth")
-    torch.save({"array": np.array([[1.0, 2.0]]), "metric": np.float64(0.5)}, path)
-    found = read_weight_file(path)
-    assert found["array"].tolist() == [[1.0, 2.0]]
-    assert found["metric"] == 0.5
+def test_a_named_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match=r"pipe\.pth cannot be read \(Not a regular file\)"):
+        read_weight_file(str(tmp_path / "pipe.pth"))
+
+
+# What files of others hold.
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_values_of_numpy_become_tensors_and_numbers(tmp_path: Path, legacy: bool) -> None:
+    numbers = np.arange(6).reshape(2, 3)
+    stored = {
+        **{kind: numbers.astype(kind) for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1")},
+        "b1": numbers > 2,
+        ">f4": numbers.astype(">f4"),
+        "columns": np.asfortranarray(numbers),
+        "empty": numbers[:0],
+        "none": np.array(7.0),
+    }
+    torch.save(
+        {"arrays": stored, "numbers": [np.float64(0.5), np.int64(-3), np.bool_(True)]},
+        tmp_path / "numpy.pth",
+        _use_new_zipfile_serialization=not legacy,
+    )
+    found = read_weight_file(str(tmp_path / "numpy.pth"))
+    for name, array in stored.items():
+        expected = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        assert torch.equal(found["arrays"][name], expected), name
+        assert found["arrays"][name].dtype == expected.dtype
+    assert same(found["numbers"], [0.5, -3, True])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_are_read_as_they_were(tmp_path: Path, legacy: bool) -> None:
+    whole = torch.arange(24.0).reshape(4, 6)
+    state = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm2d(4)).state_dict()
+    stored = {
+        "rows": whole[1:3],
+        "columns": whole.t(),
+        "every second": whole[:, ::2],
+        "scalar": torch.tensor(3, dtype=torch.int16),
+        "empty": torch.zeros(0, 5),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "truth": torch.tensor([True, False]),
+        "half": torch.ones(3).bfloat16(),
+        "state": state,
+        "size": whole.shape,
+        "counter": Counter({3: 1}),
+        "large": 2**70,
+    }
+    path = tmp_path / "tensors.pth"
+    torch.save(stored, path, _use_new_zipfile_serialization=not legacy)
+    found = read_weight_file(str(path))
+    assert (
+        found["rows"].untyped_storage().data_ptr() == found["columns"].untyped_storage().data_ptr()
+    )
+    assert found["columns"].stride() == (1, 6)
+    assert found["state"]._metadata == state._metadata
+    assert type(found["state"]) is type(state)
+    assert type(found["parameter"]) is torch.Tensor
+    assert found["size"] == (4, 6)
+    assert found["counter"] == Counter({3: 1})
+    for name in ("rows", "columns", "every second", "scalar", "empty", "truth", "half", "large"):
+        assert same(found[name], stored[name]), name
+    assert not unreadable_values({n: v for n, v in stored.items() if n != "size"})
 
 
 def test_what_a_reader_would_refuse_is_named(tmp_path: Path) -> None:
-    path = str(tmp_path / "file.pth")
-    torch.save(content(), path)
-    assert unreadable_globals(path) == []
-    torch.save({"path": tmp_path, "number": np.float32(1)}, path)
-    # Another name in Python 3.13.
-    kind = type(tmp_path)
-    assert unreadable_globals(path) == [f"{kind.__module__}.{kind.__name__}"]
+    assert unreadable_values(content()) == []
+    odd = {
+        "path": tmp_path,
+        "number": np.float32(1),
+        "hook": {"sparse": [torch.ones(3).to_sparse()], "repeated": torch.ones(1).expand(4)},
+        "complex": torch.ones(1, dtype=torch.complex64),
+        "array": np.ones(2),
+    }
+    names = [entry.partition(" ")[0] for entry in unreadable_values(odd)]
+    assert names == ["path", "hook.sparse.0", "hook.repeated", "complex", "array"]
+
+
+# What files can be made to hold.
+
+
+def assembled(pickled: bytes, folder: Path, data: bytes = bytes(16), **changes: Any) -> Path:
+    """A file of torch.save's format around a pickle, with one storage "0"."""
+    path = folder / "made.pth"
+    with zipfile.ZipFile(path, "w", changes.get("compression", zipfile.ZIP_STORED)) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/byteorder", changes.get("byteorder", "little"))
+        archive.writestr("archive/data/0", data)
+        archive.writestr("archive/version", "3\n")
+        for name in changes.get("more", ()):
+            archive.writestr(name, b"")
+    return path
+
+
+class Written:
+    """What a pickle names, called with arguments; and then given a state."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.parts = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.parts
+
+
+class Storage:
+    """Bytes of the file, as many numbers of a type as one says."""
+
+    def __init__(self, numel: int = 4, kind: str = "FloatStorage", key: str = "0") -> None:
+        self.reference = ("storage", getattr(torch, kind), key, "cpu", numel)
+
+
+class Writer(pickle._Pickler):
+    def persistent_id(self, value: Any) -> Any:
+        return value.reference if isinstance(value, Storage) else None
+
+
+def written(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    Writer(buffer, protocol=2).dump(value)
+    return buffer.getvalue()
+
+
+def tensor(
+    size: tuple[int, ...] = (4,),
+    stride: tuple[int, ...] = (1,),
+    offset: int = 0,
+    storage: Any = None,
+    more: tuple[Any, ...] = (),
+) -> Written:
+    rebuild = torch._utils._rebuild_tensor_v2
+    storage = Storage() if storage is None else storage
+    return Written(rebuild, storage, offset, size, stride, False, OrderedDict(), *more)
+
+
+def dtype(code: str, *state: Any) -> Written:
+    return Written(
+        np.dtype, code, False, True, state=state or (3, "<", None, None, None, -1, -1, 0)
+    )
+
+
+def array(kind: Any, shape: Any = (1,), raw: Any = bytes(8), by_columns: Any = False) -> Written:
+    rebuild = np.ones(1).__reduce__()[0]
+    return Written(rebuild, np.ndarray, (0,), b"b", state=(1, shape, kind, by_columns, raw))
+
+
+def ordered(**attributes: Any) -> Written:
+    return Written(OrderedDict, state=attributes)
+
+
+def nested(depth: int, width: int) -> list[Any]:
+    value: list[Any] = [0]
+    for _ in range(depth):
+        value = [value] * width
+    return value
+
+
+def looped() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+HOSTILE = {
+    "larger than its data": tensor((5,)),
+    "behind its data": tensor((4,), offset=1),
+    "from a negative place": tensor((2,), offset=-1),
+    "a number a thousand billion times": tensor((10**12,), (0,)),
+    "one number in several places": tensor((2, 2), (1, 1)),
+    "backwards": tensor((2,), (-1,), 1),
+    "two sizes, one stride": tensor((2, 2), (1,)),
+    "huge stride": tensor((2,), (2**62,)),
+    "huge empty": tensor((0, 2**62), (1, 1)),
+    "a size that is text": tensor(("4",)),
+    "negated bit": tensor(more=({"neg": True},)),
+    "conjugated bit": tensor(more=({"conj": True},)),
+    "storage of another size": tensor(storage=Storage(400)),
+    "storage that is missing": tensor(storage=Storage(key="7")),
+    "storage outside": tensor(storage=Storage(key="../version")),
+    "storage in two types": [tensor(), tensor(storage=Storage(2, "DoubleStorage"))],
+    "complex storage": tensor(storage=Storage(2, "ComplexFloatStorage")),
+    "quantized storage": tensor(storage=Storage(16, "QInt8Storage")),
+    "storage alone": Storage(),
+    "tensor of nothing": tensor(storage=3),
+    "truth values of 7": tensor(storage=Storage(16, "BoolStorage"), size=(16,)),
+    "a parameter of text": Written(torch._utils._rebuild_parameter, "text", True, OrderedDict()),
+    "state of a tensor": Written(
+        torch._utils._rebuild_tensor_v2,
+        *(Storage(), 0, (4,), (1,), False, OrderedDict()),
+        state=(Storage(), 0, (10**12,), (0,)),
+    ),
+    "sparse": Written(
+        torch._utils._rebuild_sparse_tensor,
+        torch.sparse_coo,
+        (tensor((1, 4), (4, 1), storage=Storage(2, "LongStorage")), tensor(), (1,)),
+    ),
+    "quantized": Written(
+        torch._utils._rebuild_qtensor,
+        *(Storage(), 0, (10**12,), (1,), (torch.per_tensor_affine, 1.0, 0), False, OrderedDict()),
+    ),
+    "meta": Written(
+        torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (10**12,), (1,), False
+    ),
+    "subclass": Written(torch._tensor._rebuild_from_type_v2, torch.Tensor, torch.Tensor, (), {}),
+    "wrapper": Written(
+        torch._utils._rebuild_wrapper_subclass,
+        *(torch.Tensor, torch.float32, (4,), (1,), 0, torch.strided, "cpu", False),
+    ),
+    "memory that was never written": Written(torch.FloatTensor, 10**6),
+    "a terabyte of bytes": Written(bytearray, 10**12),
+    "text codec": Written(encode, "a", "latin1"),
+    "set": Written(set, [1]),
+    "complex number": Written(complex, "1j"),
+    "device": Written(torch.device, "cpu"),
+    "dtype alone": {"dtype": torch.float32},
+    "function alone": {"a": torch._utils._rebuild_tensor_v2},
+    "state of a function": Written(getattr, OrderedDict, "fromkeys"),
+    "array of objects": array(dtype("O8", 3, "|", None, None, None, -1, -1, 63)),
+    "array with object fields": array(
+        dtype("V8", 3, "|", None, ("f",), {"f": (dtype("O8"), 0)}, 8, 1, 16)
+    ),
+    "array of text": array(dtype("U2", 3, "<", None, None, None, 8, 4, 8)),
+    "array with a subarray": array(dtype("f8", 3, "<", ("f8", (10**9,)), None, None, -1, -1, 0)),
+    "array longer than its bytes": array(dtype("f8"), (10**9,)),
+    "array of negative size": array(dtype("f8"), (-1,)),
+    "array of pickled values": array(dtype("f8"), (1,), [1.0]),
+    "array of dates": array(dtype("M8", 3, "<", None, None, None, -1, -1, 0)),
+    "array that is not finished": Written(np.ones(1).__reduce__()[0], np.ndarray, (0,), b"b"),
+    "array made directly": Written(np.ndarray, (1,), "O"),
+    "number of objects": Written(np.float64(1).__reduce__()[0], dtype("O8"), bytes(8)),
+    "ordered dict with other methods": ordered(items=3),
+    "order to replace parameters": ordered(_metadata={"": {"assign_to_params_buffers": True}}),
+    "versions in text": ordered(_metadata={"": {"version": "two"}}),
+    "metadata of other kind": ordered(_metadata=[1]),
+    "ordered dict of numbers": Written(OrderedDict, [1, 2]),
+    "counter of text": Written(Counter, {"a": "b"}),
+    "tensor as a key": {(1, 2): 3},
+    "billion lists": nested(9, 10),
+    "contains itself": looped(),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_could_do_harm_is_refused_before_it_is_made(tmp_path: Path, name: str) -> None:
+    path = assembled(written({"model": HOSTILE[name]}), tmp_path, bytes([7] * 16))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=r"made\.pth (is damaged or|holds a Python)") as failure:
+        read_weight_file(str(path))
+    assert "\n" not in str(failure.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_the_parts_of_these_files_are_read_where_nothing_is_wrong(tmp_path: Path) -> None:
+    data = np.arange(4, dtype="<f4").tobytes()
+    whole = {"tensor": tensor(), "array": array(dtype("f8")), "dict": ordered(_metadata={})}
+    found = read_weight_file(str(assembled(written(whole), tmp_path, data)))
+    assert found["tensor"].tolist() == [0, 1, 2, 3]
+    assert found["array"].tolist() == [0]
+    assert found["dict"] == {}
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02(" + b"]" * (1 << 23) + b"l.",
+        b"\x80\x02" + b"]" * 400 + b"a" * 399 + b".",
+        b"\x80\x02]r\xff\xff\xff\x7f.",
+        b"\x80\x02X\xff\xff\xff\x7fabc.",
+        b"\x80\x02}.extra"[:2],
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f1.",
+        b"\x80\x02cbuiltins\neval\nq\x00.",
+        b"\x80\x02ccollections\nOrderedDict\n)\x81.",
+        b"\x80\x02ccollections\nOrderedDict\n}}b.",
+        b"\x80\x02ccollections\nOrderedDict\nN}U\x04nameK\x01s\x86b.",
+        b"\x80\x02N.",
+    ],
+    ids=[
+        *(
+            "8 million lists",
+            "deep",
+            "index of 2 billion",
+            "text of 2 GB",
+            "no end",
+            "frame",
+            "number of 2 GB",
+            "eval",
+        ),
+        *("new object", "state of a class", "attribute of a class", "nothing"),
+    ],
+)
+def test_pickles_that_no_writer_writes(tmp_path: Path, pickled: bytes) -> None:
+    try:
+        assert read_weight_file(str(assembled(pickled, tmp_path))) is None
+    except WeightsError as error:
+        assert "made.pth" in str(error)
+    made = OrderedDict()
+    assert not vars(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"compression": zipfile.ZIP_DEFLATED}, "compressed, which torch.save never does"),
+        ({"byteorder": "big"}, "another order of bytes"),
+        ({"more": ["archive/data/0"]}, "two parts of one name"),
+        ({"more": ["archive/DATA.PKL"]}, "two parts of one name"),
+        ({"more": ["other/data.pkl"]}, "2 parts data.pkl"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_no_writer_writes(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(WeightsError, match=words):
+        read_weight_file(str(assembled(written({"a": tensor()}), tmp_path, **changes)))
+
+
+def test_a_compressed_file_is_not_unfolded(tmp_path: Path) -> None:
+    size = 1 << 28
+    pickled = written({"a": tensor((size // 4,), storage=Storage(size // 4))})
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        with archive.open("archive/data/0", "w") as entry:
+            for _ in range(size >> 20):
+                entry.write(bytes(1 << 20))
+    assert path.stat().st_size < size / 100
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="compressed"):
+        read_weight_file(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_an_old_file_that_says_to_be_larger_than_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.ones(4)}, path, _use_new_zipfile_serialization=False)
+    raw = path.read_bytes()
+    count = (4).to_bytes(8, "little") + np.ones(4, "<f4").tobytes()
+    path.write_bytes(raw.replace(count, (10**12).to_bytes(8, "little") + count[8:]))
+    with pytest.raises(WeightsError, match="its parts are larger than the file"):
+        read_weight_file(str(path))
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda parts: st.lists(parts) | st.dictionaries(st.text("abc") | st.integers(), parts),
+    max_leaves=20,
+)
+
+
+@given(value=VALUES, legacy=st.booleans())
+def test_any_plain_values_are_read_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, value: Any, legacy: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "values.pth"
+    torch.save(value, path, _use_new_zipfile_serialization=not legacy)
+    assert read_weight_file(str(path)) == value
+    assert unreadable_values(value) == []
+
+
+@given(draw=st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_in_the_place_of_others_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, draw: st.DataObject
+) -> None:
+    pickled = bytearray(written({"model": ordered(_metadata={"": {"version": 2}}), "a": tensor()}))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        place = draw.draw(st.integers(0, len(pickled) - 1))
+        pickled[place] = draw.draw(st.integers(0, 255))
+    path = assembled(bytes(pickled), tmp_path_factory.getbasetemp())
+    try:
+        assert unreadable_values(read_weight_file(str(path))) == []
+    except WeightsError as error:
+        assert str(error).isprintable()

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from fastreid.utils.checkpoint import _filter_reused_missing_keys
 from torch import Tensor, nn
 
 from metabin_plugin.errors import WeightsError
+from metabin_plugin.text import shown
 
 # Before every name of a network that was saved inside a data-parallel wrapper.
 _WRAPPER = "module."
@@ -71,22 +70,22 @@ def network_state(checkpoint: Any, path: str) -> dict[str, Any]:
         path: the file, for the message.
 
     Returns:
-        Parameter or buffer name to tensor or array; without the prefix of a data-parallel wrapper.
+        Parameter or buffer name to tensor; without the prefix of a data-parallel wrapper.
 
     Raises:
-        WeightsError: there is none, or it holds something else than numbers.
+        WeightsError: there is none, or it holds something else than tensors.
     """
     state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise WeightsError(
-            f"{path} is no checkpoint: it has no entry 'model' with a state dict; save "
+            f"{path} is not a checkpoint: it has no entry 'model' with a state dict; save "
             "{'model': network.state_dict()} by torch.save"
         )
     for name, value in state.items():
-        if not isinstance(name, str) or not _is_numeric(value):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path}: entry {name!r} of 'model' is a {type(value).__name__}, where only "
-                "tensors and arrays of numbers can be; save network.state_dict()"
+                f"{path}: entry {shown(repr(name))} of 'model' is a {type(value).__name__}, where "
+                "only tensors can be; save network.state_dict()"
             )
     if all(name.startswith(_WRAPPER) for name in state):
         return {name.removeprefix(_WRAPPER): value for name, value in state.items()}
@@ -101,7 +100,7 @@ def find_misfit(model: nn.Module, state: Mapping[str, Any]) -> Misfit:
 
     Args:
         model: the network.
-        state: parameter or buffer name to tensor or array.
+        state: parameter or buffer name to tensor.
 
     Returns:
         The differences; false where there are none.
@@ -128,16 +127,6 @@ def find_misfit(model: nn.Module, state: Mapping[str, Any]) -> Misfit:
     )
 
 
-def _is_numeric(value: object) -> bool:
-    if not isinstance(value, np.ndarray):
-        return isinstance(value, Tensor)
-    try:
-        torch.from_numpy(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
 def _all_bin_only(names: Sequence[str]) -> bool:
     return all(name.rpartition(".")[2] in _BIN_ONLY for name in names)
 
@@ -145,6 +134,6 @@ def _all_bin_only(names: Sequence[str]) -> bool:
 def _counted(entries: Sequence[str], what: str) -> str:
     if not entries:
         return ""
-    shown = ", ".join(entries[:_NAMES_SHOWN])
+    first = ", ".join(map(shown, entries[:_NAMES_SHOWN]))
     rest = f", and {len(entries) - _NAMES_SHOWN} more" if len(entries) > _NAMES_SHOWN else ""
-    return f"{len(entries)} {what} ({shown}{rest})"
+    return f"{len(entries)} {what} ({first}{rest})"

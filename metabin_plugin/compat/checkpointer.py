@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from fastreid.utils.checkpoint import Checkpointer
 
 from metabin_plugin.compat.checkpoint_fit import find_misfit, network_state
-from metabin_plugin.compat.checkpoint_folder import TAG, advice, has_tag, newest_whole, read_tag
+from metabin_plugin.compat.checkpoint_folder import (
+    TAG,
+    advice,
+    checkpoints,
+    faults,
+    has_tag,
+    newest_whole,
+    read_tag,
+)
+from metabin_plugin.compat.checkpoint_states import check_state
 from metabin_plugin.errors import CheckpointError, WeightsError
 from metabin_plugin.files import is_file_name, reason, replace_file
 from metabin_plugin.text import shown
-from metabin_plugin.weight_files import (
-    check_intact,
-    unpickle,
-    unreadable_globals,
-)
+from metabin_plugin.weight_files import read_weight_file, unreadable_values
 
+_MOST_EPOCHS = 2**31
 # What load_state_dict of optimizers, schedules and hooks raises when a state is not theirs.
 _MISFITS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
@@ -34,11 +42,9 @@ class SafeCheckpointer(Checkpointer):
 
     Attributes:
         partial: load what fits of a checkpoint that does not fit the network, and log the rest.
-        examine: called with the entries of a checkpoint before any of them is loaded.
     """
 
     partial: bool = False
-    examine: Callable[[Mapping[str, Any]], None] | None = None
 
     def save(self, name: str, *, tag_last: bool = True, **extra: Any) -> None:
         """Write ``<name>.pth`` with the states of the network and the checkpointables.
@@ -46,18 +52,27 @@ class SafeCheckpointer(Checkpointer):
         Args:
             name: file name without its ending.
             tag_last: whether to resume from this checkpoint.
-            **extra: further entries, of what ``torch.load(weights_only=True)`` reads.
+            **extra: further entries, of what ``read_weight_file`` reads.
 
         Raises:
-            CheckpointError: the disk is full or the folder cannot be written; the checkpoint
-                before this one is as it was.
+            CheckpointError: the disk is full or the folder cannot be written, or a state holds what
+                could not be read again; the checkpoint before this one is as it was.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: holder.state_dict() for key, holder in self.checkpointables.items()}
-        data = {"model": self.model.state_dict(), **states, **extra}
-        self.logger.info("Saving checkpoint to %s", os.path.join(self.save_dir, f"{name}.pth"))
-        self._write(f"{name}.pth", lambda file: _dump(data, file))
+        # fastreid's metrics are NumPy's.
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in extra.items()}
+        data = {"model": self.model.state_dict(), **states, **plain}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        refused = unreadable_values(data)
+        if refused:
+            raise CheckpointError(
+                f"{path} would hold {', '.join(refused)}, which is refused when a checkpoint is "
+                "read; let every state_dict have only tensors, numbers, strings, lists and dicts"
+            )
+        self.logger.info("Saving checkpoint to %s", path)
+        self._write(f"{name}.pth", lambda file: torch.save(data, file))
         if tag_last:
             self.tag_last_checkpoint(f"{name}.pth")
 
@@ -72,30 +87,50 @@ class SafeCheckpointer(Checkpointer):
         """
         self._write(TAG, lambda file: file.write(last_filename_basename.encode()))
 
-    def load(self, path: str, checkpointables: Iterable[str] | None = None) -> Any:
+    def load(
+        self,
+        path: str,
+        checkpointables: Iterable[str] | None = None,
+        check: Callable[[Mapping[str, Any]], object] | None = None,
+    ) -> Any:
         """Load a checkpoint, or nothing of it where any part is damaged or does not fit.
 
         Args:
             path: file or URL; "" loads nothing.
             checkpointables: names of those whose states to load; None for all.
+            check: what is called with the whole content before any of it is applied, and raises
+                what is wrong with it.
 
         Returns:
             The entries that are neither the network's nor of ``checkpointables``.
 
         Raises:
-            WeightsError: the file is missing, damaged, no checkpoint, would run code, or does not
-                fit the network (unless ``partial``) or the checkpointables.
+            WeightsError: the file is missing, damaged, not a checkpoint, would run code, or does
+                not fit the network (unless ``partial``) or the checkpointables. With states to
+                load, so is one in the format before PyTorch 1.6, which has no checksums.
         """
         if not path:
             return super().load(path)
         self.logger.info("Loading checkpoint from %s", path)
         local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
-        self._check_intact(local)
-        checkpoint = self._load_file(local)
-        if self.examine is not None and isinstance(checkpoint, Mapping):
-            self.examine(checkpoint)
-        self._check_model(checkpoint, path)
         names = list(self.checkpointables if checkpointables is None else checkpointables)
+        checkpoint = self._read(local, with_checksums=bool(names))
+        state = network_state(checkpoint, path)
+        # First, as other training data are why a network does not fit.
+        if check is not None:
+            check(checkpoint)
+        self._check_model(state, path)
+        for name in names:
+            if name in checkpoint:
+                with _explained(name, path):
+                    check_state(self.checkpointables[name], checkpoint[name])
+        epoch = checkpoint.get("epoch", -1)
+        # fastreid's own trainers count on from it.
+        if names and (type(epoch) is not int or not -1 <= epoch < _MOST_EPOCHS):
+            raise WeightsError(
+                f"{path} has {shown(repr(epoch))} as its epoch, where a whole number from -1 is; "
+                "resume from another checkpoint, or start anew from this one as MODEL.WEIGHTS"
+            )
         # First, as these may still refuse; the network's part was checked.
         self._load_checkpointables(checkpoint, names, path)
         incompatible = self._load_model(checkpoint)
@@ -104,22 +139,31 @@ class SafeCheckpointer(Checkpointer):
         return checkpoint
 
     def has_checkpoint(self) -> bool:
-        """Whether the folder has a checkpoint to resume from."""
-        return has_tag(self.save_dir) or newest_whole(self.save_dir, self._parts) is not None
+        """Whether the folder has checkpoints, damaged ones too."""
+        return has_tag(self.save_dir) or bool(checkpoints(self.save_dir))
 
     def get_checkpoint_file(self) -> str:
-        """Path of the checkpoint to resume from, "" if there is none.
+        """Path of the checkpoint to resume from, "" if the folder has no file of one.
 
         It is the one named in ``last_checkpoint``. A run that was killed before it wrote that file
-        has the newest intact checkpoint taken.
+        has the newest intact checkpoint taken that has the states of all its parts.
 
         Raises:
-            WeightsError: ``last_checkpoint`` is empty, or names a file that is not in the folder.
+            WeightsError: ``last_checkpoint`` is empty or names a file that is not in the folder; or
+                it is missing, and no checkpoint of the folder can be taken.
         """
         if not has_tag(self.save_dir):
             newest = newest_whole(self.save_dir, self._parts)
-            if newest is None:
+            if newest is None and not checkpoints(self.save_dir):
+                self.logger.info("%s has no checkpoint to go on from", self.save_dir)
                 return ""
+            if newest is None:
+                raise WeightsError(
+                    f"{self.save_dir} has no checkpoint to resume from: "
+                    f"{faults(self.save_dir, self._parts)}; write the name of one that is intact "
+                    f"into {TAG} to go on without what it lacks, or start anew without --resume in "
+                    "another OUTPUT_DIR"
+                )
             self.logger.info("%s has no %s: taking %s", self.save_dir, TAG, newest)
             return os.path.join(self.save_dir, newest)
         tagged = read_tag(self.save_dir)
@@ -135,9 +179,6 @@ class SafeCheckpointer(Checkpointer):
     @property
     def _parts(self) -> list[str]:
         return ["model", *self.checkpointables]
-
-    def _load_file(self, f: str) -> Any:
-        return unpickle(f)
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         path = os.path.join(self.save_dir, name)
@@ -156,17 +197,17 @@ class SafeCheckpointer(Checkpointer):
                 "folder writable, then go on with --resume"
             ) from error
 
-    def _check_intact(self, path: str) -> None:
+    def _read(self, path: str, with_checksums: bool) -> Any:
         if not os.path.isfile(path):
             raise WeightsError(f"checkpoint {path} is not there; give the path of a .pth file")
         try:
-            check_intact(path)
+            return read_weight_file(path, with_checksums=with_checksums)
         except WeightsError as error:
             beside = advice(os.path.dirname(path), self._parts)
             raise WeightsError(f"{error}; {beside}") from error
 
-    def _check_model(self, checkpoint: Any, path: str) -> None:
-        misfit = find_misfit(self.model, network_state(checkpoint, path))
+    def _check_model(self, state: Mapping[str, Any], path: str) -> None:
+        misfit = find_misfit(self.model, state)
         if misfit.none_fits or (misfit and not self.partial):
             remedy = (
                 "give a checkpoint of this network"
@@ -187,15 +228,11 @@ class SafeCheckpointer(Checkpointer):
             self.logger.info("Loading %s from %s", name, path)
             before[name] = copy.deepcopy(self.checkpointables[name].state_dict())
             try:
-                self.checkpointables[name].load_state_dict(checkpoint[name])
-            except Exception as error:
+                with _explained(name, path):
+                    self.checkpointables[name].load_state_dict(checkpoint[name])
+            except Exception:
                 self._undo(before)
-                if not isinstance(error, _MISFITS):
-                    raise
-                raise WeightsError(
-                    f"{path}: the state of {name} does not fit this run ({reason(error)}); resume "
-                    "with the config that it was made with, or start anew with MODEL.WEIGHTS"
-                ) from error
+                raise
         for name in before:
             del checkpoint[name]
 
@@ -204,12 +241,13 @@ class SafeCheckpointer(Checkpointer):
             self.checkpointables[name].load_state_dict(state)
 
 
-def _dump(data: Mapping[str, Any], file: BinaryIO) -> None:
-    torch.save(data, file)
-    refused = unreadable_globals(file.name)
-    if refused:
-        raise CheckpointError(
-            f"{file.name.removesuffix('.partial')} would hold Python objects "
-            f"({', '.join(refused)}), which are refused when a checkpoint is read; let every "
-            "state_dict have only tensors, numbers, strings, lists and dicts"
-        )
+@contextmanager
+def _explained(name: str, path: str) -> Iterator[None]:
+    """A block whose exceptions say that a part's state does not fit; sentences are kept."""
+    try:
+        yield
+    except _MISFITS as error:
+        raise WeightsError(
+            f"{path}: the state of {name} does not fit this run ({shown(reason(error))}); resume "
+            "with the config that it was made with, or start anew with MODEL.WEIGHTS"
+        ) from error

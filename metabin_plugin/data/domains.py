@@ -13,6 +13,18 @@ from metabin_plugin.text import shown
 DOMAIN_KINDS = ("dataset", "camera")
 
 
+class Source(NamedTuple):
+    """A dataset among those whose images are joined.
+
+    Attributes:
+        label: its name, without the folder.
+        size: number of its images.
+    """
+
+    label: str
+    size: int
+
+
 class DomainDataset(ReadableDataset):
     """Training images with identity, camera and domain.
 
@@ -22,6 +34,9 @@ class DomainDataset(ReadableDataset):
         domain_names: names of the K domains.
         transform: what turns a PIL image into a tensor.
         relabel: whether identities and cameras are numbered from 0.
+
+    Attributes:
+        sources: where the images are from, in their order; empty if that is not known.
 
     Raises:
         DatasetError: images and domains differ in number, or a domain has no name or no image.
@@ -48,6 +63,7 @@ class DomainDataset(ReadableDataset):
             )
         self.domains = list(domains)
         self.domain_names = list(domain_names)
+        self.sources: list[Source] = []
 
     @property
     def num_domains(self) -> int:

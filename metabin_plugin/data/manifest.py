@@ -38,9 +38,10 @@ class ManifestDataset(ImageDataset):
     Market-1501's distractors, ``0000_c1s1_000151_01.jpg``, are only ever gallery images; with any
     other file name, 0 is a person (``nobody``).
 
-    Training labels begin with ``manifest``, so those of two manifests never collide. The
-    identities and cameras of query and gallery are numbers, the same in both. fastreid's
-    ``combineall`` turns all rows into training rows, an image of several subsets once.
+    Training labels begin with ``dataset_name``, wherever the file is; ``distinguish`` keeps those
+    of two manifests of one name apart. The identities and cameras of query and gallery are numbers,
+    the same in both. fastreid's ``combineall`` turns all rows into training rows, an image of
+    several subsets once.
 
     Args:
         manifest: path of the file: absolute, relative to the working directory, or to ``root``.
@@ -50,6 +51,7 @@ class ManifestDataset(ImageDataset):
         **kwargs: passed on to fastreid's ``ImageDataset``.
 
     Attributes:
+        file: path of the file that was found.
         dataset_name: the file's name without ``.csv``.
         train_domains: domain of each training image: its ``domain``, or ``dataset_name``.
         splits: one pair of query items and gallery items, or ten; ``query`` and ``gallery`` are
@@ -68,8 +70,9 @@ class ManifestDataset(ImageDataset):
         **kwargs: Any,
     ) -> None:
         self.manifest = manifest
-        self.dataset_name = Path(manifest).stem
-        self._rows = read_rows(find_manifest(manifest, root), on_fault)
+        self.dataset_name = self._label = Path(manifest).stem
+        self.file = find_manifest(manifest, root)
+        self._rows = read_rows(self.file, on_fault)
         self._use_for_training([row for row in self._rows if row.subset == "train"])
         tested = [row for row in self._rows if row.subset != "train"]
         identities = _number([(row.domain, row.pid) for row in tested])
@@ -81,6 +84,18 @@ class ManifestDataset(ImageDataset):
             else [_split_by_column(tested, items)]
         )
         super().__init__(self._train, *self.splits[0], **kwargs)
+
+    def distinguish(self, label: str) -> None:
+        """Begin the training labels with another text than ``dataset_name``.
+
+        Args:
+            label: the text.
+        """
+        cut, self._label = len(self._label), label
+        self._train = [
+            (path, label + person[cut:], label + camera[cut:])
+            for path, person, camera in self.train
+        ]
 
     def combine_all(self) -> None:
         """Make training images of all rows but the distractors."""
@@ -119,7 +134,7 @@ class ManifestDataset(ImageDataset):
         return splits
 
     def _train_item(self, row: Row) -> TrainItem:
-        prefix = f"{self.manifest}:{row.domain}:"
+        prefix = f"{self._label}:{row.domain}:"
         return row.path, prefix + row.pid, prefix + row.camid
 
 

@@ -10,7 +10,12 @@ import torch
 from metabin_plugin.compat.data_loader import DeviceDataLoader, DevicePrefetcher
 from metabin_plugin.data.draws import SeededImages, StreamSeeds, draw_batches, sampler_seed
 from metabin_plugin.data.passes import PassStart, read_start
+from metabin_plugin.text import shown
 from metabin_plugin.worker_loader import WorkerBatches, WorkerLoader
+
+_SEEDS = 2**63
+# fastreid's samplers seed NumPy's generator.
+_SAMPLER_SEEDS = 2**32
 
 
 class ResumableLoader(DeviceDataLoader):
@@ -152,8 +157,9 @@ class ResumableBatches(Iterator[Any]):
             state: what ``state_dict`` returned, in this or an earlier version.
 
         Raises:
-            ValueError: its ``sampler_pass`` is not the start of a pass.
+            ValueError: it is not a state of such a stream.
         """
+        check_position(state)
         known = state.get("sampler_pass")
         starts = [] if known is None else [read_start(known)]
         self.close()
@@ -170,3 +176,28 @@ class ResumableBatches(Iterator[Any]):
             return batches
         # A thread would run the sampler beside the training, on the same generators.
         return DevicePrefetcher(batches, device, depth=0)
+
+
+def check_position(state: Any, most: int | None = None) -> None:
+    """Refuse what ``ResumableBatches.state_dict`` does not return.
+
+    Args:
+        state: plain values, of a checkpoint.
+        most: the largest position; None for any.
+
+    Raises:
+        ValueError: the text names the entry.
+    """
+    match state:
+        case {"seed": int(seed), "sampler_seed": sampler, "position": int(position)}:
+            pass
+        case _:
+            raise ValueError("is not two seeds and a position")
+    if not 0 <= seed < _SEEDS or not (
+        sampler is None or (type(sampler) is int and 0 <= sampler < _SAMPLER_SEEDS)
+    ):
+        raise ValueError(f"has seeds that no run has: {seed}, {shown(repr(sampler))}")
+    if position < 0 or (most is not None and position > most):
+        raise ValueError(f"has the position {position} in the stream of batches")
+    if state.get("sampler_pass") is not None:
+        read_start(state["sampler_pass"])

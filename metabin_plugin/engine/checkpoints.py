@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from fastreid.config import CfgNode
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 
+from metabin_plugin.engine.checkpoint_schema import check_metric
 from metabin_plugin.engine.finite import require_finite_weights
 from metabin_plugin.engine.progress import progress_state
+from metabin_plugin.text import shown
 
 # Made at the end of an epoch, before its evaluation; the next one takes its place.
 BEFORE_TEST = "model_before_test"
 FINAL = "model_final"
+# Of epochs and of iterations.
+_PERIODIC = re.compile(r"model_(iter_[0-9]{7,}|[0-9]{4,})")
 
 
 class CheckpointHook(HookBase):
@@ -37,6 +42,10 @@ class CheckpointHook(HookBase):
         self._best_metric = -1.0
         self._periodic: list[str] = []
         self._saved_at: tuple[int, int] | None = None
+
+    def before_train(self) -> None:
+        """Remove what an earlier run could not, that ended after it had written the newest."""
+        self._prune()
 
     def after_step(self) -> None:
         """Checkpoint inside the epoch, every ``SOLVER.CHECKPOINT_ITERS`` iterations."""
@@ -85,10 +94,16 @@ class CheckpointHook(HookBase):
         return {"best_metric": self._best_metric, "periodic": list(self._periodic)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``."""
-        self._best_metric, self._periodic = state["best_metric"], list(state["periodic"])
-        # The run may have ended after the newest was written and before the oldest was removed.
-        self._prune()
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: it is not one, as where it names other files than this hook writes.
+        """
+        best, periodic = state["best_metric"], state["periodic"]
+        check_metric(best)
+        if not isinstance(periodic, list) or not all(map(_is_periodic, periodic)):
+            raise ValueError(f"periodic is {shown(repr(periodic))}, not names of checkpoints")
+        self._best_metric, self._periodic = best, list(periodic)
 
     def forget_best(self) -> None:
         """Let the next metric be the best, as earlier ones cannot be compared with it."""
@@ -104,8 +119,7 @@ class CheckpointHook(HookBase):
         latest = self.trainer.storage.latest()
         own = latest[self._metric_name][0] if self._metric_name in latest else -1.0
         # Only the main process has results; all must agree on what to save.
-        metric: float = comm.all_gather(own)[0]
-        return metric
+        return float(comm.all_gather(own)[0])
 
     def _save_periodic(self, name: str, iteration: int, epoch: int) -> None:
         # The checkpoint lists itself, for the run that goes on from it.
@@ -126,5 +140,10 @@ class CheckpointHook(HookBase):
 
     def _remove(self, name: str) -> None:
         path = os.path.join(self.trainer.checkpointer.save_dir, f"{name}.pth")
-        if comm.is_main_process() and os.path.exists(path):
+        if comm.is_main_process() and os.path.isfile(path) and not os.path.islink(path):
             os.remove(path)
+
+
+def _is_periodic(name: Any) -> bool:
+    """Whether it is the name of a periodic checkpoint, without a path."""
+    return isinstance(name, str) and _PERIODIC.fullmatch(name) is not None

@@ -18,6 +18,7 @@ from torch import nn
 
 from metabin_plugin.errors import ConfigError, WeightsError
 from metabin_plugin.files import reason
+from metabin_plugin.text import shown
 from metabin_plugin.yaml_text import read_yaml
 
 _ABSENT = "(absent)"
@@ -77,8 +78,10 @@ class Change:
     now: Any
 
     def __str__(self) -> str:
-        then, now = (_ABSENT if value is None else value for value in (self.then, self.now))
-        return f"{self.key}: {then} -> {now}"
+        then, now = (
+            _ABSENT if value is None else shown(str(value)) for value in (self.then, self.now)
+        )
+        return f"{shown(self.key)}: {then} -> {now}"
 
     @property
     def outcome(self) -> Outcome:
@@ -149,6 +152,10 @@ def refuse_another_run(saved: str, cfg: CfgNode, network: nn.Module, source: str
     """
     try:
         changes = config_changes(saved, cfg)
+        for change in changes:
+            # With this one the state of the schedules is counted on.
+            if change.key == "SOLVER.WARMUP_ITERS" and type(change.then) is not int:
+                raise ValueError(f"{change.key} is {shown(repr(change.then))}")
         refused = [change for change in changes if change.outcome is Outcome.REFUSED]
         has_other_groups = _groups(cfg, network) != _groups(_before(changes, cfg), network)
     # A file from elsewhere can have anything in the place of a value.

@@ -13,8 +13,11 @@ from fastreid.engine.train_loop import HookBase
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from metabin_plugin.compat.checkpoint_states import check_state
 from metabin_plugin.compat.mixed_precision import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.data import DomainBalancedSampler
+from metabin_plugin.data.resumable import check_position
+from metabin_plugin.engine.checkpoint_schema import check_count, most_batches
 from metabin_plugin.engine.episodes import Episodes, mean_over_processes
 from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
 from metabin_plugin.engine.gradient_signs import named_shares, sign_shares_by_loss
@@ -141,7 +144,17 @@ class MetaLearningHook(HookBase):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``."""
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: it is not one; nothing has changed.
+        """
+        check_count(state["seed"])
+        check_state(self.outer_optimizer, state["outer_optimizer"])
+        check_state(self.grad_scaler, state["grad_scaler"])
+        check_count(state["skipped_steps"])
+        if state["batches"] is not None:
+            check_position(state["batches"], most_batches(self.trainer))
         self.episodes.seed = state["seed"]
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         # The state has the step size of the run that saved it; this one has its own.

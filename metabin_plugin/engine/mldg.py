@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.compat.mixed_precision import autocast_dtype
 from metabin_plugin.engine.activations import all_finite, nonfinite_names
+from metabin_plugin.engine.checkpoint_schema import check_count
 from metabin_plugin.engine.episodes import Episodes, mean_over_processes
 from metabin_plugin.engine.finite import Fault, nonfinite_error
 from metabin_plugin.errors import ConfigError, NonFiniteError
@@ -74,7 +75,12 @@ class MLDGHook(HookBase):
         return {"seed": self.episodes.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``."""
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        check_count(state["seed"])
         self.episodes.seed = state["seed"]
 
     def _keep_meta_train(self, batch: dict[str, Any]) -> dict[str, Any]:

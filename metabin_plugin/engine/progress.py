@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from fastreid.utils import comm
 
 from metabin_plugin import random_state
-from metabin_plugin.engine.config_changes import Change, config_changes
-from metabin_plugin.engine.event_history import history_state, restore_history
+from metabin_plugin.data.identity_record import is_in_order_of_paths, record_changes
+from metabin_plugin.engine.checkpoint_schema import FORMAT, check_checkpoint
+from metabin_plugin.engine.config_changes import Change, config_changes, refuse_another_run
+from metabin_plugin.engine.event_history import history_state
+from metabin_plugin.engine.machine_record import machine_changes, machine_record
 from metabin_plugin.engine.schedule import ConfiguredSettings
+from metabin_plugin.errors import DatasetError
+from metabin_plugin.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from metabin_plugin.engine.trainer import MetaBINTrainer
@@ -29,12 +36,12 @@ def progress_state(trainer: MetaBINTrainer, iteration: int, epoch: int) -> dict[
         epoch: number of the last epoch that is finished with its evaluation; -1 for none.
 
     Returns:
-        ``epoch``, under which plain fastreid looks; ``config``, the run's; and ``progress``: the
-        iteration, position and seed of the stream of batches, the log's scalars and the random
-        states of every process. ``torch.load`` reads all of it with ``weights_only=True``.
+        The entries ``format``, ``epoch``, under which plain fastreid looks, ``config`` and
+        ``progress`` of ``checkpoint_schema``.
     """
     batches = trainer.base_batches
     return {
+        "format": FORMAT,
         "epoch": epoch,
         "config": trainer.cfg.dump(),
         "progress": {
@@ -42,8 +49,50 @@ def progress_state(trainer: MetaBINTrainer, iteration: int, epoch: int) -> dict[
             "batches": batches.state_dict() if hasattr(batches, "state_dict") else None,
             "scalars": history_state(trainer.storage),
             "random_states": comm.gather(random_state.capture()),
+            "data": trainer.training_data,
+            "machine": machine_record(_device(trainer)),
         },
     }
+
+
+def check_resumable(content: Mapping[str, Any], trainer: MetaBINTrainer, source: str) -> None:
+    """Refuse a checkpoint from which a trainer cannot go on; nothing of it is applied here.
+
+    Args:
+        content: the checkpoint.
+        trainer: the trainer.
+        source: the checkpoint's file, for the message.
+
+    Raises:
+        WeightsError: an entry is not what a checkpoint has there.
+        DatasetError: it is of other training data, or numbers their people otherwise.
+        ConfigError: its run had a key otherwise that a run cannot change.
+    """
+    check_checkpoint(content, trainer, source)
+    changes = _data_changes(content, trainer)
+    if changes:
+        raise DatasetError(
+            f"--resume goes on from {source}, whose training data were others: "
+            f"{'; '.join(changes)}; put the data back as they were, or start anew from its "
+            "weights, as MODEL.WEIGHTS without --resume"
+        )
+    if "config" in content:
+        network: Any = getattr(trainer.model, "module", trainer.model)
+        refuse_another_run(content["config"], trainer.cfg, network, source)
+
+
+def _data_changes(content: Mapping[str, Any], trainer: MetaBINTrainer) -> list[str]:
+    if "progress" not in content:
+        return []
+    then, dataset = content["progress"].get("data"), trainer.data_loader.dataset
+    if then is not None:
+        return record_changes(then, trainer.training_data)
+    if "config" in content and not is_in_order_of_paths(dataset, _data_sets(content["config"])):
+        return [
+            "version 0.1, which made it, numbered the people by the paths of their manifests, and "
+            "the classifier's rows would now be of others"
+        ]
+    return []
 
 
 class Resumption:
@@ -77,7 +126,9 @@ class Resumption:
             trainer.start_iter = self._progress["iteration"]
         if self._config is not None:
             self._follow(config_changes(self._config, trainer.cfg), trainer, configured)
-        if self._progress is None:
+        if self._progress is not None:
+            self._log_machine(machine_record(_device(trainer)))
+        else:
             logger.warning(
                 "%s was not made by this plugin: it goes on at the start of epoch %d, with its own "
                 "learning rate, and with other batches and random numbers than an uninterrupted "
@@ -92,7 +143,7 @@ class Resumption:
     def restore_history(self, trainer: MetaBINTrainer) -> None:
         """Put the scalars of the log into the trainer's new storage."""
         if self._progress is not None:
-            restore_history(trainer.storage, self._progress["scalars"])
+            trainer.storage.restore(self._progress["scalars"])
 
     def restore_randomness(self) -> None:
         """Set the random generators of this process; the last thing before the first iteration."""
@@ -127,3 +178,30 @@ class Resumption:
             now = trainer.cfg.SOLVER.WARMUP_ITERS
             configured.apply(trainer, of_schedule.get("SOLVER.WARMUP_ITERS", now))
         self.keeps_best = not any(change.is_of_metric for change in changes)
+
+    def _log_machine(self, now: Mapping[str, str]) -> None:
+        assert self._progress is not None
+        then = self._progress.get("machine")
+        if then is None:
+            logger.info("%s does not say on what machine it was made", self._source)
+            return
+        changes = machine_changes(then, now)
+        if changes:
+            logger.warning(
+                "%s was made with other libraries or on another machine, so the last bits of what "
+                "follows may differ from those of an uninterrupted run:\n  %s",
+                self._source,
+                "\n  ".join(changes),
+            )
+
+
+def _device(trainer: MetaBINTrainer) -> torch.device:
+    return torch.device(trainer.cfg.MODEL.DEVICE)
+
+
+def _data_sets(config: str) -> list[str]:
+    """``DATASETS.NAMES`` of the text of a config; none where it has no such list of names."""
+    match read_yaml(config):
+        case {"DATASETS": {"NAMES": list(names)}}:
+            return [name for name in names if isinstance(name, str)]
+    return []

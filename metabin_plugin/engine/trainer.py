@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import signal
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
-from fastreid.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from fastreid.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,19 +23,19 @@ from metabin_plugin.allocator import keep_freed_memory
 from metabin_plugin.compat.distillation import momentum_teacher
 from metabin_plugin.compat.mixed_precision import use_dtype
 from metabin_plugin.compat.run_setup import in_main_process
+from metabin_plugin.data.identity_record import training_record
 from metabin_plugin.data.matches import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.amp_check import check_convolutions_once
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.clip_gates import ClipGatesHook
-from metabin_plugin.engine.config_changes import refuse_another_run
 from metabin_plugin.engine.config_check import checked
-from metabin_plugin.engine.event_history import cut_metrics_file
+from metabin_plugin.engine.event_history import RunStorage, cut_metrics_file
 from metabin_plugin.engine.gate_log import GateLog
 from metabin_plugin.engine.live_line import live_lines
 from metabin_plugin.engine.network_check import build_network
-from metabin_plugin.engine.progress import Resumption
+from metabin_plugin.engine.progress import Resumption, check_resumable
 from metabin_plugin.engine.schedule import ConfiguredSettings, steps_from_start
 from metabin_plugin.engine.shared_buffers import share_buffers
 from metabin_plugin.engine.stop_signals import Stopped, StopSignals
@@ -104,6 +104,11 @@ class MetaBINTrainer(DefaultTrainer):
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )
 
+    @functools.cached_property
+    def training_data(self) -> dict[str, Any]:
+        """``training_record`` of the images of the base step."""
+        return training_record(self.data_loader.dataset)
+
     @property
     def iters_per_epoch(self) -> int:
         """Iterations in an epoch: ``METABIN.ITERS_PER_EPOCH``, or fastreid's rule where it is 0."""
@@ -163,7 +168,9 @@ class MetaBINTrainer(DefaultTrainer):
 
         Raises:
             ConfigError: the checkpoint's run had a key otherwise that a run cannot change.
-            WeightsError: the file is damaged, or does not fit the run.
+            WeightsError: the file is damaged, is not a checkpoint or does not fit the run; or there
+                are checkpoints, but none to go on from.
+            DatasetError: it is of other training data.
         """
         self._resumes = resume
         # Looked for once: without a last_checkpoint, files are read whole to find one.
@@ -177,20 +184,13 @@ class MetaBINTrainer(DefaultTrainer):
             self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
-        self.checkpointer.examine = lambda entries: self._refuse_another_run(entries, source)
+        check = functools.partial(check_resumable, trainer=self, source=source)
         # Before the states are loaded, which hold the settings of the checkpoint's run.
         configured = ConfiguredSettings(self)
-        self._resumption = Resumption(self.checkpointer.load(source), source)
-        self.checkpointer.examine = None
+        self._resumption = Resumption(self.checkpointer.load(source, check=check), source)
         self._resumption.apply(self, configured)
         if not self._resumption.keeps_best:
             self._checkpoints.forget_best()
-
-    def _refuse_another_run(self, entries: Mapping[str, Any], source: str) -> None:
-        saved = entries.get("config")
-        if saved is not None:
-            network: Any = getattr(self.model, "module", self.model)
-            refuse_another_run(saved, self.cfg, network, source)
 
     def train(self) -> Any:
         """Train from ``start_iter`` to the last epoch.
@@ -233,7 +233,7 @@ class MetaBINTrainer(DefaultTrainer):
                 writer._last_write = last
 
     def _train(self) -> Any:
-        with StopSignals() as self._signals, EventStorage(self.iter) as self.storage:
+        with StopSignals() as self._signals, RunStorage(self.iter) as self.storage:
             try:
                 self.before_train()
                 if self._resumption is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
 from torch import nn
@@ -19,7 +21,6 @@ from metabin_plugin.modeling.weight_sources import local_file
 from metabin_plugin.modeling.weights import load_imagenet_weights, read_pretrained
 from metabin_plugin.norm import convert_norm, count_gates
 from metabin_plugin.registries import BACKBONE_NORM_REGISTRY, NORM_REGISTRY, registered
-from metabin_plugin.weight_files import numpy_values_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -96,21 +97,23 @@ def route_norms(original: Builder) -> Builder:
 def route_pretrained(original: Builder) -> Builder:
     """Refuse pretrained weights that no backbone could load, before one of fastreid's tries to.
 
-    ``MODEL.BACKBONE.PRETRAIN_PATH`` is read here first, downloaded if it is a name. What a backbone
-    of the user's then finds wrong with the content ends in one sentence as well. So does a download
-    of fastreid's own that fails, or that there is none of, where the path is empty.
+    ``MODEL.BACKBONE.PRETRAIN_PATH`` is read here, downloaded if it is a name, and a backbone that
+    loads it with ``torch.load`` gets what was read. What a backbone of the user's then finds wrong
+    with the content ends in one sentence as well. So does a download of fastreid's own that fails,
+    or that there is none of, where the path is empty.
     """
 
     def build_backbone(cfg: CfgNode) -> nn.Module:
         backbone = cfg.MODEL.BACKBONE
         if not backbone.PRETRAIN:
             return original(cfg)
+        read: dict[str, Any] = {}
         if backbone.PRETRAIN_PATH:
             file = local_file(backbone.PRETRAIN_PATH)
-            read_pretrained(file)
+            read[file] = read_pretrained(file)
             cfg = _with(cfg, PRETRAIN_PATH=file)
         try:
-            with numpy_values_allowed():
+            with _already_read(read):
                 return original(cfg)
         except Exception as error:
             fault = weights_fault(error, backbone)
@@ -123,6 +126,28 @@ def route_pretrained(original: Builder) -> Builder:
             ) from error
 
     return build_backbone
+
+
+@contextmanager
+def _already_read(contents: Mapping[str, Any]) -> Iterator[None]:
+    """A block in which ``torch.load`` gives what has been read and checked, and not the file.
+
+    PyTorch checks less, and could find something else in a file that is made to be read twice.
+
+    Args:
+        contents: by path.
+    """
+    original = torch.load
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        known = isinstance(file, str) and file in contents
+        return contents[file] if known else original(file, *args, **kwargs)
+
+    torch.load = load  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.load = original
 
 
 def _with(cfg: CfgNode, **backbone: Any) -> CfgNode:

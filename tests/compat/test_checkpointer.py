@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import pytest
 import torch
 from fastreid.engine import defaults
 from fastreid.modeling.meta_arch import distiller
+from fastreid.solver.lr_scheduler import WarmupLR
 from fastreid.utils import checkpoint
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
+from metabin_plugin.compat.checkpoint_states import check_state
 from metabin_plugin.errors import CheckpointError, DatasetError, WeightsError
 from metabin_plugin.norm import convert_norm
 from tests.compat.processes import run_python
@@ -30,7 +34,7 @@ def network(classes: int = 5) -> nn.Module:
     )
 
 
-class Counter:
+class CountingHook:
     """A hook whose state changes in place before it refuses what it does not know."""
 
     def __init__(self, count: int = 0, error: type[Exception] = ValueError) -> None:
@@ -53,7 +57,7 @@ def trained(folder: Path, seed: int = 0) -> Checkpointer:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model(torch.randn(6, 3, 1, 1)).square().sum().backward()
     optimizer.step()
-    return Checkpointer(model, str(folder), optimizer=optimizer, hook=Counter(7))
+    return Checkpointer(model, str(folder), optimizer=optimizer, hook=CountingHook(7))
 
 
 def snapshot(checkpointer: Checkpointer) -> dict[str, Any]:
@@ -288,7 +292,10 @@ def test_others_are_looked_for_beside_the_damaged_checkpoint(
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, legacy: bool) -> None:
     save_malicious(tmp_path / "evil.pth", tmp_path / "marker", legacy)
-    refuses(tmp_path, tmp_path / "evil.pth", r"posix\.system, that could run any code")
+    words = r"posix\.system, that could run any code"
+    with pytest.raises(WeightsError, match=words):
+        Checkpointer(network()).load(str(tmp_path / "evil.pth"))
+    refuses(tmp_path, tmp_path / "evil.pth", "the format before PyTorch 1.6" if legacy else words)
     assert not (tmp_path / "marker").exists()
 
 
@@ -299,6 +306,7 @@ def test_numpy_values_load(tmp_path: Path) -> None:
     torch.save({"model": weights, "metric": np.float64(0.5), "epoch": np.int64(3)}, path)
     rest = Checkpointer(model).load(str(path))
     assert rest == {"metric": 0.5, "epoch": 3}
+    assert type(rest["epoch"]) is int
     assert model.weight.tolist() == [[1.0, 2.0]]
 
 
@@ -309,6 +317,13 @@ def test_the_format_before_pytorch_1_6_loads(tmp_path: Path) -> None:
     other = network()
     Checkpointer(other).load(str(path))
     assert equal(other.state_dict(), model.state_dict())
+
+
+def test_nothing_is_resumed_from_the_format_before_pytorch_1_6(tmp_path: Path) -> None:
+    trained(tmp_path).save("model_0000")
+    path = tmp_path / "model_0000.pth"
+    torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    refuses(tmp_path, path, "the format before PyTorch 1.6, .* save it again by torch.save")
 
 
 class ArrayOfObjects:
@@ -324,7 +339,7 @@ class ArrayOfObjects:
         ({"model": [torch.ones(1)]}, "no entry 'model' with a state dict"),
         ({"model": {"0.weight": 3.0}}, "'0.weight' of 'model' is a float"),
         ({"model": {0: torch.ones(1)}}, "entry 0 of 'model'"),
-        ({"model": {"0.weight": ArrayOfObjects()}}, "'0.weight' of 'model' is a ndarray"),
+        ({"model": {"0.weight": ArrayOfObjects()}}, "holds a Python object, numpy.ndarray"),
         ({"model": {}}, "does not fit the network: 7 missing from it"),
     ],
 )
@@ -453,6 +468,7 @@ def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
         ("optimizer", torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1).state_dict()),
         ("optimizer", {"state": {}}),
         ("optimizer", 5),
+        ("optimizer", {"state": [], "param_groups": []}),
         ("hook", {"counts": 3}),
     ],
 )
@@ -466,7 +482,7 @@ def test_a_state_that_does_not_fit_is_refused_and_all_undone(
 def test_a_hooks_own_sentence_is_kept_and_all_undone(tmp_path: Path) -> None:
     trained(tmp_path).save("model_0000", hook={"counts": 3})
     other = trained(tmp_path, seed=1)
-    other.checkpointables["hook"] = Counter(5, DatasetError)
+    other.checkpointables["hook"] = CountingHook(5, DatasetError)
     before = snapshot(other)
     with pytest.raises(DatasetError, match="unknown state"):
         other.load(str(tmp_path / "model_0000.pth"))
@@ -484,6 +500,179 @@ def test_a_state_that_the_file_lacks_is_logged(tmp_path: Path, log: list[str]) -
     assert second.checkpointables["hook"].state == {"count": 7}
 
 
+def changed(state: dict[str, Any], *path: Any, to: Any) -> dict[str, Any]:
+    """A copy of nested dicts and lists with another value at one place."""
+    state = copy.deepcopy(state)
+    place: Any = state
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = to
+    return state
+
+
+def stepped(kind: type[torch.optim.Optimizer], **settings: Any) -> torch.optim.Optimizer:
+    parameter = nn.Parameter(torch.ones(3, 2))
+    optimizer = kind([parameter], lr=0.1, **settings)
+    parameter.grad = torch.ones(3, 2)
+    optimizer.step()
+    return optimizer
+
+
+OPTIMIZERS: list[tuple[Any, dict[str, Any]]] = [
+    (torch.optim.SGD, {}),
+    (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    (torch.optim.Adam, {"amsgrad": True}),
+    (torch.optim.AdamW, {}),
+    (torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+]
+GROUP = ("param_groups", 0)
+
+
+@pytest.mark.parametrize(("kind", "settings"), OPTIMIZERS)
+def test_an_optimizer_takes_its_own_state(kind: Any, settings: dict[str, Any]) -> None:
+    optimizer = stepped(kind, **settings)
+    for state in (optimizer.state_dict(), kind([nn.Parameter(torch.ones(3, 2))]).state_dict()):
+        check_state(optimizer, state)
+
+
+@pytest.mark.parametrize(("kind", "settings"), OPTIMIZERS)
+def test_what_an_optimizer_keeps_is_checked(kind: Any, settings: dict[str, Any]) -> None:
+    optimizer = stepped(kind, **settings)
+    whole = optimizer.state_dict()
+    for name in whole["state"].get(0, {}):
+        for value in (torch.ones(2), torch.ones(3, 2, dtype=torch.int64), "text", None, [1.0]):
+            with pytest.raises(ValueError, match=name):
+                check_state(optimizer, changed(whole, "state", 0, name, to=value))
+        lacking = copy.deepcopy(whole)
+        del lacking["state"][0][name]
+        with pytest.raises(ValueError, match=name):
+            check_state(optimizer, lacking)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((*GROUP, "lr"), "fast"),
+        ((*GROUP, "lr"), None),
+        ((*GROUP, "lr"), math.nan),
+        ((*GROUP, "lr"), math.inf),
+        ((*GROUP, "lr"), -0.1),
+        ((*GROUP, "lr"), [0.1]),
+        ((*GROUP, "lr"), True),
+        ((*GROUP, "momentum"), "0.9"),
+        ((*GROUP, "momentum"), -1),
+        ((*GROUP, "nesterov"), "no"),
+        ((*GROUP, "differentiable"), True),
+        ((*GROUP, "params"), [7, 8]),
+        ((*GROUP, "params"), ["0"]),
+        ((*GROUP, "params"), 0),
+        ((*GROUP, "freeze_status"), "thaw"),
+        ((*GROUP, "freeze_steps"), -5),
+        (GROUP, 3),
+        (("param_groups",), []),
+        (("state",), 3),
+        (("state", 0), 3),
+        (("state", 7), {}),
+        (("state", "0"), {}),
+    ],
+)
+def test_settings_of_an_optimizer_are_checked(path: tuple[Any, ...], value: Any) -> None:
+    optimizer = stepped(torch.optim.SGD, momentum=0.9)
+    with pytest.raises(ValueError, match=r"\w"):
+        check_state(optimizer, changed(optimizer.state_dict(), *path, to=value))
+
+
+def schedule(kind: str) -> torch.optim.lr_scheduler.LRScheduler:
+    optimizer = stepped(torch.optim.SGD)
+    if kind == "warmup":
+        return WarmupLR(optimizer, warmup_iters=5)
+    if kind == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 9)
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+
+
+@pytest.mark.parametrize("kind", ["steps", "cosine", "warmup"])
+def test_a_schedule_takes_its_own_state(kind: str) -> None:
+    first = schedule(kind)
+    first.step()
+    check_state(schedule(kind), first.state_dict())
+    # As older versions of PyTorch wrote it.
+    check_state(schedule(kind), first.state_dict() | {"verbose": False})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("steps", "last_epoch", "three"),
+        ("steps", "last_epoch", -5),
+        ("steps", "last_epoch", 2.5),
+        ("steps", "last_epoch", 10**12),
+        ("steps", "_step_count", None),
+        ("steps", "gamma", "small"),
+        ("steps", "gamma", math.nan),
+        ("steps", "milestones", [3, 5]),
+        ("steps", "milestones", Counter({3: 10**12})),
+        ("steps", "milestones", Counter({3: -1})),
+        ("steps", "milestones", Counter({"3": 1})),
+        ("steps", "base_lrs", [0.1, 0.1]),
+        ("steps", "base_lrs", ["0.1"]),
+        ("steps", "_last_lr", 0.1),
+        ("steps", "step", 5),
+        ("steps", "optimizer", None),
+        ("steps", "get_lr", True),
+        ("steps", "unknown", {"a": 1}),
+        ("cosine", "T_max", 0),
+        ("cosine", "eta_min", None),
+        ("warmup", "warmup_method", "sudden"),
+        ("warmup", "warmup_iters", [5]),
+        ("warmup", "warmup_factor", True),
+    ],
+)
+def test_the_state_of_a_schedule_is_checked(kind: str, name: str, value: Any) -> None:
+    holder = schedule(kind)
+    with pytest.raises(ValueError, match=name):
+        check_state(holder, holder.state_dict() | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("scale", value) for value in (0, -1.0, math.inf, math.nan, "65536", None, [2.0])),
+        *(("growth_factor", value) for value in (1, 0.5, "2", True)),
+        *(("backoff_factor", value) for value in (0, 1, 2.0)),
+        *(("growth_interval", value) for value in (0, 2.5)),
+        *(("_growth_tracker", value) for value in (-1, 0.5, None)),
+    ],
+)
+def test_the_state_of_a_loss_scale_is_checked(name: str, value: Any) -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    check_state(scaler, scaler.state_dict())
+    check_state(scaler, {})
+    with pytest.raises(ValueError, match=name):
+        check_state(scaler, scaler.state_dict() | {name: value})
+
+
+@pytest.mark.parametrize("epoch", ["three", None, -5, 10**12, 1.5, [1], math.nan, True])
+def test_the_epoch_that_fastreid_counts_on_from_is_checked(tmp_path: Path, epoch: Any) -> None:
+    trained(tmp_path).save("model_0000", epoch=epoch)
+    refuses(tmp_path, tmp_path / "model_0000.pth", "as its epoch, where a whole number from -1 is")
+    # As weights it is as good as any.
+    trained(tmp_path).resume_or_load(str(tmp_path / "model_0000.pth"), resume=False)
+
+
+def test_nothing_is_applied_where_a_check_of_the_caller_refuses(tmp_path: Path) -> None:
+    trained(tmp_path).save("model_0000", epoch=3)
+    other = trained(tmp_path, seed=1)
+    before = snapshot(other)
+
+    def check(content: Mapping[str, Any]) -> None:
+        raise WeightsError(f"epoch {content['epoch']} of {len(content)} entries")
+
+    with pytest.raises(WeightsError, match="epoch 3 of 4 entries"):
+        other.load(str(tmp_path / "model_0000.pth"), check=check)
+    assert equal(snapshot(other), before)
+
+
 # Which checkpoint to resume from.
 
 
@@ -493,6 +682,49 @@ def test_a_fresh_folder_has_no_checkpoint(tmp_path: Path) -> None:
         assert not checkpointer.has_checkpoint()
         assert checkpointer.get_checkpoint_file() == ""
         assert checkpointer.resume_or_load("", resume=True) == {}
+
+
+def test_a_folder_whose_checkpoints_are_all_of_no_use_is_refused(tmp_path: Path) -> None:
+    checkpointer = trained(tmp_path)
+    checkpointer.save("model_0000")
+    del checkpointer.checkpointables["hook"]
+    checkpointer.save("model_0001")
+    truncated(tmp_path / "model_0000.pth")
+    for age, name in enumerate(["model_0001", "model_0000"]):
+        os.utime(tmp_path / f"{name}.pth", (1e9 - age, 1e9 - age))
+    (tmp_path / "last_checkpoint").unlink()
+    files = sorted(os.listdir(tmp_path))
+    other = trained(tmp_path, seed=1)
+    assert other.has_checkpoint()
+    sentence = (
+        r"has no checkpoint to resume from: model_0001\.pth has no state of hook, model_0000\.pth "
+        r"is damaged or not a checkpoint; write the name .* last_checkpoint .* another OUTPUT_DIR"
+    )
+    with pytest.raises(WeightsError, match=sentence):
+        other.resume_or_load("", resume=True)
+    assert sorted(os.listdir(tmp_path)) == files
+    # As the sentence says.
+    other.tag_last_checkpoint("model_0001.pth")
+    other.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("damage", [emptied, truncated, bit_flipped])
+def test_a_folder_of_damaged_checkpoints_never_starts_anew(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    for name in ("model_0000", "model_0001"):
+        trained(tmp_path).save(name)
+        damage(tmp_path / f"{name}.pth")
+    (tmp_path / "last_checkpoint").unlink()
+    with pytest.raises(
+        WeightsError, match=r"model_000\d\.pth is damaged or not a checkpoint, model"
+    ):
+        trained(tmp_path).resume_or_load("", resume=True)
+
+
+def test_that_a_run_starts_anew_is_logged(tmp_path: Path, log: list[str]) -> None:
+    assert logging_to(trained(tmp_path), log).get_checkpoint_file() == ""
+    assert log == [f"{tmp_path} has no checkpoint to go on from"]
 
 
 @pytest.mark.parametrize("tag", ["", " \n", "model_0007.pth", "\udcff"])

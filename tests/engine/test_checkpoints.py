@@ -13,8 +13,8 @@ from fastreid.utils.events import EventStorage
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.event_history import (
     WINDOW,
+    RunStorage,
     history_state,
-    restore_history,
 )
 from metabin_plugin.errors import CheckpointError, DatasetError
 from tests.engine.noisy_run import noisy_options, noisy_trainer
@@ -119,7 +119,7 @@ def test_a_plain_fastreid_checkpoint_goes_on_at_its_epoch(tmp_path: Path, plugin
     noisy_trainer(options).train()
     path = tmp_path / "out" / "model_final.pth"
     plain = torch.load(path, weights_only=True)
-    for name in ("progress", "config", "checkpoints"):
+    for name in ("format", "progress", "config", "checkpoints"):
         del plain[name]
     torch.save({**plain, "epoch": 1}, path)
     trainer = noisy_trainer(options, resume=True)
@@ -134,12 +134,16 @@ def test_scalars_survive() -> None:
             storage.put_scalar("loss", storage.iter / 3)
             storage.put_scalar("time", 1.0)
         storage.put_scalar("mAP", 40.5, smoothing_hint=False)
-    with EventStorage(7) as other:
-        restore_history(other, history_state(storage))
+    with RunStorage(7) as other:
+        other.restore(history_state(storage))
     assert other.iter == 7
     assert other.latest() == {k: v for k, v in storage.latest().items() if k != "time"}
     assert other.history("loss").values() == storage.history("loss").values()[-WINDOW:]
     assert other.smoothing_hints() == {"loss": True, "mAP": False}
+    with other:
+        other.put_scalar("loss", 1.0, smoothing_hint=False)
+        other.put_scalar("loss", 2.0, smoothing_hint=False)
+    assert other.smoothing_hints() == {"loss": False, "mAP": False}
 
 
 @pytest.mark.parametrize(

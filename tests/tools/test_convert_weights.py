@@ -227,7 +227,7 @@ def test_wrong_directions_and_files_are_refused(
     output = tmp_path / "output.pth"
     for arguments, words in [
         ((source, output, "--to", "authors"), "it has no backbone.bn1.weight (64,)"),
-        ((bare, output), "is no checkpoint"),
+        ((bare, output), "is not a checkpoint"),
         ((tmp_path / "absent.pth", output), "cannot be read"),
         ((source, tmp_path / "absent" / "output.pth"), "cannot be written"),
     ]:

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import search
 from retrieval.engine import search_index
 from retrieval.faults import SearchError
 from retrieval.index_file import MAGIC, Gallery, Header, read_gallery, write_gallery
+from retrieval.sheet import Tile, draw_sheet
 from retrieval.stored_index import Layout
 from tests.tools.test_search_index import some_gallery
 
@@ -253,3 +255,40 @@ def test_distances_beyond_all_numbers_are_no_fault_of_the_command(
     np.save(tmp_path / "q.npy", np.ones((3, 4)))
     search.main(["query", str(index), str(tmp_path / "q.npy"), "--output", str(found)])
     assert len(found.read_text().splitlines()) in (1, 1 + 6)
+
+
+@pytest.mark.parametrize("is_given", [False, True], ids=["named by the index", "given by the user"])
+def test_no_images_of_another_folder_are_opened_for_an_index(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_given: bool,
+) -> None:
+    folder, elsewhere = tmp_path / "mine", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    index, sheet = folder / "g.index", folder / "f.png"
+    header = Header("cosine", folder=str(elsewhere))
+    gallery = some_gallery("flat", "cosine")
+    names = [f"{number}.png" for number in range(gallery.index.ntotal)]
+    write_gallery(index, Gallery(header, names, gallery.index))
+    np.save(folder / "q.npy", np.ones((1, 4)))
+    opened: list[str] = []
+
+    def read(path: str) -> Image.Image:
+        opened.append(path)
+        return Image.new("RGB", (4, 8))
+
+    monkeypatch.setattr("retrieval.sheet.read_rgb", read)
+    monkeypatch.chdir(folder)
+    command = ["query", str(index), str(folder / "q.npy"), "--output", str(folder / "f.csv")]
+    search.main([*command, *(["--gallery-folder", str(elsewhere)] if is_given else [])])
+    assert bool(opened) is is_given
+    assert sheet.exists() is is_given
+    assert ("add --gallery-folder" in capsys.readouterr().out) is not is_given
+
+
+def test_a_long_name_is_soon_on_the_sheet() -> None:
+    before = time.process_time()
+    draw_sheet([[Tile("", ("query", "x" * 100_000))]])
+    assert time.process_time() - before < 5

@@ -81,7 +81,7 @@ def malicious_in_the_old_format(path: Path, marker: Path) -> None:
         (truncated, "is damaged"),
         (bit_flipped, "is damaged (wrong checksum"),
         (malicious, "posix.system"),
-        (malicious_in_the_old_format, "posix.system"),
+        (malicious_in_the_old_format, "posix.system|the format before PyTorch 1.6"),
     ],
 )
 def test_bad_files_end_training_resume_and_evaluation_in_one_sentence(
@@ -109,7 +109,7 @@ def test_bad_files_end_training_resume_and_evaluation_in_one_sentence(
     )
     for kind, sentence in found:
         assert kind == "WeightsError"
-        assert words in sentence
+        assert any(word in sentence for word in words.split("|"))
         assert str(bad) in sentence
         assert "\n" not in sentence
     assert not marker.exists()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from metabin_plugin.text import visible
 from retrieval.engine import on_gpu, search_index, set_probes
 from retrieval.faults import SearchError, check_output, write_csv
 from retrieval.features import Describer
@@ -95,10 +97,18 @@ def run(args: argparse.Namespace) -> None:
     )
     index = on_gpu(gallery.index) if args.gpu else gallery.index
     nearest = search_index(index, queries.features, args.top, gallery.header.metric)
-    found = list(_found(gallery, args.gallery_folder, *nearest))
+    folder = gallery.header.folder
+    opens = bool(folder) and (bool(args.gallery_folder) or is_near(folder, args.index))
+    found = list(_found(gallery, args.gallery_folder, opens, *nearest))
     write_csv(args.output, COLUMNS, _rows(queries.names, found))
     print(f"Nearest {nearest[0].shape[1]} to {len(found)} queries: {args.output}")
-    if queries.are_images or gallery.header.folder:
+    if folder and not opens:
+        print(
+            f"Gallery images are not drawn: {visible(folder)}, which the index names, is neither "
+            "below the working directory nor beside the index; if it is yours, add "
+            f"--gallery-folder {shlex.quote(visible(folder))}"
+        )
+    if queries.are_images or opens:
         shown = list(itertools.islice(_tiles(queries, found), args.sheet_rows))
         save_sheet(draw_sheet(shown), sheet)
         print(f"Contact sheet of {len(shown)}: {sheet}")
@@ -124,14 +134,23 @@ def _read_features(gallery: Gallery, path: Path) -> Queries:
     return Queries([str(number) for number in range(len(features))], features, False)
 
 
+def is_near(folder: str, index: Path) -> bool:
+    """Whether a folder that an index names is below the working directory or the index's folder.
+
+    An index may come from anyone, and names no other files that are opened for it.
+    """
+    target = Path(folder).resolve()
+    return any(target.is_relative_to(near.resolve()) for near in (Path(), index.parent))
+
+
 def _found(
-    gallery: Gallery, folder: str, distances: np.ndarray, rows: np.ndarray
+    gallery: Gallery, folder: str, opens: bool, distances: np.ndarray, rows: np.ndarray
 ) -> Iterator[list[Found]]:
     for some, entries in zip(distances.tolist(), rows.tolist(), strict=True):
         near = [pair for pair in zip(entries, some, strict=True) if pair[0] >= 0]
         paths = [gallery.path(row, folder) for row, _ in near]
         yield [
-            Found(gallery.names[row], path, distance, path if gallery.header.folder else "")
+            Found(gallery.names[row], path, distance, path if opens else "")
             for (row, distance), path in zip(near, paths, strict=True)
         ]
 

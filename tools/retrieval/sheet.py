@@ -95,7 +95,8 @@ def _image(path: str, font: Font) -> Image.Image:
 
 
 def _fitting(line: str, font: Font) -> str:
-    characters = len(line)
+    # No character is narrower than a pixel, and a name from elsewhere may be of any length.
+    characters = min(len(line), IMAGE[0] + 2 * FRAME)
     while font.getlength(shortened(line, characters)) > IMAGE[0] + 2 * FRAME and characters > 3:
         characters -= 1
     return shortened(line, characters)

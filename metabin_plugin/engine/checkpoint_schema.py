@@ -1,0 +1,197 @@
+"""What a checkpoint holds, checked before a run goes on from it.
+
+A checkpoint is a file of ``torch.save`` with plain values (``weight_files``). Its entries:
+
+- ``format``: ``FORMAT``. Checkpoints of version 0.1 and of plain fastreid have none.
+- ``model``: the network's state dict (``compat/checkpoint_fit.py``).
+- ``optimizer``, ``lr_sched``, ``warmup_sched``, ``grad_scaler``: their states
+  (``compat/checkpoint_states.py``).
+- ``checkpoints``, ``momentum_teacher``, and hooks by name: their states. ``load_state_dict`` of
+  each raises ``ValueError`` for a state that it cannot have.
+- ``epoch``: number of the last finished epoch, from -1 to ``SOLVER.MAX_EPOCH`` - 1.
+- ``metric``: of the last evaluation, finite; -1 for none.
+- ``config``: the run's config, YAML that ``yaml_text`` reads.
+- ``progress``: a dict. Checkpoints of plain fastreid have none.
+
+  - ``iteration``: number of the next iteration, in the epoch after ``epoch``.
+  - ``batches``: seeds (below 2**63, and below 2**32 or None) and position in the stream of batches,
+    at most ``most_batches``; None for a loader without such a state.
+  - ``scalars``: of the log; by name ``values``, float64 (n, 2) of values and iterations with
+    1 <= n <= ``WINDOW``, and ``smoothing``.
+  - ``random_states``: a list, for each process what ``random_state.capture`` returns.
+  - ``data``: ``training_record`` of the images; since format 1.
+  - ``machine``: ``machine_record``; since format 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from metabin_plugin import random_state
+from metabin_plugin.data.identity_record import check_record
+from metabin_plugin.data.resumable import check_position
+from metabin_plugin.engine.event_history import check_history
+from metabin_plugin.engine.machine_record import check_machine_record
+from metabin_plugin.errors import WeightsError
+from metabin_plugin.files import reason
+from metabin_plugin.text import shown
+from metabin_plugin.yaml_text import read_yaml
+
+if TYPE_CHECKING:
+    from metabin_plugin.engine.trainer import MetaBINTrainer
+
+# Raised when entries change their meaning.
+FORMAT = 1
+# Batches that a trainer can draw in an iteration: base step, meta step, and some of a subclass.
+_BATCHES_AT_ONCE = 10
+
+
+def check_checkpoint(content: Mapping[str, Any], trainer: MetaBINTrainer, source: str) -> None:
+    """Refuse a checkpoint from which a run cannot go on; nothing of it is applied here.
+
+    The states of network, optimizer, schedules and hooks are checked where they are loaded.
+
+    Args:
+        content: the checkpoint.
+        trainer: the trainer that is to go on.
+        source: its file, for the message.
+
+    Raises:
+        WeightsError: an entry is not what the table of this module says.
+    """
+
+    _check_entries(content, {"format": _check_format}, source, required=False)
+    is_of_format = content.get("format", 0) > 0
+    checks: dict[str, Callable[[Any], object]] = {
+        "epoch": lambda value: _check_whole(value, -1, trainer.max_epoch - 1),
+        "metric": check_metric,
+        "config": _check_config,
+        "progress": _check_progress,
+    }
+    _check_entries(content, checks, source, required=is_of_format)
+    if "progress" not in content:
+        return
+    progress, per_epoch = content["progress"], trainer.iters_per_epoch
+    first = (content.get("epoch", -1) + 1) * per_epoch
+    # An epoch that was not evaluated yet is not finished.
+    last = min(first + per_epoch, trainer.max_epoch * per_epoch)
+    checks = {
+        "iteration": lambda value: _check_iteration(value, first, last, per_epoch),
+        "batches": lambda value: _check_batches(value, most_batches(trainer)),
+        "scalars": lambda value: check_history(value, progress["iteration"]),
+        "random_states": _check_random_states,
+    }
+    if is_of_format:
+        checks |= {"data": check_record, "machine": check_machine_record}
+    _check_entries(progress, checks, source, "progress.")
+
+
+def _check_entries(
+    content: Mapping[str, Any],
+    checks: Mapping[str, Callable[[Any], object]],
+    source: str,
+    prefix: str = "",
+    required: bool = True,
+) -> None:
+    for name, check in checks.items():
+        if name not in content and not required:
+            continue
+        try:
+            if name not in content:
+                raise ValueError("is missing")
+            check(content[name])
+        except ValueError as error:
+            raise WeightsError(
+                f"{source}: the checkpoint's entry {prefix}{name} {shown(reason(error))}; resume "
+                "from another checkpoint, by its name in last_checkpoint, or start anew from this "
+                "one's weights, as MODEL.WEIGHTS without --resume"
+            ) from error
+
+
+def most_batches(trainer: MetaBINTrainer) -> int:
+    """Largest position in a stream of batches that a run can have reached.
+
+    Args:
+        trainer: the run's trainer.
+    """
+    iterations = trainer.max_epoch * trainer.iters_per_epoch
+    return _BATCHES_AT_ONCE * iterations + trainer.cfg.METABIN.FIRST_BASE_UPDATES
+
+
+def check_metric(value: Any) -> None:
+    """Refuse what is not a metric.
+
+    Raises:
+        ValueError: it is not a finite number.
+    """
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"is {shown(repr(value))}, not a finite number")
+
+
+def check_count(value: Any) -> None:
+    """Refuse what does not count anything.
+
+    Raises:
+        ValueError: it is not a whole number in [0, 2**63).
+    """
+    _check_whole(value, 0, 2**63 - 1)
+
+
+def _check_format(value: Any) -> None:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"is {shown(repr(value))}, not a whole number from 0")
+    if value > FORMAT:
+        raise ValueError(f"is {value}, of a newer version of the plugin, which is needed here")
+
+
+def _check_whole(value: Any, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"is {shown(repr(value))}, not a whole number from {low} to {high}")
+
+
+def _check_iteration(value: Any, first: int, last: int, per_epoch: int) -> None:
+    try:
+        _check_whole(value, first, last)
+    except ValueError as error:
+        length = f"with the {per_epoch} iterations of an epoch here (METABIN.ITERS_PER_EPOCH)"
+        raise ValueError(f"{error}, the epoch that is due {length}") from error
+
+
+def _check_config(value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"is a {type(value).__name__}, not the text of a config")
+    try:
+        node = read_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"is not a config ({reason(error)})") from error
+    if not _has_names_alone(node):
+        raise ValueError("is not a config: it is not a mapping of names")
+
+
+def _has_names_alone(node: Any) -> bool:
+    return isinstance(node, dict) and all(
+        isinstance(key, str) and (not isinstance(value, dict) or _has_names_alone(value))
+        for key, value in node.items()
+    )
+
+
+def _check_progress(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"is a {type(value).__name__}, not a dict")
+
+
+def _check_batches(value: Any, most: int) -> None:
+    if value is not None:
+        check_position(value, most)
+
+
+def _check_random_states(value: Any) -> None:
+    if not isinstance(value, list) or not value:
+        raise ValueError("is not a list with the states of each process")
+    for number, state in enumerate(value):
+        try:
+            random_state.check(state)
+        except ValueError as error:
+            raise ValueError(f"[{number}] {error}") from error
