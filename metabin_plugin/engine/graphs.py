@@ -6,11 +6,12 @@ the training repeats them with other values at the same addresses, which is what
 
 from __future__ import annotations
 
+import gc
 import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,7 @@ _MOST_GRAPHS = 6
 # Passes of a kind that run eagerly before it is recorded: the last, smaller batch has no second.
 _BEFORE_RECORDING = 1
 _WARM_UPS = 3
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Relative difference up to which a replay is taken for what it was recorded from; kernels that add
 # in no fixed order differ in the last digits.
 _TOLERANCE = 5e-2
@@ -53,28 +55,67 @@ class CudaRecorder:
 
     They may share it because passes follow one another: a graph's memory is free for the next one
     when its backward pass is over.
+
+    Args:
+        device: the GPU; the current one if it has no number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool: Any = None
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Replay]:
         """See ``Recorder``."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # Other threads, as that which pins batches, may call CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            returned = function()
+        errors: list[Exception] = []
+
+        def watched() -> Any:
+            try:
+                return function()
+            except Exception as error:
+                errors.append(error)
+                raise
+
+        with torch.cuda.device(self._device):
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            try:
+                returned = self._capture(graph, self._pool, watched)
+            except Exception as error:
+                # The random generator goes on waiting for a capture that failed, until one ends.
+                with suppress(Exception):
+                    self._capture(
+                        torch.cuda.CUDAGraph(),
+                        torch.cuda.graph_pool_handle(),
+                        lambda: torch.zeros(1, device="cuda"),
+                    )
+                # The end of the capture fails, too, and would hide why.
+                raise (errors or [error])[0] from None
         return returned, graph.replay
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, pool: Any, function: Callable[[], Any]) -> Any:
+        was_enabled = gc.isenabled()
+        # What it would free, CUDA may refuse to free meanwhile.
+        gc.disable()
+        try:
+            # The outer one, because PyTorch stays on its own stream when a capture fails. Other
+            # threads, as that which pins batches, may call CUDA meanwhile.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+            ):
+                return function()
+        finally:
+            if was_enabled:
+                gc.enable()
 
     def apart(self, function: Callable[[], Any]) -> Any:
         """See ``Recorder``."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            returned = function()
-        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                returned = function()
+            torch.cuda.current_stream().wait_stream(stream)
         return returned
 
 
@@ -85,7 +126,8 @@ class GraphedForward:
     and autocast, is recorded when it comes the second time. Parameters and buffers of the backbone
     are read and written where they are; others in their place (``torch.func.functional_call``) are
     copied to a fixed address first. What cannot be recorded runs eagerly, and the log says why,
-    once.
+    once; after a recording that failed nothing is recorded any more. A copy of the backbone has the
+    original ``forward``.
 
     Args:
         backbone: the network; its ``forward`` is replaced.
@@ -102,6 +144,7 @@ class GraphedForward:
         self._met: Counter[Any] = Counter()
         self._pending: weakref.ref[_Token] | None = None
         self._reasons: set[str] = set()
+        self._failed = False
         backbone.forward = self  # type: ignore[method-assign, assignment]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -111,13 +154,15 @@ class GraphedForward:
         if not (backbone.training and torch.is_grad_enabled()) or images.requires_grad:
             return self._eager(images)
         tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+        if not any(tensor.requires_grad for tensor in tensors.values()):
+            return self._eager(images)
         reason = self._reason(tensors)
         if reason:
             self._say(reason)
             return self._eager(images)
         key = self._key(images, tensors)
         if key not in self._passes:
-            if self._met[key] < _BEFORE_RECORDING:
+            if self._met[key] < _BEFORE_RECORDING or self._failed:
                 self._met[key] += 1
                 return self._eager(images)
             self._passes[key] = self._recorded(backbone, images, tensors)
@@ -131,11 +176,14 @@ class GraphedForward:
         )
         return output
 
+    def __reduce__(self) -> Any:
+        return self._eager.__reduce__()  # type: ignore[attr-defined]
+
     def _reason(self, tensors: Mapping[str, Tensor]) -> str:
         """Why this pass runs eagerly; "" where it need not."""
         if self._pending is not None and self._pending() is not None:
             return "a backward pass is still to come, whose activations a replay would overwrite"
-        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in self._layers):
+        if any(getattr(layer, hooks) for layer in self._layers for hooks in _HOOKS):
             return "somebody watches its layers"
         trains = any(tensors[n] is own and own.requires_grad for n, own in self._own.items())
         if trains and are_several():
@@ -173,6 +221,7 @@ class GraphedForward:
             # Whatever a layer does that cannot be recorded: wait for the device, say.
             except Exception as error:
                 self._say(f"recording failed: {shown(' '.join(str(error).split()))}")
+                self._failed = True
                 return None
         if recorded.difference > _TOLERANCE or recorded.difference != recorded.difference:
             self._say(f"a replay differed from the pass by {recorded.difference:.0e}")
@@ -254,14 +303,20 @@ class _Pass:
         self._gradients, self._replay_backward = recorder.record(lambda: backward(self._output))
         # The graph of autograd would keep the activations' memory from the next pass.
         self._output = self._output.detach()
+        self.difference = self._try(*expected)
+
+    def _try(self, output: Tensor, gradients: Sequence[Tensor | None]) -> float:
+        """Difference of a first replay to what was computed before."""
+        found = [g for g in self._gradients if g is not None]
+        incoming = self._gradient.clone()
+        # A kernel that no graph has would leave what is there.
+        for static in (self._output, *found):
+            static.fill_(float("nan"))
+        self._gradient.copy_(incoming)
         self._replay_forward()
         self._replay_backward()
-        self.difference = max(
-            _difference(one, other)
-            for one, other in zip(
-                (self._output, *self._gradients), (expected[0], *expected[1]), strict=True
-            )
-        )
+        expected = [g for g in gradients if g is not None]
+        return max(_difference([self._output], [output]), _difference(found, expected))
 
     def leaves(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """Those of the tensors that get gradients, in the order of the backward pass."""
@@ -275,13 +330,19 @@ class _Pass:
                 values = [tensors[name].detach() for name in self._given]
                 torch._foreach_copy_([t.detach() for t in self._given.values()], values)
         self._replay_forward()
-        return self._output.detach()
+        return self._output.clone()
 
     def backward(self, gradient: Tensor) -> Sequence[Tensor | None]:
         """Replay on the gradient of the output."""
         self._gradient.copy_(gradient)
         self._replay_backward()
-        return self._gradients
+        # Autograd would keep them as a parameter's .grad, for the next replay to overwrite.
+        found = [g for g in self._gradients if g is not None]
+        copies = [torch.empty_like(g) for g in found]
+        if copies:
+            torch._foreach_copy_(copies, found)
+        left = iter(copies)
+        return [None if g is None else next(left) for g in self._gradients]
 
 
 class _Replayed(torch.autograd.Function):
@@ -303,9 +364,13 @@ class _Replayed(torch.autograd.Function):
             raise RuntimeError(
                 "a replayed CUDA graph has no second derivative; set METABIN.CUDA_GRAPHS False"
             )
+        if ctx.token is None:
+            raise RuntimeError(
+                "a replayed CUDA graph has one backward pass; set METABIN.CUDA_GRAPHS False"
+            )
         found = ctx.recorded.backward(gradient)
         ctx.token = None
-        return None, None, None, None, *(g if g is None else g.detach() for g in found)
+        return None, None, None, None, *found
 
 
 @contextmanager
@@ -323,8 +388,14 @@ def _is_parameter(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter)
 
 
-def _difference(one: Tensor | None, other: Tensor | None) -> float:
-    if one is None or other is None:
-        return 0.0 if one is other else float("inf")
-    size = other.detach().abs().max().clamp(min=torch.finfo(other.dtype).tiny)
-    return float((one.detach() - other.detach()).abs().max() / size)
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Size of the difference beside that of all that was expected.
+
+    Of all: some gradients are zero but for rounding, which is another each time.
+    """
+    if len(found) != len(expected):
+        return float("inf")
+    pairs = zip(found, expected, strict=True)
+    squares = [((f.float() - e.float()).square().sum(), e.float().square().sum()) for f, e in pairs]
+    difference, size = (float(sum(column)) for column in zip(*squares, strict=True))
+    return (difference / max(size, torch.finfo(torch.float32).tiny)) ** 0.5

@@ -65,7 +65,7 @@ def graph_recorder(cfg: CfgNode) -> Recorder | None:
         if holds:
             logger.info("METABIN.CUDA_GRAPHS: the backbone runs eagerly: %s", reason)
             return None
-    return CudaRecorder()
+    return CudaRecorder(torch.device(cfg.MODEL.DEVICE))
 
 
 def uncompiled(forward: Callable[[], object]) -> object:
