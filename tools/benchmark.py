@@ -7,6 +7,7 @@ python tools/benchmark.py inference images to features, against batch normalizat
 python tools/benchmark.py load      images that the loader gives, against those that training takes
 python tools/benchmark.py eval      an evaluation of several splits
 python tools/benchmark.py rank      CMC, mAP and mINP
+python tools/benchmark.py gpu       all that a GPU has to show, in four minutes
 
 Each has arguments of its own (layer --help) and takes --json FILE. Arms of a comparison run in one
 process with one setting of its memory allocator, after a warm-up, in turns; tables have medians
@@ -23,7 +24,7 @@ import metabin_plugin
 metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
-from benchmarks import evaluation, inference, layer, load, rank, step, training_memory
+from benchmarks import evaluation, gpu, inference, layer, load, rank, step, training_memory
 from benchmarks.machine import describe
 from benchmarks.report import to_json
 from metabin_plugin.cli import run_cli
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "load": load,
     "rank": rank,
     "eval": evaluation,
+    "gpu": gpu,
 }
 
 
@@ -55,6 +57,11 @@ def main() -> None:
         command.add_argument("--json", type=Path, help="file for machine, settings and all times")
         module.add_arguments(command)
     args = parser.parse_args()
+    if args.benchmark == "gpu":
+        # It writes what it measures as it comes.
+        with run_cli():
+            gpu.run(args)
+        return
     machine = describe()
     with run_cli():
         result = BENCHMARKS[args.benchmark].run(args)

@@ -132,6 +132,9 @@ class GraphedForward:
     Args:
         backbone: the network; its ``forward`` is replaced.
         recorder: what records.
+
+    Attributes:
+        reasons: why passes ran eagerly.
     """
 
     def __init__(self, backbone: nn.Module, recorder: Recorder) -> None:
@@ -143,7 +146,7 @@ class GraphedForward:
         self._passes: dict[Any, _Pass | None] = {}
         self._met: Counter[Any] = Counter()
         self._pending: weakref.ref[_Token] | None = None
-        self._reasons: set[str] = set()
+        self.reasons: set[str] = set()
         self._failed = False
         backbone.forward = self  # type: ignore[method-assign, assignment]
 
@@ -165,7 +168,8 @@ class GraphedForward:
             if self._met[key] < _BEFORE_RECORDING or self._failed:
                 self._met[key] += 1
                 return self._eager(images)
-            self._passes[key] = self._recorded(backbone, images, tensors)
+            found = self._recorded(backbone, images, tensors)
+            self._passes[key] = found
         recorded = self._passes[key]
         if recorded is None:
             return self._eager(images)
@@ -175,6 +179,11 @@ class GraphedForward:
             recorded, token, images, tensors, *recorded.leaves(tensors)
         )
         return output
+
+    @property
+    def recorded(self) -> int:
+        """How many kinds of passes are replayed."""
+        return sum(recorded is not None for recorded in self._passes.values())
 
     def __reduce__(self) -> Any:
         return self._eager.__reduce__()  # type: ignore[attr-defined]
@@ -222,6 +231,9 @@ class GraphedForward:
             except Exception as error:
                 self._say(f"recording failed: {shown(' '.join(str(error).split()))}")
                 self._failed = True
+                if isinstance(error, torch.OutOfMemoryError):
+                    # Those that are recorded keep memory that eager passes now need.
+                    self._passes.clear()
                 return None
         if recorded.difference > _TOLERANCE or recorded.difference != recorded.difference:
             self._say(f"a replay differed from the pass by {recorded.difference:.0e}")
@@ -241,8 +253,8 @@ class GraphedForward:
                 buffer.copy_(before[name])
 
     def _say(self, reason: str) -> None:
-        if reason not in self._reasons:
-            self._reasons.add(reason)
+        if reason not in self.reasons:
+            self.reasons.add(reason)
             logger.info("METABIN.CUDA_GRAPHS: a pass of the backbone runs eagerly: %s", reason)
 
 

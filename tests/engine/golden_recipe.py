@@ -112,7 +112,7 @@ def draw_test_images(seed: int, spec: dict[str, Any]) -> torch.Tensor:
 
 def checksum(values: torch.Tensor) -> np.ndarray:
     """Sum, sum of magnitudes and a sum that depends on the order."""
-    flat = values.detach().double().flatten().numpy()
+    flat = values.detach().double().flatten().cpu().numpy()
     return np.array(
         [flat.sum(), np.abs(flat).sum(), (flat * np.sin(np.arange(1, flat.size + 1))).sum()]
     )

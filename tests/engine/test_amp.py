@@ -389,7 +389,7 @@ def test_bfloat16_follows_float32(tmp_path: Path) -> None:
     assert half != exact
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_trains_on_a_gpu(tmp_path: Path, dtype: str) -> None:
     options = [*HALF_PRECISION, "SOLVER.AMP.DTYPE", dtype, "MODEL.DEVICE", "cuda"]

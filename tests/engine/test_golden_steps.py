@@ -31,7 +31,8 @@ LOSS_NAMES = {
 class GoldenLoader:
     """Stands in for the images on disk only: base and meta batches in the recipe's order."""
 
-    def __init__(self, description: dict[str, Any]) -> None:
+    def __init__(self, description: dict[str, Any], device: str) -> None:
+        self.device = device
         self.spec = description["spec"]
         base, meta = description["base_seeds"], description["meta_seeds"]
         first = len(base) - len(meta) + 1
@@ -47,7 +48,9 @@ class GoldenLoader:
         return 1000
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return (recipe.draw_batch(seed, self.spec) for seed in self.seeds)
+        for seed in self.seeds:
+            batch = recipe.draw_batch(seed, self.spec)
+            yield {name: value.to(self.device) for name, value in batch.items()}
 
 
 class Recorder:
@@ -87,13 +90,17 @@ class Recorder:
 
 
 def build_trainer(
-    description: dict[str, Any], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    description: dict[str, Any],
+    form: str,
+    device: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> MetaBINTrainer:
     spec = description["spec"]
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIG))
     cfg.OUTPUT_DIR = str(tmp_path)
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = device
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES = spec["nc"]
     if spec["bb"] == "resnet":
@@ -117,7 +124,7 @@ def build_trainer(
     monkeypatch.setattr(
         MetaBINTrainer,
         "build_train_loader",
-        classmethod(lambda cls, cfg: GoldenLoader(description)),
+        classmethod(lambda cls, cfg: GoldenLoader(description, device)),
     )
     monkeypatch.setattr(episodes, "split_domains", golden_split(description))
     torch.set_default_dtype(torch.float64)
@@ -154,6 +161,8 @@ def set_parameters(trainer: MetaBINTrainer, description: dict[str, Any], rename:
 
 
 def close(actual: Any, expected: Any, what: str) -> None:
+    if isinstance(actual, torch.Tensor):
+        actual = actual.cpu()
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, what
     bound = 1e-7 if expected.dtype == np.float32 else 1e-9
@@ -176,26 +185,27 @@ def close_checksums(actual: np.ndarray, expected: np.ndarray, what: str) -> None
 def evaluate(trainer: MetaBINTrainer, images: torch.Tensor) -> np.ndarray:
     trainer.model.eval()
     with torch.no_grad():
-        embeddings = trainer.model({"images": images})
+        embeddings = trainer.model({"images": images.to(trainer.model.device)})
     trainer.model.train()
-    return embeddings.numpy()
+    return embeddings.cpu().numpy()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "form"),
+    ("name", "form", "device"),
     [
-        *((name, "native") for name in FILES),
-        *((name, "plain") for name in ("step_mobilenet", "step_resnet18")),
+        *((name, "native", "cpu") for name in FILES),
+        *((name, "plain", "cpu") for name in ("step_mobilenet", "step_resnet18")),
+        *(pytest.param(name, "auto", "cuda", marks=pytest.mark.gpu) for name in FILES),
     ],
 )
 def test_three_iterations_equal_the_reference(
-    name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, form: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description, arrays = recipe.load(name)
     spec = description["spec"]
     rename = recipe.mobilenet_name if spec["bb"] == "mobilenet" else recipe.plugin_name
-    trainer = build_trainer(description, form, tmp_path, monkeypatch)
+    trainer = build_trainer(description, form, device, tmp_path, monkeypatch)
     if spec["bb"] == "resnet":
         # fastreid's stem pools with ceil_mode instead of padding.
         trainer.model.backbone.maxpool = nn.MaxPool2d(3, 2, padding=1)
@@ -259,7 +269,9 @@ def check_meta(
     ):
         assert {LOSS_NAMES[key] for key in losses} == set(values)
         for key, loss in losses.items():
-            np.testing.assert_allclose(values[LOSS_NAMES[key]], loss, rtol=1e-9, err_msg=it + key)
+            np.testing.assert_allclose(
+                float(values[LOSS_NAMES[key]]), loss, rtol=1e-9, err_msg=it + key
+            )
     for values, key in (
         (step.inner_gradients, "mtrain_gate_grad"),
         (step.inner_parameters, "gate_inner"),
@@ -271,7 +283,7 @@ def check_meta(
     for feature_map, side in zip(recorder.feature_maps, ("mtrain", "mtest"), strict=True):
         pooled = feature_map.mean((2, 3))
         close(pooled.norm(dim=1), golden[f"{side}_pooled_norm"], it + side + " features")
-        targets = torch.zeros(len(pooled), dtype=torch.long)
+        targets = torch.zeros(len(pooled), dtype=torch.long, device=pooled.device)
         logits = held_call(trainer.model.heads, feature_map, targets)["pred_class_logits"]
         close(logits.detach(), golden[f"{side}_logits"], it + side + " logits")
 
@@ -288,4 +300,4 @@ def check_state(
 
 
 def _join(values: dict[str, torch.Tensor]) -> np.ndarray:
-    return torch.cat([value.detach() for value in values.values()]).numpy()
+    return torch.cat([value.detach() for value in values.values()]).cpu().numpy()

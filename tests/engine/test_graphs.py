@@ -235,6 +235,28 @@ def test_what_cannot_be_recorded_runs_eagerly_and_the_log_says_why(said) -> None
     assert said().count("operation not permitted when stream is capturing") == 1
 
 
+def test_too_little_memory_gives_back_what_graphs_hold(said) -> None:
+    class Small(OperatorRecorder):
+        def record(self, function: Any) -> Any:
+            if self.recorded == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().record(function)
+
+    with compared() as (graphed, plain, _):
+        graphed.forward = plain.__class__.forward.__get__(graphed)
+        recorder = Small()
+        forward = GraphedForward(graphed, recorder)
+        for number in range(4):
+            for count in (4, 3):
+                for model in (graphed, plain):
+                    x = images(count, seed=number)
+                    step(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
+        # The first kind was recorded, and tried; then the second came.
+        assert recorder.replayed == 2 * (1 + 1)
+        assert forward.recorded == 0
+    assert "CUDA out of memory" in said()
+
+
 def test_a_replay_that_computes_something_else_is_not_used(said) -> None:
     class Wrong(OperatorRecorder):
         def record(self, function: Any) -> Any:

@@ -146,6 +146,19 @@ def test_every_checkpoint_leads_to_the_same_end(
     every_checkpoint_leads_to(expected, folder, options)
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_every_checkpoint_on_a_gpu_leads_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What one run replays, dropout included, another does eagerly.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    changes = {"MODEL__DEVICE": "cuda", "CUDNN_BENCHMARK": False}
+    options = noisy_options(tmp_path, OUTPUT_DIR=tmp_path / "straight", **changes)
+    noisy_trainer(options).train()
+    every_checkpoint_leads_to(outcome(tmp_path / "straight"), tmp_path / "straight", options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sigkill_at_random_moments(tmp_path: Path, workers: int) -> None:

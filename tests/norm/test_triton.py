@@ -177,6 +177,54 @@ def test_narrow_maps_are_only_rounded(dtype, tolerance, memory_format) -> None:
     assert [g.dtype for g in found] == [dtype] + [torch.float32] * 5
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "shape",
+    # Of both backbones at 256x128; the last has more values than 2^31.
+    [
+        (80, 48, 128, 64),
+        (80, 192, 32, 16),
+        (80, 2048, 16, 8),
+        (128, 513, 8, 4),
+        (600, 64, 256, 256),
+    ],
+)
+def test_real_sizes_on_a_gpu(shape, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    if dtype == torch.float32 and shape[0] == 600:
+        pytest.skip("takes 40 GiB")
+    torch.manual_seed(0)
+    x = torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=memory_format)
+    x = x.requires_grad_()
+    parameters = [p.requires_grad_() for p in torch.rand(5, shape[1], device=DEVICE).unbind()]
+    y = batch_instance_norm(x, *parameters, form="triton")
+    incoming = torch.randn_like(y)
+    found = torch.autograd.grad(y, [x, *parameters], incoming)
+    if shape[0] == 600:
+        # Statistics of all samples, but only the last of them in float64: past 2^31 values.
+        values = x.detach()
+        mean = torch.stack([s.double().mean((1, 2)) for s in values])
+        var = torch.stack([s.double().var((1, 2), correction=0) for s in values])
+        gate, weight, bias, i_weight, i_bias = (p.detach().double() for p in parameters)
+        batch_var = var.mean(0) + mean.var(0, correction=0)
+        last = values[-1].double()
+        column = (slice(None), None, None)
+        batch = (last - mean.mean(0)[column]) * (weight * (batch_var + 1e-5).rsqrt())[column]
+        own = (last - mean[-1][column]) * (i_weight * (var[-1] + 1e-5).rsqrt())[column]
+        expected = gate[column] * (batch + bias[column])
+        expected += (1 - gate)[column] * (own + i_bias[column])
+        close(y[-1].detach(), expected.cpu(), 2e-2, "y")
+        return
+    exact = [t.detach().double().requires_grad_() for t in (x, *parameters)]
+    expected = batch_instance_norm(*exact, form="plain")
+    tolerance = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    close(y.detach(), expected.detach().cpu(), tolerance, "y")
+    of_all = torch.autograd.grad(expected, exact, incoming.double())
+    for name, one, other in zip(NAMES, found, of_all, strict=True):
+        close(one, other.cpu(), 10 * tolerance, name)
+
+
 def test_the_half_layer_goes_the_same_way() -> None:
     layer = HalfInstanceNorm2d(4).to(DEVICE)
     layer.form = "triton"

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> Report:
     torch.manual_seed(0)
     images = 255 * torch.rand(args.batch, 3, *args.size).to(args.device)
     networks = build_networks(setting, args.open, images)
-    calls = {name: _call(network, images) for name, network in networks.items()}
+    calls = {name: features_call(network, images) for name, network in networks.items()}
     seconds = times_in_turns(calls, args.repetitions, warmups=2)
     rows = [Arm(name, times) for name, times in seconds.items()]
     rate = args.batch / statistics.median(seconds[BATCH_NORM])
@@ -54,13 +54,16 @@ def run(args: argparse.Namespace) -> Report:
     return Report(f"Images to features: {setting}", rows, notes)
 
 
-def build_networks(setting: Setting, share: float, images: Tensor) -> dict[str, nn.Module]:
+def build_networks(
+    setting: Setting, share: float, images: Tensor, *, folded: bool = True
+) -> dict[str, nn.Module]:
     """The networks that are compared, in evaluation mode, by arm.
 
     Args:
         setting: backbone, size and device.
         share: share of open gates.
         images: RGB, 0 to 255, (N, 3, H, W); of them are the running statistics.
+        folded: whether each is there folded, too.
     """
     networks = {}
     for name, arm, own_share in (
@@ -71,7 +74,8 @@ def build_networks(setting: Setting, share: float, images: Tensor) -> dict[str, 
         network = _build(setting, arm, own_share)
         _settle(network, images)
         networks[name] = network
-        networks[f"{name}, folded"] = _folded(network)
+        if folded:
+            networks[f"{name}, folded"] = _folded(network)
     return networks
 
 
@@ -104,7 +108,9 @@ def _folded(network: nn.Module) -> nn.Module:
     return folded
 
 
-def _call(network: nn.Module, images: Tensor) -> Callable[[], object]:
+def features_call(network: nn.Module, images: Tensor) -> Callable[[], object]:
+    """Images to features, without autograd."""
+
     def call() -> object:
         with torch.no_grad():
             return network({"images": images})

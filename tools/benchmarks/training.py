@@ -23,27 +23,35 @@ from metabin_plugin.engine import MetaBINTrainer
 DATA, BASE, META = PARTS = ("waiting for data", "base step", "meta step")
 
 
+def quiet_log() -> None:
+    """Keep fastreid from a log on standard output, which it sets up for a higher level."""
+    logging.getLogger("fastreid").setLevel(logging.INFO)
+
+
 class Training:
     """A training of which single iterations can be run.
 
     Args:
         cfg: of ``training_config``.
+        repeated: how many batches are loaded and then given again and again, so that no loader is
+            measured; 0 for as many as iterations need.
+        dtype: of the images of repeated batches.
 
     Attributes:
         trainer: the project's trainer.
         parts: seconds that the iterations so far spent on each of ``PARTS``.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        # fastreid would set up a log on standard output for a logger of a higher level.
-        logging.getLogger("fastreid").setLevel(logging.INFO)
+    def __init__(self, cfg: CfgNode, repeated: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        quiet_log()
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         self.trainer = MetaBINTrainer(cfg)
         self.parts: dict[str, list[float]] = {name: [] for name in PARTS}
-        self._batches = _TimedBatches(self.trainer.base_batches)
+        batches = self.trainer.base_batches
+        self._batches = _TimedBatches(batches, repeated, dtype)
         self.trainer._trainer._data_loader_iter = self._batches
         for hook in self.trainer._hooks:
-            if getattr(hook, "batches", None) is self._batches.batches:
+            if getattr(hook, "batches", None) is batches:
                 hook.batches = self._batches
         self.trainer.iter, self.trainer.epoch = 0, 0
         self.trainer.storage = EventStorage(0)
@@ -52,7 +60,7 @@ class Training:
             self.trainer.before_epoch()
 
     def iterate(self) -> None:
-        """Run one iteration, hooks included."""
+        """Run one iteration, hooks included, and time its parts."""
         trainer = self.trainer
         # The steps look for the innermost storage, and other trainings have theirs.
         with trainer.storage:
@@ -62,6 +70,14 @@ class Training:
         trainer.iter += 1
         for name, seconds in zip(PARTS, (base_wait + meta_wait, base, meta), strict=True):
             self.parts[name].append(seconds)
+
+    def run(self) -> None:
+        """Run one iteration and wait for nothing."""
+        with self.trainer.storage:
+            self.trainer.before_step()
+            self.trainer.run_step()
+            self.trainer.after_step()
+        self.trainer.iter += 1
 
     def close(self) -> None:
         """End the processes that load images."""
@@ -78,13 +94,22 @@ class Training:
 class _TimedBatches(Iterator[Any]):
     """Batches, and the seconds spent on waiting for them."""
 
-    def __init__(self, batches: Any) -> None:
+    def __init__(self, batches: Any, repeated: int, dtype: torch.dtype) -> None:
         self.batches = batches
         self.seconds = 0.0
+        kept = [next(batches) for _ in range(repeated)]
+        self._kept = [{**batch, "images": batch["images"].to(dtype)} for batch in kept]
+        self._given = 0
 
     def __next__(self) -> Any:
         start = time.perf_counter()
-        batch = next(self.batches)
+        if self._kept:
+            batch = dict(self._kept[self._given % len(self._kept)])
+            # A network normalizes them in place.
+            batch["images"] = batch["images"].clone()
+            self._given += 1
+        else:
+            batch = next(self.batches)
         self.seconds += time.perf_counter() - start
         return batch
 

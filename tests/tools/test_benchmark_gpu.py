@@ -1,0 +1,137 @@
+"""The benchmark of a GPU, tried without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.parts import Part, run_parts
+from tests.tools import benchmark_parts
+
+ROOT = Path(__file__).parents[2]
+TOOL = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "gpu"]
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+def test_a_part_that_hangs_dies_or_fails_leaves_the_others(tmp_path: Path, capfd) -> None:
+    file, child = tmp_path / "rows.json", tmp_path / "child"
+    run_parts(
+        [
+            Part("first", benchmark_parts.good, 60.0, (1.5,)),
+            Part("failing", benchmark_parts.failing, 1.0),
+            Part("dying", benchmark_parts.dying, 1.0),
+            # What the first left is its, too; it has to be over some time.
+            Part("last", benchmark_parts.good, 1.0, (2.5,)),
+        ],
+        file,
+    )
+    run_parts(
+        [
+            Part("hanging", benchmark_parts.hanging, 6.0, (child,)),
+            Part("after it", benchmark_parts.good, 15.0, (3.5,)),
+        ],
+        file,
+    )
+    found = [(line["part"], line["row"]) for line in lines(file)]
+    assert found == [
+        ("first", "measured"),
+        ("first", "finished"),
+        ("failing", "failed"),
+        ("failing", "finished"),
+        ("dying", "before it dies"),
+        ("dying", "ended"),
+        ("last", "measured"),
+        ("last", "finished"),
+        ("hanging", "before it hangs"),
+        ("hanging", "ended"),
+        ("after it", "measured"),
+        ("after it", "finished"),
+    ]
+    by_row = {(line["part"], line["row"]): line for line in lines(file)}
+    assert by_row["failing", "failed"]["error"] == "RuntimeError: CUDA error: an illegal address"
+    assert by_row["dying", "ended"]["reason"] == f"exit code {-signal.SIGSEGV}"
+    assert "its time was over" in by_row["hanging", "ended"]["reason"]
+    # So is what it had started.
+    assert eventually(lambda: not is_alive(int(child.read_text())))
+    assert capfd.readouterr().out.splitlines()[0] == "first | measured | value 1.5"
+
+
+def test_what_was_measured_is_there_when_all_is_killed(tmp_path: Path) -> None:
+    rows, child = tmp_path / "rows.json", tmp_path / "child"
+    script = [sys.executable, "-m", "tests.tools.benchmark_parts", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}
+    with subprocess.Popen(script, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as running:
+        assert eventually(lambda: rows.is_file() and "hangs" in rows.read_text())
+        running.kill()
+    assert [line["row"] for line in lines(rows)] == ["measured", "finished", "before it hangs"]
+    assert eventually(lambda: not is_alive(int(child.read_text())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_there", [False, True], ids=["no GPU", "a folder"])
+def test_what_cannot_be_measured_is_said_at_once(tmp_path: Path, is_there: bool) -> None:
+    words = ["--device", "cpu", "--json", str(tmp_path)] if is_there else ["--device", "cuda"]
+    done = subprocess.run(
+        [*TOOL, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --json" if is_there else "error: --device cuda: PyTorch")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_every_part_measures_on_a_cpu(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    parts = ["versions", "parity", "iterations", "layer", "inference", "loader", "resume"]
+    words = ["--device", "cpu", "--size", "32x16", "--batch", "20", "--networks", "resnet18"]
+    subprocess.run(
+        [*TOOL, *words, "--seconds", "2400", "--json", str(file), "--parts", *parts], check=True
+    )
+    found = {(line["part"].split()[0], line["row"]): line for line in lines(file)}
+    assert {part for part, row in found if row == "finished"} == set(parts)
+    assert not [row for row in found if row[1] in ("ended", "failed")]
+    for what in ("gates", "state"):
+        row = found["parity", f"3 iterations in float64: {what}"]
+        assert row["holds"] and row["difference"] < 1e-9 < 1e-4 < row["moved"]
+    (ratio,) = [v for (_, row), v in found.items() if row.startswith("contiguous, graphs off: ")]
+    assert 1 < ratio["time"] < 20
+    resume = found["resume", "resume"]
+    assert found["resume", "stop"]["iteration"] == resume["from_iteration"] == 3
+    assert resume["bit_for_bit"] is True
+    layer = found["layer", "20,96,8,4 contiguous float32, called"]
+    assert layer["bn_ms"] > 0 and layer["bin"] > 0 and layer["mix"] > 0
+    assert found["loader", "training loader"]["images_per_second"] > 0
