@@ -63,6 +63,7 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Replay]:
         """See ``Recorder``."""
@@ -89,7 +90,12 @@ class CudaRecorder:
                         lambda: torch.zeros(1, device="cuda"),
                     )
                 # The end of the capture fails, too, and would hide why.
-                raise (errors or [error])[0] from None
+                cause = errors.pop() if errors else error
+                try:
+                    raise cause from None
+                finally:
+                    # Else its frames, with all activations, live until garbage is collected.
+                    del cause
         return returned, graph.replay
 
     def _capture(self, graph: torch.cuda.CUDAGraph, pool: Any, function: Callable[[], Any]) -> Any:
@@ -111,11 +117,12 @@ class CudaRecorder:
     def apart(self, function: Callable[[], Any]) -> Any:
         """See ``Recorder``."""
         with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            # Always the same one: what is freed on a stream is kept for it alone.
+            self._stream = self._stream or torch.cuda.Stream()
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
                 returned = function()
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.current_stream().wait_stream(self._stream)
         return returned
 
 
@@ -168,6 +175,7 @@ class GraphedForward:
             if self._met[key] < _BEFORE_RECORDING or self._failed:
                 self._met[key] += 1
                 return self._eager(images)
+            # Afterwards, for a failure may clear them.
             found = self._recorded(backbone, images, tensors)
             self._passes[key] = found
         recorded = self._passes[key]
