@@ -25,13 +25,14 @@ from outputs import check_file
 # Seconds of each part, those that matter most first; of "iterations", for each network.
 PARTS: dict[str, tuple[float, Callable[..., None]]] = {
     "versions": (15, gpu_network.versions),
-    "parity": (30, gpu_training.parity),
-    "iterations": (50, gpu_training.iterations),
-    "layer": (35, gpu_layer.layers),
-    "inference": (15, gpu_network.inference),
-    "loader": (10, gpu_network.loader),
-    "resume": (15, gpu_training.resume),
-    "compile": (20, gpu_training.compiled),
+    "parity": (25, gpu_training.parity),
+    "iterations": (42, gpu_training.iterations),
+    "layer": (33, gpu_layer.layers),
+    "launches": (23, gpu_training.launches),
+    "inference": (12, gpu_network.inference),
+    "resume": (13, gpu_training.resume),
+    "loader": (20, gpu_network.loader),
+    "compile": (15, gpu_training.compiled),
 }
 _SECONDS = 240.0
 

@@ -1,4 +1,4 @@
-"""Iterations on a GPU: their numbers, times, launches and memory, and going on after a stop."""
+"""Iterations on a GPU: their numbers, times, memory and launches, and going on after a stop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from metabin_plugin.norm import gate_parameters
 _GRAPHS = "METABIN.CUDA_GRAPHS"
 # An eager pass, a recorded one, and two that only replay.
 _WARMUPS = 4
-_REPETITIONS, _SECONDS = 12, 3.0
+_REPETITIONS, _SECONDS = 10, 2.0
 _BAR = 1e-9
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 # For comparisons of numbers, which need no large images.
@@ -81,7 +81,7 @@ def parity(rows: Rows, work: Work, _networks: Sequence[str]) -> None:
 
 
 def iterations(rows: Rows, work: Work, network: str) -> None:
-    """BN and MetaBIN: times, launches and memory, with graphs and without."""
+    """BN and MetaBIN: times and memory, with graphs and without."""
     graphs = (True, False) if work.on_gpu else (False,)
     for memory_format, is_graphed in product(("channels_last", "contiguous"), graphs):
         setting = work.setting(
@@ -89,6 +89,22 @@ def iterations(rows: Rows, work: Work, network: str) -> None:
         )
         name = f"{memory_format}, graphs {'on' if is_graphed else 'off'}"
         _both(rows, work, setting, name)
+
+
+def launches(rows: Rows, work: Work, networks: Sequence[str]) -> None:
+    """What an iteration launches and waits for, in a process in which nothing else is measured."""
+    if not work.on_gpu:
+        rows.write("kernels", kernels=NOT_MEASURED)
+        return
+    for is_graphed, arm in product((True, False), ARMS):
+        setting = work.setting(networks[0], _GRAPHS, str(is_graphed))
+        cfg = training_config(setting, arm, work.manifests, work.folder)
+        training = Training(cfg, repeated=2)
+        for _ in range(_WARMUPS):
+            training.run()
+        name = f"{networks[0]}, graphs {'on' if is_graphed else 'off'}, {arm}"
+        rows.write(name, **_profiled(training.run))
+        training.close()
 
 
 def compiled(rows: Rows, work: Work, networks: Sequence[str]) -> None:
@@ -102,14 +118,19 @@ def _both(rows: Rows, work: Work, setting: Setting, name: str) -> None:
     for arm in ARMS:
         if work.on_gpu:
             torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated() // 2**20
         cfg = training_config(setting, arm, work.manifests, work.folder)
         training = Training(cfg, repeated=2)
         medians[arm] = _time(rows, training, f"{name}, {arm}")
         if work.on_gpu:
             peaks[arm] = torch.cuda.max_memory_allocated()
-            reserved = torch.cuda.max_memory_reserved() // 2**20
-            rows.write(f"{name}, {arm}: memory", peak=peaks[arm] // 2**20, reserved=reserved)
-        rows.write(f"{name}, {arm}: launches", **_profiled(work, training.run))
+            rows.write(
+                f"{name}, {arm}: memory",
+                peak=peaks[arm] // 2**20,
+                # Graphs use memory that does not count as allocated between their recordings.
+                reserved=torch.cuda.max_memory_reserved() // 2**20,
+                before=before,
+            )
         training.close()
         del training
         gc.collect()
@@ -154,10 +175,8 @@ def _graphs(training: Training) -> dict[str, Any]:
     return {"recorded": forward.recorded, "eager_because": "; ".join(sorted(forward.reasons))}
 
 
-def _profiled(work: Work, run: Callable[[], object]) -> dict[str, Any]:
+def _profiled(run: Callable[[], object]) -> dict[str, Any]:
     """Launches, time of the kernels and waits of a call, by PyTorch's profiler."""
-    if not work.on_gpu:
-        return {"kernels": NOT_MEASURED}
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     wait()
     with torch.profiler.profile(activities=activities) as profiler:
