@@ -90,6 +90,7 @@ TORCHRUN = (
 )
 NEWCOMER = "tests/tools/test_newcomer.py::test_photographs_become_a_network_that_finds_people"
 SEARCH_BENCH = "tests/tools/test_search.py::test_the_bench_measures_every_kind"
+GPU_BENCHMARK = "tests/tools/test_benchmark_gpu.py::test_every_part_measures_on_a_cpu"
 THIS_TEST, OTHER_SEEDS = "test_a_command_does_what_the_readme_says", "logs/demo2"
 METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
 
@@ -119,6 +120,7 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/search\.py index", Run(tiny, ("photos.index",))),
     (r"python tools/search\.py query", Run(words(), ("found.csv", "found.png"))),
     (r"python tools/search\.py bench", Elsewhere(SEARCH_BENCH)),
+    (r"python tools/benchmark\.py gpu", Elsewhere(GPU_BENCHMARK)),
     (r"python tools/visualize\.py", Run(tiny, ("ranked.png", "ranked.csv"))),
     (r"python tools/plot_gates\.py", Run(words(), ("gates.png", "gates.csv"))),
     (

@@ -177,6 +177,8 @@ def _graphs(training: Training) -> dict[str, Any]:
 
 def _profiled(run: Callable[[], object]) -> dict[str, Any]:
     """Launches, time of the kernels and waits of a call, by PyTorch's profiler."""
+    # Its library, when it is ended and begun again, breaks graphs in older versions of CUDA.
+    os.environ["TEARDOWN_CUPTI"] = "0"
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     wait()
     with torch.profiler.profile(activities=activities) as profiler:
