@@ -107,7 +107,7 @@ class CudaRecorder:
             # threads, as that which pins batches, may call CUDA meanwhile.
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
-                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+                torch.cuda.graph(graph, pool, self._side(), capture_error_mode="thread_local"),
             ):
                 return function()
         finally:
@@ -117,13 +117,18 @@ class CudaRecorder:
     def apart(self, function: Callable[[], Any]) -> Any:
         """See ``Recorder``."""
         with torch.cuda.device(self._device):
-            # Always the same one: what is freed on a stream is kept for it alone.
-            self._stream = self._stream or torch.cuda.Stream()
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
+            stream = self._side()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
                 returned = function()
-            torch.cuda.current_stream().wait_stream(self._stream)
+            torch.cuda.current_stream().wait_stream(stream)
         return returned
+
+    def _side(self) -> torch.cuda.Stream:
+        # Always the same one: what is freed on a stream is kept for it alone, and that which
+        # PyTorch takes by itself is on the device that recorded first.
+        self._stream = self._stream or torch.cuda.Stream()
+        return self._stream
 
 
 class GraphedForward:

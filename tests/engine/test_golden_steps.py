@@ -101,6 +101,8 @@ def build_trainer(
     cfg.merge_from_file(str(CONFIG))
     cfg.OUTPUT_DIR = str(tmp_path)
     cfg.MODEL.DEVICE = device
+    # No evaluation of data sets that nobody has to have.
+    cfg.TEST.EVAL_PERIOD = 0
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES = spec["nc"]
     if spec["bb"] == "resnet":
