@@ -49,7 +49,7 @@ CHANGES: dict[str, Change] = {
 
 
 def wrong_convolution(part: str, change: Change) -> Callable[..., Tensor]:
-    """``F.conv2d`` on a device that computes one part wrongly in half precision, on tiny maps."""
+    """``F.conv2d`` as it is now, but one part wrong in half precision on tiny maps."""
     sound = F.conv2d
 
     def conv2d(x: Tensor, weight: Tensor, *others: Any, **settings: Any) -> Tensor:
@@ -90,27 +90,6 @@ def convolution(size: int = 4, groups: int = 1, **changes: Any) -> Convolution:
     return Convolution(groups=groups, **values | changes)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("groups", [1, 8])
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("part", PARTS)
-def test_wrong_numbers_are_found(
-    monkeypatch: pytest.MonkeyPatch, part: str, change: Change, groups: int, channels_last: bool
-) -> None:
-    monkeypatch.setattr(F, "conv2d", wrong_convolution(part, change))
-    kind = convolution(groups=groups, channels_last=channels_last)
-    fault = fault_of(kind, 12, CPU, torch.bfloat16)
-    assert fault is not None and fault.startswith(f"{part} off by ")
-    assert fault_of(convolution(32), 12, CPU, torch.bfloat16) is None
-
-
-def test_a_gradient_that_training_does_not_need_is_not_compared(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(F, "conv2d", wrong_convolution("input gradient", CHANGES["NaN"]))
-    assert fault_of(convolution(input_gradient=False), 12, CPU, torch.bfloat16) is None
-
-
 class Rounded(torch.autograd.Function):
     """A convolution as a sound device computes it in half precision: exactly, then rounded."""
 
@@ -144,6 +123,27 @@ def sound_device() -> Iterator[None]:
         fault_of.cache_clear()
         yield
     fault_of.cache_clear()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("part", PARTS)
+def test_wrong_numbers_are_found(
+    part: str, change: Change, groups: int, channels_last: bool
+) -> None:
+    with sound_device(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "conv2d", wrong_convolution(part, change))
+        kind = convolution(groups=groups, channels_last=channels_last)
+        fault = fault_of(kind, 12, CPU, torch.bfloat16)
+        assert fault is not None and fault.startswith(f"{part} off by ")
+        assert fault_of(convolution(32), 12, CPU, torch.bfloat16) is None
+
+
+def test_a_gradient_that_training_does_not_need_is_not_compared() -> None:
+    with sound_device(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "conv2d", wrong_convolution("input gradient", CHANGES["NaN"]))
+        assert fault_of(convolution(input_gradient=False), 12, CPU, torch.bfloat16) is None
 
 
 @settings(max_examples=60)
