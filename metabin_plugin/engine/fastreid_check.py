@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ from metabin_plugin.engine.value_checks import (
     check_count,
     check_names,
     check_number,
+    check_numbers,
 )
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import (
@@ -63,6 +65,15 @@ _NUMBERS = (
     "MODEL.LOSSES.TRI.MARGIN",
     "MODEL.LOSSES.TRI.SCALE",
 )
+# Keys that are lists of finite numbers, how many, and above what they are.
+_LISTS = {
+    "MODEL.PIXEL_MEAN": (3, -math.inf),
+    "MODEL.PIXEL_STD": (3, 0.0),
+    "INPUT.CROP.SIZE": (2, 0.0),
+    "INPUT.CROP.SCALE": (2, 0.0),
+    "INPUT.CROP.RATIO": (2, 0.0),
+    "INPUT.REA.VALUE": (3, -math.inf),
+}
 
 
 def check_fastreid(cfg: CfgNode) -> None:
@@ -78,6 +89,8 @@ def check_fastreid(cfg: CfgNode) -> None:
         check_count(key, _value(cfg, key), low)
     for key in _NUMBERS:
         check_number(key, _value(cfg, key), 0)
+    for key, (count, above) in _LISTS.items():
+        check_numbers(key, _value(cfg, key), count, above)
     _check_device(cfg.MODEL.DEVICE)
     _check_network(cfg.MODEL)
     _check_solver(cfg.SOLVER)

@@ -10,6 +10,7 @@ from metabin_plugin.errors import ConfigError
 
 # Counts and sizes end up in 64-bit integers and in products of two of them.
 LARGEST_COUNT = 2**31 - 1
+_LARGEST_NUMBER = 3.4e38
 
 
 def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
@@ -50,6 +51,18 @@ def check_number(key: str, value: float, low: float, high: float = math.inf) -> 
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key} is {value}; give it a finite number")
     _check_range(key, value, low, high)
+
+
+def check_numbers(key: str, values: Sequence[object], count: int, low: float) -> None:
+    """Refuse a list of anything else than ``count`` finite numbers above ``low``."""
+    if len(values) != count or not all(_is_number(value, low) for value in values):
+        above = "" if low == -math.inf else f" above {low:g}"
+        raise ConfigError(f"{key} is {shown(values)}; give it {count} finite numbers{above}")
+
+
+def _is_number(value: object, low: float) -> bool:
+    # Tensors of float32 are made of them.
+    return isinstance(value, (int, float)) and low < value and abs(value) <= _LARGEST_NUMBER
 
 
 def _check_range(key: str, value: float, low: float, high: float) -> None:

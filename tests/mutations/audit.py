@@ -115,6 +115,9 @@ class Watch:
         elif event in _PATHS:
             for number in _PATHS[event]:
                 self._check(event, arguments[number], event not in _READING)
+        elif event in _NETWORK and isinstance(arguments[-1], str):
+            # A socket in a file system, by which processes of one run hand over what they have.
+            self._check(event, arguments[-1], writes=True)
         elif event in _NEVER or event in _NETWORK:
             self._note(event, repr(arguments)[:300])
 
