@@ -91,7 +91,7 @@ class SafeCheckpointer(Checkpointer):
         self,
         path: str,
         checkpointables: Iterable[str] | None = None,
-        check: Callable[[Mapping[str, Any]], object] | None = None,
+        check: Callable[[dict[str, Any]], object] | None = None,
     ) -> Any:
         """Load a checkpoint, or nothing of it where any part is damaged or does not fit.
 

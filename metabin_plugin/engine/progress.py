@@ -55,11 +55,11 @@ def progress_state(trainer: MetaBINTrainer, iteration: int, epoch: int) -> dict[
     }
 
 
-def check_resumable(content: Mapping[str, Any], trainer: MetaBINTrainer, source: str) -> None:
+def check_resumable(content: dict[str, Any], trainer: MetaBINTrainer, source: str) -> None:
     """Refuse a checkpoint from which a trainer cannot go on; nothing of it is applied here.
 
     Args:
-        content: the checkpoint.
+        content: the checkpoint; the state of a schedule that is made anew is replaced in it.
         trainer: the trainer.
         source: the checkpoint's file, for the message.
 
@@ -79,6 +79,9 @@ def check_resumable(content: Mapping[str, Any], trainer: MetaBINTrainer, source:
     if "config" in content:
         network: Any = getattr(trainer.model, "module", trainer.model)
         refuse_another_run(content["config"], trainer.cfg, network, source)
+        if any(c.key == "SOLVER.SCHED" for c in config_changes(content["config"], trainer.cfg)):
+            # The state of another schedule is of no use to this one, which is made anew.
+            content["lr_sched"] = trainer.scheduler["lr_sched"].state_dict()
 
 
 def _data_changes(content: Mapping[str, Any], trainer: MetaBINTrainer) -> list[str]:

@@ -30,11 +30,11 @@ if __name__ == "__main__":
 
     from fastreid.engine import launch
 
-    from metabin_plugin.data.check.images import read_sizes
+    from metabin_plugin.data.check.images import read_pictures
     from tests.engine.tiny_data import tiny_options
 
     folder, processes = Path(sys.argv[2]), int(sys.argv[3])
     options = [*tiny_options(folder), "DATALOADER.NUM_WORKERS", "1", "MODEL.DEVICE", "cpu"]
     launch(read, processes, args=(options,))
-    sizes, _ = read_sizes(map(str, folder.glob("target/*.png")), workers=1)
-    print("check", len(sizes))
+    pictures, _ = read_pictures(map(str, folder.glob("target/*.png")), workers=1)
+    print("check", len(pictures))

@@ -18,7 +18,7 @@ import numpy as np
 
 from metabin_plugin.text import visible
 from retrieval.engine import on_gpu, search_index, set_probes
-from retrieval.faults import SearchError, check_output, write_csv
+from retrieval.faults import SearchError, check_output, load_faiss, write_csv
 from retrieval.features import Describer
 from retrieval.images import find_queries
 from retrieval.index_file import Gallery, check_network, read_gallery
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search, write and draw."""
+    load_faiss()
     sheet = args.sheet or args.output.with_suffix(".png")
     for option, value in (("--top", args.top), ("--sheet-rows", args.sheet_rows)):
         if value < 1:
