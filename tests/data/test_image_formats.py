@@ -7,6 +7,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,21 @@ def test_what_is_no_regular_file_is_refused_at_once(
     for name in ("pipe.jpg", "zero.jpg"):
         with pytest.raises((DatasetError, OSError), match="Not a regular file"):
             read(str(tmp_path / name))
+
+
+def test_a_jpeg_of_thousands_of_scans_is_not_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "scans.jpg"
+    Image.new("L", (4_000, 4_000)).save(path, "JPEG", progressive=True)
+    whole = path.read_bytes()
+    assert read_rgb(str(path)).size == (4_000, 4_000)
+    place = whole.rindex(b"\xff\xda")
+    path.write_bytes(whole[:place] + whole[place:-2] * 3_000 + whole[-2:])
+    before = time.process_time()
+    with pytest.raises(DatasetError, match=r"scans\.jpg cannot be read \(more than 64 scans"):
+        read_rgb(str(path))
+    with pytest.raises(ValueError, match="more than 64 scans"):
+        read_image(str(path))
+    assert time.process_time() - before < 5
 
 
 def test_text_in_an_image_is_no_bomb_either(tmp_path: Path) -> None:
