@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metabin_plugin.config import add_metabin_config
+    from metabin_plugin.config.keys import add_metabin_config
+    from metabin_plugin.environment import let_waiting_threads_sleep
     from metabin_plugin.registration import register
-    from metabin_plugin.threads import let_waiting_threads_sleep
 
 __version__ = "0.1.0"
 
@@ -16,8 +16,8 @@ __all__ = ["__version__", "add_metabin_config", "let_waiting_threads_sleep", "re
 
 # Looked up when asked for: threads are settled before PyTorch is loaded.
 _HOMES = {
-    "add_metabin_config": "metabin_plugin.config",
-    "let_waiting_threads_sleep": "metabin_plugin.threads",
+    "add_metabin_config": "metabin_plugin.config.keys",
+    "let_waiting_threads_sleep": "metabin_plugin.environment",
     "register": "metabin_plugin.registration",
 }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from metabin_plugin.cli import run_cli
-from metabin_plugin.script import run_script
-from metabin_plugin.threads import let_waiting_threads_sleep
+from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.script import run_script
+from metabin_plugin.environment import let_waiting_threads_sleep
 
 _USAGE = "usage: python -m metabin_plugin SCRIPT [ARGS...]"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from metabin_plugin import compat
-from metabin_plugin.config import add_metabin_config
+from metabin_plugin.config.keys import add_metabin_config
 
 
 def register() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from metabin_plugin.compat.data_loader import DeviceDataLoader
+from metabin_plugin.compat.data import DeviceDataLoader
 from metabin_plugin.data.resumable import ResumableLoader
 
 WORKERS = 2

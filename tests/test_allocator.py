@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from metabin_plugin import allocator
+from metabin_plugin import environment as allocator
 
 # Run alone: the setting holds for a whole process.
 FAULTS = """
 import ctypes, logging, resource, sys
 import torch
-from metabin_plugin.allocator import keep_freed_memory
+from metabin_plugin.environment import keep_freed_memory
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 kept = [keep_freed_memory(), keep_freed_memory()] if sys.argv[1] == "keep" else []

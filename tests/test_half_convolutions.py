@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from metabin_plugin.half_convolutions import Convolution, convolutions_of, fault_of
+from metabin_plugin.engine.half_precision import Convolution, convolutions_of, fault_of
 
 CPU = torch.device("cpu")
 PARTS = ("output", "input gradient", "weight gradient")

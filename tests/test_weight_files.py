@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.weight_files import read_weight_file, unreadable_values
+from metabin_plugin.weights.files import read_weight_file, unreadable_values
 from tests.weight_file_samples import RunsCode, flip_bit, save_malicious
 
 

@@ -17,6 +17,7 @@ and their ratios. Peak memory is that of a process of its own that runs the arm,
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import metabin_plugin
@@ -24,10 +25,12 @@ import metabin_plugin
 metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "projects" / "Benchmarks"))
+
 from benchmarks import evaluation, gpu, inference, layer, load, rank, step, training_memory
-from benchmarks.machine import describe
+from benchmarks.measuring import describe
 from benchmarks.report import to_json
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli.outcome import run_cli
 
 BENCHMARKS = {
     "layer": layer,

@@ -23,17 +23,16 @@ import metabin_plugin
 
 metabin_plugin.register()
 
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHKSYSU
-from metabin_plugin.data.datasets.cuhk_sysu import ANNOTATION, crops_folder
-from metabin_plugin.data.image_formats import open_image
-from metabin_plugin.data.mat_file import read_mat
-from metabin_plugin.data.one_time import complete_folder, write_missing
+from metabin_plugin.data.datasets.cuhk import ANNOTATION, crops_folder
+from metabin_plugin.data.image_files import open_image
+from metabin_plugin.data.mat_files import read_mat
+from metabin_plugin.data.one_time import GO_ON, complete_folder, report_counts, write_missing
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
-from one_time_report import GO_ON, report_counts
 
 SCENES = "Image/SSM"
 QUALITY = 95

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo_data.generate import generate
-from demo_data.marker import FolderError
-from metabin_plugin.cli import run_cli
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "projects" / "Demo"))
+
+from demo_data.generate import FolderError, generate
+from metabin_plugin.cli.outcome import run_cli
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

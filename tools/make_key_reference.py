@@ -2,7 +2,7 @@
 
 python tools/make_key_reference.py [--output configs/KEYS.md]
 
-Names, defaults and comments are read from metabin_plugin/config.py and from the config.py of each
+Names, defaults and comments are read from metabin_plugin/config/keys.py and from the config.py of each
 project.
 """
 
@@ -19,19 +19,18 @@ metabin_plugin.register()
 
 from fastreid.config import CfgNode
 
-from key_reference.page import section
-from key_reference.source import Entry, KeyReferenceError, read_entries
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.config.key_page import Entry, KeyReferenceError, read_entries, section
 from metabin_plugin.engine import read_config
 from metabin_plugin.files import reason, replace_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "configs" / "KEYS.md"
-PLUGIN = ROOT / "metabin_plugin" / "config.py"
+PLUGIN = ROOT / "metabin_plugin" / "config" / "keys.py"
 ABOUT = """# Config keys
 
 Written by `python tools/make_key_reference.py` from the comments in
-[`metabin_plugin/config.py`](../metabin_plugin/config.py) and in the projects' `config.py`; change
+[`metabin_plugin/config/keys.py`](../metabin_plugin/config/keys.py) and in the projects' `config.py`; change
 them there. Section, equation and table numbers are the paper's. Every key can be set in a YAML
 file, or as `KEY VALUE` behind a command. fastreid's own keys (`MODEL`, `DATASETS`, `SOLVER` ...)
 are in its [`config/defaults.py`](https://github.com/JDAI-CV/fast-reid/blob/master/fastreid/config/defaults.py).

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from metabin_plugin.compat.rebinding import rebind, repair
+from metabin_plugin.compat.patching import rebind, repair
 
 Route = Callable[[Callable[..., Any]], Callable[..., Any]]
 

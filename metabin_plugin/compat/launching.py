@@ -2,22 +2,257 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
+import re
+import signal
 import socket
+import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.multiprocessing import ProcessRaisedException
 
-from metabin_plugin.compat.data_loader import available_cpus
-from metabin_plugin.compat.ranks import run_ranks
-from metabin_plugin.compat.rebinding import rebind
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.cli.outcome import STATUS_BASE, user_error
+from metabin_plugin.compat.data import available_cpus
+from metabin_plugin.compat.patching import rebind
+from metabin_plugin.errors import ConfigError, LaunchError
+
+# After a failure the others have this long to end by themselves, and as long again after SIGTERM.
+GRACE_SECONDS = 10.0
+
+_POLL_SECONDS = 0.5
+_STOPPED = (STATUS_BASE + signal.SIGTERM, STATUS_BASE + signal.SIGINT)
+# How the others report that one of them is gone.
+_PEER_IS_GONE = re.compile(
+    r"gloo|NCCL|Dist(Backend|Network|Store)Error|(closed|reset) by peer|Broken pipe|pair closure"
+)
+
+
+def run_ranks(worker: Callable[..., None], args: tuple[Any, ...], count: int, first: int) -> None:
+    """Run ``worker(local_rank, *args)`` in new processes, and wait until all of them have ended.
+
+    When one fails the others are ended within 3 times ``GRACE_SECONDS``. In the main thread the
+    first SIGTERM or SIGINT reaches every rank as SIGTERM, and what they do about it is waited for;
+    the second one kills them.
+
+    Args:
+        worker: what to run; importable.
+        args: its further arguments; picklable.
+        count: number of processes.
+        first: rank of the first of them among all processes, for the error texts.
+
+    Raises:
+        MetaBINError: what a rank raised, or a LaunchError when it ended without a word.
+        ProcessRaisedException: a rank raised anything else; with its traceback.
+        SystemExit: a signal ended the run; with 128 and its number.
+    """
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+        ranks = Ranks(Path(folder), first)
+        try:
+            with ranks.passing_signals_on():
+                # So that the ranks ignore it: a terminal's Ctrl-C reaches them too, and it is
+                # passed on once.
+                with _ignored(signal.SIGINT):
+                    ranks.start(worker, args, count)
+                ranks.wait()
+        finally:
+            ranks.kill()
+        ranks.raise_failure()
+
+
+class Ranks:
+    """Processes that belong together.
+
+    Args:
+        folder: an empty folder, where they leave their errors.
+        first: rank of the first of them among all processes.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self._folder = folder
+        self._first = first
+        self._processes: list[Any] = []
+        self._ended: set[Any] = set()
+        self._signal = 0
+
+    def start(self, worker: Callable[..., None], args: tuple[Any, ...], count: int) -> None:
+        """Start ``count`` processes that run ``worker(local_rank, *args)``."""
+        context = multiprocessing.get_context("spawn")
+        for rank in range(count):
+            process = context.Process(
+                target=_run_rank, args=(rank, str(self._report(rank)), worker, args)
+            )
+            process.start()
+            self._processes.append(process)
+
+    def wait(self) -> None:
+        """Wait until all have ended; once one has failed, see to it that the others do."""
+        endings = iter((self._terminate, self.kill))
+        deadline = None
+        while alive := self._alive():
+            # The workers of a dead rank's loaders hold its sentinel open for some seconds.
+            wait([process.sentinel for process in alive], _POLL_SECONDS)
+            if deadline is None and self._has_failed():
+                deadline = time.monotonic() + GRACE_SECONDS
+            elif deadline is not None and time.monotonic() >= deadline:
+                next(endings, self.kill)()
+                deadline = time.monotonic() + GRACE_SECONDS
+
+    def kill(self) -> None:
+        """Kill those that are left, and wait for their end."""
+        alive = self._alive()
+        self._ended.update(alive)
+        for process in alive:
+            process.kill()
+        for process in alive:
+            process.join()
+
+    @contextmanager
+    def passing_signals_on(self) -> Iterator[None]:
+        """A block in which SIGTERM and SIGINT go to the ranks; the former handlers come back."""
+        former = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    former[number] = signal.signal(number, self._pass_on)
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def raise_failure(self) -> None:
+        """Raise what ended the ranks that have all ended; nothing if all of them succeeded.
+
+        Raises:
+            MetaBINError: what a rank raised, or a LaunchError when it ended without a word.
+            ProcessRaisedException: a rank raised anything else; with its traceback.
+            SystemExit: a signal ended the run; with 128 and its number.
+        """
+        if all(process.exitcode == 0 for process in self._processes):
+            return
+        errors = self._errors()
+        causes = [rank for rank, text in errors.items() if not _PEER_IS_GONE.search(_tail(text))]
+        if causes:
+            self._raise_error(causes[0], errors[causes[0]])
+        stopped = [p.exitcode for p in self._processes if p.exitcode in _STOPPED]
+        if self._signal or stopped:
+            raise SystemExit(STATUS_BASE + self._signal if self._signal else stopped[0])
+        for rank, process in enumerate(self._processes):
+            if process.exitcode != 0 and rank not in errors and process not in self._ended:
+                raise LaunchError(self._ending(rank, process.exitcode))
+        rank = next(iter(errors))
+        self._raise_error(rank, errors[rank])
+
+    def _report(self, rank: int) -> Path:
+        return self._folder / f"{rank}.txt"
+
+    def _errors(self) -> dict[int, str]:
+        """Tracebacks by local rank, the earliest first."""
+        reports = {rank: self._report(rank) for rank in range(len(self._processes))}
+        times = {rank: r.stat().st_mtime_ns for rank, r in reports.items() if r.exists()}
+        return {
+            rank: reports[rank].read_text(encoding="utf-8")
+            for rank in sorted(times, key=times.__getitem__)
+        }
+
+    def _alive(self) -> list[Any]:
+        return [process for process in self._processes if process.exitcode is None]
+
+    def _has_failed(self) -> bool:
+        # A rank that reported an error may still wait for a thread of its own.
+        return any(
+            process.exitcode not in (None, 0, *_STOPPED) or self._report(rank).exists()
+            for rank, process in enumerate(self._processes)
+        )
+
+    def _terminate(self) -> None:
+        for process in self._alive():
+            self._ended.add(process)
+            process.terminate()
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal:
+            self.kill()
+            raise SystemExit(STATUS_BASE + number)
+        self._signal = number
+        for process in self._alive():
+            process.terminate()
+
+    def _raise_error(self, rank: int, text: str) -> None:
+        known = user_error(text)
+        if known is not None:
+            raise known
+        raise ProcessRaisedException(
+            f"rank {self._first + rank} failed with this error:\n\n{text}",
+            error_index=rank,
+            error_pid=self._processes[rank].pid,
+        )
+
+    def _ending(self, rank: int, status: int) -> str:
+        how = (
+            f"was killed by {signal.Signals(-status).name}"
+            if status < 0
+            else f"ended with status {status}"
+        )
+        return (
+            f"--num-gpus: rank {self._first + rank} {how} without reporting an error, and the "
+            "other ranks were ended; if the machine is out of memory lower SOLVER.IMS_PER_BATCH or "
+            "DATALOADER.NUM_WORKERS, and go on from the last checkpoint with --resume"
+        )
+
+
+def _run_rank(
+    local_rank: int, report: str, worker: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        worker(local_rank, *args)
+    except Exception:
+        partial = Path(f"{report}.partial")
+        partial.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        partial.rename(report)
+        raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _tail(text: str) -> str:
+    """The exception at the end of a traceback."""
+    lines = text.strip().splitlines()
+    indented = [number for number, line in enumerate(lines) if line.startswith(" ")]
+    return "\n".join(lines[indented[-1] + 1 :] if indented else lines)
+
+
+@contextmanager
+def _ignored(number: int) -> Iterator[None]:
+    """A block in which a signal is ignored, also by the programs it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, former or signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,15 @@
 from metabin_plugin.data.build import (
     build_reid_test_loader,
     build_reid_train_loader,
+    build_train_set,
     route_test_loader,
     route_train_loader,
 )
 from metabin_plugin.data.domains import DomainDataset, check_domain_kind, label_domains
+from metabin_plugin.data.image_files import ReadableDataset
 from metabin_plugin.data.lookup import build_dataset, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset
-from metabin_plugin.data.readable import ReadableDataset
-from metabin_plugin.data.sampler import DomainBalancedSampler
-from metabin_plugin.data.sampler_choice import SAMPLER_NAMES, check_sampler
-from metabin_plugin.data.train_set import build_train_set
+from metabin_plugin.data.sampler import SAMPLER_NAMES, DomainBalancedSampler, check_sampler
 
 __all__ = [
     "SAMPLER_NAMES",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from metabin_plugin.data.readable import ReadableDataset
+from metabin_plugin.data.image_files import ReadableDataset
 from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.text import shown
 

@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 
-from metabin_plugin.compat.data_loader import DeviceDataLoader, DevicePrefetcher
-from metabin_plugin.data.draws import SeededImages, StreamSeeds, draw_batches, sampler_seed
-from metabin_plugin.data.passes import PassStart, read_start
+from metabin_plugin.compat.data import DeviceDataLoader, DevicePrefetcher
+from metabin_plugin.data.passes import (
+    PassStart,
+    SeededImages,
+    StreamSeeds,
+    draw_batches,
+    read_start,
+    sampler_seed,
+)
 from metabin_plugin.text import shown
-from metabin_plugin.worker_loader import WorkerBatches, WorkerLoader
+from metabin_plugin.workers import WorkerBatches, WorkerLoader
 
 _SEEDS = 2**63
 # fastreid's samplers seed NumPy's generator.

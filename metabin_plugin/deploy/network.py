@@ -9,11 +9,11 @@ import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
+from metabin_plugin.deploy.folding import relative_difference
 from metabin_plugin.engine import trained_network
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.modeling import merge_folded_blocks
 from metabin_plugin.norm import Folding, fold_norms
-from metabin_plugin.norm.folding import relative_difference
 
 logger = logging.getLogger(__name__)
 

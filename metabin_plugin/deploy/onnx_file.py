@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metabin_plugin.deploy.folding import relative_difference
 from metabin_plugin.errors import ExportError
-from metabin_plugin.norm.folding import relative_difference
 
 INPUT, OUTPUT = "images", "features"
 # Versions of ONNX's operators; 17 is what TensorRT 8 reads.

@@ -1,12 +1,11 @@
 """Training: the meta-learning hook and the trainer that wires it into fastreid's loop."""
 
-from metabin_plugin.engine.command_line import run_command_line, train_or_evaluate
-from metabin_plugin.engine.config_check import check_config
-from metabin_plugin.engine.config_file import read_config
-from metabin_plugin.engine.fastreid_check import check_data_keys
+from metabin_plugin.config.check import check_config
+from metabin_plugin.config.fastreid_check import check_data_keys
+from metabin_plugin.config.reading import read_config
+from metabin_plugin.engine.command_line import run_command_line, train_or_evaluate, trained_network
 from metabin_plugin.engine.meta_learning import MetaLearningHook
 from metabin_plugin.engine.mldg import MLDGHook
-from metabin_plugin.engine.trained import trained_network
 from metabin_plugin.engine.trainer import MetaBINTrainer
 
 __all__ = [

@@ -12,9 +12,8 @@ from fastreid.engine import DefaultTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from metabin_plugin.compat.metrics import NonFiniteLosses, Watch
-from metabin_plugin.engine.activations import nonfinite_names
-from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
+from metabin_plugin.compat.training import NonFiniteLosses, Watch
+from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error, nonfinite_names
 from metabin_plugin.errors import NonFiniteError
 from metabin_plugin.meta import held_call
 

@@ -30,14 +30,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from metabin_plugin import random_state
+from metabin_plugin.config.yaml_text import read_yaml
 from metabin_plugin.data.identity_record import check_record
 from metabin_plugin.data.resumable import check_position
-from metabin_plugin.engine.event_history import check_history
+from metabin_plugin.engine.log import check_history
 from metabin_plugin.engine.machine_record import check_machine_record
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
-from metabin_plugin.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from metabin_plugin.engine.trainer import MetaBINTrainer

@@ -5,13 +5,41 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fastreid.config import CfgNode
 from fastreid.engine import default_argument_parser, default_setup, launch
+from fastreid.utils.checkpoint import Checkpointer
+from torch import nn
 
-from metabin_plugin.cli import run_cli
-from metabin_plugin.engine.config_check import checked
-from metabin_plugin.engine.config_file import read_config
-from metabin_plugin.engine.trained import trained_network
+from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.config.check import checked
+from metabin_plugin.config.reading import read_config
 from metabin_plugin.engine.trainer import MetaBINTrainer
+from metabin_plugin.errors import ConfigError
+
+
+def trained_network(cfg: CfgNode, if_empty: str) -> nn.Module:
+    """The network of a config with ``MODEL.WEIGHTS``; ImageNet weights are not looked for.
+
+    Args:
+        cfg: the config; it is not changed.
+        if_empty: first part of the sentence that refuses an empty ``MODEL.WEIGHTS``.
+
+    Raises:
+        ConfigError: ``MODEL.WEIGHTS`` is empty, or the config cannot work.
+        WeightsError: the file is damaged or does not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            f"{if_empty}; add MODEL.WEIGHTS and the path of a checkpoint, "
+            "OUTPUT_DIR/model_final.pth for example"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    network = MetaBINTrainer.build_model(cfg)
+    Checkpointer(network).load(cfg.MODEL.WEIGHTS)
+    return network
+
 
 _GO_ON = (
     "the same command with --resume goes on from the last checkpoint in OUTPUT_DIR, or starts "

@@ -11,7 +11,7 @@ from fastreid.engine import DefaultTrainer
 from fastreid.utils import comm
 from torch import Tensor
 
-from metabin_plugin.data.seed import stream_seed
+from metabin_plugin.data.sampler import stream_seed
 from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.meta import split_domains, triangular
 

@@ -2,30 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from fastreid.config import CfgNode
 from fastreid.data import build as loaders
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
+from fastreid.utils import comm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from metabin_plugin.compat.checkpoint_states import check_state
-from metabin_plugin.compat.mixed_precision import LossScaler, autocast_dtype, build_grad_scaler
+from metabin_plugin.compat.training import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.data import DomainBalancedSampler
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.engine.checkpoint_schema import check_count, most_batches
 from metabin_plugin.engine.episodes import Episodes, mean_over_processes
-from metabin_plugin.engine.finite import LOWEST_LOSS_SCALE, Fault, nonfinite_error
-from metabin_plugin.engine.gradient_signs import named_shares, sign_shares_by_loss
-from metabin_plugin.engine.meta_faults import MetaFault, read_step
+from metabin_plugin.engine.finite import (
+    LOWEST_LOSS_SCALE,
+    Fault,
+    all_finite,
+    nonfinite_error,
+    nonfinite_names,
+)
 from metabin_plugin.errors import ConfigError, NonFiniteError
 from metabin_plugin.meta import MetaStep, meta_step
+from metabin_plugin.meta.step import gradients_of
 from metabin_plugin.modeling import MetaBIN, logged_name
 from metabin_plugin.norm import clip_gates_
+from metabin_plugin.weights.checkpoint_states import check_state
+
+SIGNS = ("positive", "negative")
+
+Tensors = dict[str, Tensor]
+
+
+def sign_shares(gradients: Mapping[str, Tensor]) -> Tensor:
+    """Shares of gates with a positive and with a negative gradient, in the order of ``SIGNS``.
+
+    Args:
+        gradients: gradients of the gates, by name.
+
+    Returns:
+        Two numbers in [0, 1] on the device, not yet read.
+    """
+    flat = torch.cat([gradient.detach().flatten() for gradient in gradients.values()])
+    return torch.stack([flat > 0, flat < 0]).float().mean(1)
+
+
+def sign_shares_by_loss(
+    names: Collection[str],
+    losses: Callable[[tuple[str, ...], Tensors], Tensors],
+    gates: Mapping[str, Tensor],
+    scale: float | Tensor,
+    average: Callable[[Tensors], Tensors],
+) -> dict[str, list[float]]:
+    """``sign_shares`` of each loss alone: a forward and a backward pass more for each.
+
+    The device is waited for once. PyTorch's random generators are afterwards as they were.
+
+    Args:
+        names: the losses.
+        losses: computes those of the given names at the given gates.
+        gates: rho, by name. Only their values are used.
+        scale: factor on the losses during differentiation (mixed precision).
+        average: mean over the processes of a gradient by name.
+
+    Returns:
+        Two numbers by loss.
+    """
+    leaves = {name: gate.detach().requires_grad_() for name, gate in gates.items()}
+    device = next(iter(leaves.values())).device
+    shares = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for name in names:
+            gradients = gradients_of(losses((name,), leaves), leaves, scale)
+            shares.append(sign_shares(average(gradients)))
+    return dict(zip(names, torch.stack(shares).tolist(), strict=True))
+
+
+def named_shares(name: str, shares: Collection[float]) -> dict[str, float]:
+    """Shares by the names that they have in the log."""
+    return {
+        f"inner_gradient_{sign}/{name}": share for sign, share in zip(SIGNS, shares, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class MetaFault:
+    """The first number of a meta-learning step that is not finite.
+
+    Attributes:
+        stage: "meta-train" (at rho) or "meta-test" (at rho').
+        is_gradient: whether it is a gradient with respect to the gates, not a loss.
+    """
+
+    stage: str
+    is_gradient: bool
+
+    def name(self, step: MetaStep) -> str:
+        """How to call it in a sentence."""
+        if not self.is_gradient:
+            return f"the {self.stage} loss"
+        inner = self.stage == "meta-train"
+        gradients = step.inner_gradients if inner else step.outer_gradients
+        # The backward pass meets the layers in reverse.
+        gate = next(reversed(nonfinite_names(gradients)), "a gate")
+        return f"the {self.stage} gradient of {gate}"
+
+
+# In the order in which they are computed: what follows the first fault may be its consequence.
+_IN_ORDER = (
+    MetaFault("meta-train", is_gradient=False),
+    MetaFault("meta-train", is_gradient=True),
+    MetaFault("meta-test", is_gradient=False),
+    MetaFault("meta-test", is_gradient=True),
+)
+
+
+class StepNumbers(NamedTuple):
+    """What is read of a step.
+
+    Attributes:
+        fault: the first fault in any of the processes, the same in all; None if it is sound.
+        losses: this process's losses, those of meta-train and then those of meta-test.
+        shares: of gates with a positive and with a negative gradient of L_mtr.
+    """
+
+    fault: MetaFault | None
+    losses: list[float]
+    shares: list[float]
+
+
+def read_step(step: MetaStep, gates: Collection[str]) -> StepNumbers:
+    """Read from the device what the rest of the iteration needs to know, in one transfer.
+
+    Args:
+        step: what the step computed.
+        gates: names of the gates among its parameters.
+    """
+    computed: tuple[Mapping[str, Tensor], ...] = (
+        step.meta_train_losses,
+        step.inner_gradients,
+        step.meta_test_losses,
+        step.outer_gradients,
+    )
+    losses = torch.stack([*step.meta_train_losses.values(), *step.meta_test_losses.values()])
+    finite = all_finite(*(tensors.values() for tensors in computed)).to(losses.dtype)
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+    shares = sign_shares({name: step.inner_gradients[name] for name in gates}).to(losses.dtype)
+    numbers = torch.cat([finite, shares, losses]).tolist()
+    flags, rest = numbers[: len(_IN_ORDER)], numbers[len(_IN_ORDER) :]
+    faults = [fault for fault, fine in zip(_IN_ORDER, flags, strict=True) if not fine]
+    return StepNumbers(faults[0] if faults else None, rest[len(SIGNS) :], rest[: len(SIGNS)])
+
 
 _RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")
 

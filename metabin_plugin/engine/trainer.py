@@ -10,6 +10,7 @@ import signal
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
@@ -19,30 +20,29 @@ from fastreid.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.optim import Optimizer
 
-from metabin_plugin.allocator import keep_freed_memory
-from metabin_plugin.compat.distillation import momentum_teacher
-from metabin_plugin.compat.mixed_precision import use_dtype
-from metabin_plugin.compat.run_setup import in_main_process
+from metabin_plugin.compat.runs import in_main_process
+from metabin_plugin.compat.training import momentum_teacher, use_dtype
+from metabin_plugin.config.check import checked
 from metabin_plugin.data.identity_record import training_record
 from metabin_plugin.data.matches import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
-from metabin_plugin.engine.amp_check import check_convolutions_once
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
-from metabin_plugin.engine.clip_gates import ClipGatesHook
-from metabin_plugin.engine.config_check import checked
-from metabin_plugin.engine.event_history import RunStorage, cut_metrics_file
-from metabin_plugin.engine.gate_log import GateLog
-from metabin_plugin.engine.live_line import live_lines
-from metabin_plugin.engine.network_check import build_network
-from metabin_plugin.engine.progress import Resumption, check_resumable
-from metabin_plugin.engine.schedule import ConfiguredSettings, steps_from_start
-from metabin_plugin.engine.shared_buffers import share_buffers
+from metabin_plugin.engine.half_precision import check_convolutions_once
+from metabin_plugin.engine.log import GateLog, RunStorage, cut_metrics_file, live_lines
+from metabin_plugin.engine.network_options import build_network
+from metabin_plugin.engine.progress import (
+    ConfiguredSettings,
+    Resumption,
+    check_resumable,
+    steps_from_start,
+)
 from metabin_plugin.engine.stop_signals import Stopped, StopSignals
+from metabin_plugin.environment import keep_freed_memory
 from metabin_plugin.errors import CheckpointError, ConfigError, MetaBINError, RunFolderError
 from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.files import reason
-from metabin_plugin.norm import gate_parameters
+from metabin_plugin.norm import clip_gates_, gate_parameters
 from metabin_plugin.registries import HOOK_REGISTRY
 from metabin_plugin.run_folder import (
     METRICS,
@@ -52,6 +52,38 @@ from metabin_plugin.run_folder import (
     trace_of_run,
     write_config,
 )
+
+
+class ClipGatesHook(HookBase):
+    """Clips gates that the base optimizer trains (BIN without meta-learning) after each step.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def after_step(self) -> None:
+        """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
+        clip_gates_(self.model)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of rank 0, in place; all processes must call it.
+
+    Each process moves its running statistics by its own share of the batches (without
+    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
+    process does a part, is thus that of the network that is saved. Training in batch statistics
+    does not read them.
+
+    Args:
+        model: network, wrapped or not; the same in all processes but for the buffers.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
 
 logger = logging.getLogger(__name__)
 

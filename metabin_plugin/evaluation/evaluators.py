@@ -13,9 +13,10 @@ from fastreid.evaluation import ReidEvaluator
 from fastreid.utils import comm
 from torch import Tensor
 
-from metabin_plugin.evaluation.images import Images, Members
+from metabin_plugin.data import ReadableDataset, build_reid_test_loader
+from metabin_plugin.evaluation.images import Images, Members, without_repetition
+from metabin_plugin.evaluation.results import SplitResults, over_splits
 from metabin_plugin.evaluation.scoring import LEFT_OUT, QUERIES, score
-from metabin_plugin.evaluation.split_results import SplitResults, over_splits
 from metabin_plugin.ranking.gallery import LabelledGallery
 
 logger = logging.getLogger(__name__)
@@ -155,3 +156,33 @@ def _joined(batches: list[dict[str, Any]]) -> Images:
     # Taken out, or the features would be in memory twice during the ranking.
     features, identities, cameras = (torch.cat([b.pop(name) for b in batches]) for name in names)
     return Images(features, identities.numpy(), cameras.numpy())
+
+
+def build_evaluator(
+    cfg: CfgNode,
+    loader: Any,
+    num_query: int,
+    output_dir: str | None = None,
+    sides: Sides | None = None,
+) -> tuple[Any, RankingEvaluator]:
+    """Build the evaluator for a target's images, and the loader to use with it.
+
+    Args:
+        cfg: the config.
+        loader: a test loader, query images first.
+        num_query: number of query images.
+        output_dir: passed on to the evaluator.
+        sides: passed on to the evaluator.
+
+    Returns:
+        The loader as it is; or, if its dataset has several ``splits``, one that reads each image of
+        all splits once, with the same transforms. And the evaluator.
+    """
+    splits = getattr(loader.dataset, "splits", ())
+    if len(splits) < 2:
+        return loader, RankingEvaluator(cfg, num_query, output_dir, sides)
+    items, members = without_repetition(splits)
+    logger.info("%d splits of %d images", len(splits), len(items))
+    test_set = ReadableDataset(items, loader.dataset.transform, relabel=False)
+    loader, _ = build_reid_test_loader(cfg, test_set=test_set)
+    return loader, MultiSplitEvaluator(cfg, members, output_dir, sides)

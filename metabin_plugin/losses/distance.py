@@ -1,11 +1,71 @@
-"""Euclidean distances between the features of a mini-batch."""
+"""Distances of features, the hardest pairs among them, and checks of what a loss is given."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from metabin_plugin.losses.checks import check_rows
 from metabin_plugin.precision import at_least_float32, product
+
+
+def farthest(distances: Tensor, candidates: Tensor) -> Tensor:
+    """Distance of each anchor to its farthest candidate; ties share the gradient evenly.
+
+    Args:
+        distances: distances (N, N), anchors in rows.
+        candidates: which samples count for which anchor, boolean (N, N).
+
+    Returns:
+        Distances (N,); minus infinity for an anchor without candidates.
+    """
+    return distances.masked_fill(~candidates, float("-inf")).amax(dim=1)
+
+
+def nearest(distances: Tensor, candidates: Tensor) -> Tensor:
+    """Distance of each anchor to its nearest candidate; ties share the gradient evenly.
+
+    Args:
+        distances: distances (N, N), anchors in rows.
+        candidates: which samples count for which anchor, boolean (N, N).
+
+    Returns:
+        Distances (N,); infinity for an anchor without candidates.
+    """
+    return distances.masked_fill(~candidates, float("inf")).amin(dim=1)
+
+
+def mean_over_anchors(values: Tensor, anchors: Tensor) -> Tensor:
+    """Mean of the values of some anchors.
+
+    Args:
+        values: value of each sample (N,).
+        anchors: which samples count as anchors, boolean (N,).
+
+    Returns:
+        Scalar; without any anchor a zero that still belongs to the graph of `values`.
+    """
+    return values.where(anchors, 0).sum() / anchors.sum().clamp_min(1)
+
+
+def check_rows(name: str, rows: Tensor, **labels: Tensor) -> None:
+    """Refuse features that are not a matrix, and labels that do not fit its rows.
+
+    Args:
+        name: the loss, for the message.
+        rows: features or logits, one row per sample.
+        **labels: one label per sample, each 1-D, by argument name.
+
+    Raises:
+        ValueError: a shape is wrong, or there are no rows.
+    """
+    if rows.dim() != 2 or rows.shape[0] == 0:
+        raise ValueError(f"{name} needs a matrix with one row per sample, got {tuple(rows.shape)}")
+    for label, values in labels.items():
+        if values.shape != rows.shape[:1]:
+            raise ValueError(
+                f"{name} needs one entry of {label} per sample: there are {rows.shape[0]} "
+                f"samples, {label} has shape {tuple(values.shape)}"
+            )
+
 
 SQUARED_FLOOR = 1e-12
 

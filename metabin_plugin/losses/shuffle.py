@@ -6,9 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabin_plugin.losses.checks import check_rows
-from metabin_plugin.losses.distance import pairwise_distance
-from metabin_plugin.losses.mining import farthest, mean_over_anchors, nearest
+from metabin_plugin.losses.distance import (
+    check_rows,
+    farthest,
+    mean_over_anchors,
+    nearest,
+    pairwise_distance,
+)
 
 
 def shuffle_loss(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metabin_plugin.losses.checks import check_rows
-from metabin_plugin.losses.distance import pairwise_distance
-from metabin_plugin.losses.mining import farthest, mean_over_anchors, nearest
+from metabin_plugin.losses.distance import (
+    check_rows,
+    farthest,
+    mean_over_anchors,
+    nearest,
+    pairwise_distance,
+)
 
 
 def triplet_loss(

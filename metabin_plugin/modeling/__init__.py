@@ -8,8 +8,7 @@ from metabin_plugin.modeling.backbones import (
     route_weights,
 )
 from metabin_plugin.modeling.dual_norm import insert_dual_norm
-from metabin_plugin.modeling.meta_arch import MetaBIN
-from metabin_plugin.modeling.meta_losses import META_LOSSES, MetaRows, logged_name
+from metabin_plugin.modeling.meta_arch import META_LOSSES, MetaBIN, MetaRows, logged_name
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
 from metabin_plugin.modeling.repvgg import (
     merge_folded_blocks,

@@ -16,11 +16,14 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
-from metabin_plugin.modeling.weight_faults import weights_fault
-from metabin_plugin.modeling.weight_sources import local_file
-from metabin_plugin.modeling.weights import load_imagenet_weights, read_pretrained
 from metabin_plugin.norm import convert_norm, count_gates
 from metabin_plugin.registries import BACKBONE_NORM_REGISTRY, NORM_REGISTRY, registered
+from metabin_plugin.weights.pretrained import (
+    load_imagenet_weights,
+    local_file,
+    read_pretrained,
+    weights_fault,
+)
 
 logger = logging.getLogger(__name__)
 

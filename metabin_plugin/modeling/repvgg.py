@@ -17,12 +17,17 @@ from fastreid.layers.batch_norm import FrozenBatchNorm, GhostBatchNorm, SyncBatc
 from fastreid.modeling.backbones.repvgg import RepVGG, RepVGGBlock
 from torch import Tensor, nn
 
+from metabin_plugin.deploy.folding import (
+    Branch,
+    constant_map,
+    has_hooks,
+    identity_weight,
+    is_closed,
+    merge_branches,
+)
+from metabin_plugin.deploy.inference_norm import InferenceNorm2d
 from metabin_plugin.errors import ExportError
 from metabin_plugin.norm import BatchInstanceNorm2d, MixedNorm2d, SynchronizedBatchNorm2d
-from metabin_plugin.norm.branches import Branch, identity_weight, merge_branches
-from metabin_plugin.norm.convolutions import has_hooks
-from metabin_plugin.norm.evaluation_map import constant_map, is_closed
-from metabin_plugin.norm.inference_norm import InferenceNorm2d
 
 # Layers whose forward in evaluation is known; a subclass may compute anything else.
 _KNOWN = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metabin_plugin.deploy.folding import Folding, fold_norms
 from metabin_plugin.norm.batch_instance_norm import (
     NORM_FORMS,
     BatchInstanceNorm2d,
@@ -15,7 +16,6 @@ from metabin_plugin.norm.convert import (
     set_norm_form,
     synchronize_norms,
 )
-from metabin_plugin.norm.folding import Folding, fold_norms
 from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters, network_parts
 from metabin_plugin.norm.instance_norm import InstanceNorm2d
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from metabin_plugin.ranking.distances import distance_chunks
 from metabin_plugin.ranking.gallery import LabelledGallery
-from metabin_plugin.ranking.match_ranks import match_ranks
-from metabin_plugin.ranking.metrics import Metrics, RankMetrics
+from metabin_plugin.ranking.metrics import Metrics, RankMetrics, match_ranks
 
 
 def evaluate_rank(

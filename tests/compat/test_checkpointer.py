@@ -20,9 +20,9 @@ from fastreid.utils import checkpoint
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
-from metabin_plugin.compat.checkpoint_states import check_state
 from metabin_plugin.errors import CheckpointError, DatasetError, WeightsError
 from metabin_plugin.norm import convert_norm
+from metabin_plugin.weights.checkpoint_states import check_state
 from tests.compat.processes import run_python
 from tests.full_disk import full_disk
 from tests.weight_file_samples import flip_bit, save_malicious
@@ -213,7 +213,7 @@ import metabin_plugin
 metabin_plugin.register()
 import torch
 from fastreid.utils.checkpoint import Checkpointer
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli.outcome import run_cli
 checkpointer = Checkpointer(torch.nn.Linear(100, 5000), sys.argv[1])
 checkpointer.save("first")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

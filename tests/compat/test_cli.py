@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from metabin_plugin.cli import AGAIN, run_cli, sentence, user_error
+from metabin_plugin.cli.outcome import AGAIN, run_cli, sentence, user_error
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 
 
@@ -94,7 +94,7 @@ def test_the_trainers_log_has_no_traceback_of_a_users_error(error, has_traceback
 
 PRINTING = """
 import logging, sys
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.errors import ConfigError
 
 with run_cli():
@@ -131,7 +131,7 @@ def test_a_command_whose_reader_has_gone_does_its_work_in_silence(
 
 
 def test_what_the_locale_cannot_express_is_escaped() -> None:
-    script = 'from metabin_plugin.cli import run_cli\nwith run_cli(): print("日\\udcc3")'
+    script = 'from metabin_plugin.cli.outcome import run_cli\nwith run_cli(): print("日\\udcc3")'
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
     assert (ended.returncode, ended.stdout.strip()) == (0, rb"\u65e5\udcc3")

@@ -9,7 +9,7 @@ import torch
 from fastreid.utils import compute_dist
 from fastreid.utils.compute_dist import build_dist
 
-from metabin_plugin.compat import distances
+from metabin_plugin.compat import evaluation
 
 
 def features(n: int, seed: int = 0) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_reranking_few_images_uses_all_of_them():
 def test_faiss_searches_where_it_can(monkeypatch, torch_gpu, faiss_gpus, option):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_gpu)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: faiss_gpus, raising=False)
-    assert distances._search_option() == option
+    assert evaluation._search_option() == option
 
 
 def test_euclidean_distances_are_squared_and_warn_of_nothing():

@@ -8,9 +8,7 @@ import warnings
 import pytest
 
 from metabin_plugin import compat
-from metabin_plugin.compat.collections_mapping import collections_mapping
-from metabin_plugin.compat.cython_warnings import no_cython_warnings
-from metabin_plugin.compat.torch_six import torch_six
+from metabin_plugin.compat.imports import collections_mapping, no_cython_warnings, torch_six
 from tests.compat.processes import run_python
 
 IMPORT_BARE = """

@@ -8,7 +8,7 @@ from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 
-from metabin_plugin.compat.metrics import NonFiniteLosses
+from metabin_plugin.compat.training import NonFiniteLosses
 
 
 def write(**losses: float) -> dict[str, tuple[float, int]]:

@@ -7,11 +7,7 @@ import torch
 from fastreid.engine.train_loop import AMPTrainer
 from fastreid.utils.events import EventStorage
 
-from metabin_plugin.compat.mixed_precision import (
-    autocast_dtype,
-    build_grad_scaler,
-    use_dtype,
-)
+from metabin_plugin.compat.training import autocast_dtype, build_grad_scaler, use_dtype
 
 
 class Model(torch.nn.Module):

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from metabin_plugin.compat.rebinding import rebind, repair
+from metabin_plugin.compat.patching import rebind, repair
 
 
 def one() -> int:

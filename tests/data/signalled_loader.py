@@ -20,7 +20,7 @@ import torch
 from torch.multiprocessing import start_processes
 from torch.utils.data import BatchSampler, Dataset
 
-from metabin_plugin.compat.data_loader import DeviceDataLoader
+from metabin_plugin.compat.data import DeviceDataLoader
 from metabin_plugin.data.resumable import ResumableBatches, ResumableLoader
 
 

@@ -15,10 +15,9 @@ import pytest
 from scipy.io import savemat
 
 import crop_cuhk_sysu
-from metabin_plugin.data import mat_file, mat_reader
+from metabin_plugin.data import mat_files, mat_reader
 from metabin_plugin.data.datasets import DG_CUHKSYSU, DG_CUHK03_Split
-from metabin_plugin.data.datasets.grid import DG_GRID
-from metabin_plugin.data.datasets.grid_partitions import read_partitions
+from metabin_plugin.data.datasets.small_targets import DG_GRID, read_partitions
 from metabin_plugin.errors import DatasetError
 from tests.data.datasets.test_own_splits import CUHK03_NAMES, cuhk03
 from tests.data.datasets.test_targets import partitions, write_partitions
@@ -103,7 +102,7 @@ def test_a_small_file_that_unfolds_to_much_is_refused(tmp_path: Path) -> None:
     assert path.stat().st_size < 2**20
     began = time.monotonic()
     with pytest.raises(DatasetError, match="damaged"):
-        mat_file.read_mat(DG_CUHKSYSU.release, path, ["Person"])
+        mat_files.read_mat(DG_CUHKSYSU.release, path, ["Person"])
     assert time.monotonic() - began < 20
 
 
@@ -112,7 +111,7 @@ def test_values_are_plain(tmp_path: Path) -> None:
     cells = np.empty((1, 3), dtype=object)
     cells[0] = ["a", np.array([[1, 2]]), {"b": 2.5}]
     savemat(path, {"one": 3, "cells": cells, "names": {"x": "y"}, "table": np.eye(2)})
-    found = mat_file.read_mat(DG_CUHKSYSU.release, path, ["one", "cells", "names", "table"])
+    found = mat_files.read_mat(DG_CUHKSYSU.release, path, ["one", "cells", "names", "table"])
     assert found == {
         "one": 3,
         "cells": ["a", [1, 2], {"b": 2.5}],
@@ -152,7 +151,7 @@ def test_a_protocol_that_lists_what_is_not_there(
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "Person.mat")
     with pytest.raises(DatasetError, match=r"Person\.mat cannot be read \(Not a regular file\)"):
-        mat_file.read_mat(DG_CUHKSYSU.release, tmp_path / "Person.mat", ["Person"])
+        mat_files.read_mat(DG_CUHKSYSU.release, tmp_path / "Person.mat", ["Person"])
 
 
 READERS = {
@@ -175,7 +174,7 @@ def test_whatever_the_reading_process_does_is_one_sentence(
     reader = tmp_path / "reader.py"
     reader.write_text(script)
     monkeypatch.setattr(mat_reader, "__file__", str(reader))
-    monkeypatch.setattr(mat_file, "_PATIENCE", 3)
+    monkeypatch.setattr(mat_files, "_PATIENCE", 3)
     began = time.monotonic()
     with pytest.raises(DatasetError, match=r"Person\.mat is damaged or no MATLAB file"):
         read()

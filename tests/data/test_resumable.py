@@ -26,7 +26,7 @@ from fastreid.data.common import CommDataset
 from fastreid.data.transforms import build_transforms
 from PIL import Image
 
-from metabin_plugin.compat.data_loader import DevicePrefetcher
+from metabin_plugin.compat.data import DevicePrefetcher
 from metabin_plugin.data import (
     DomainBalancedSampler,
     DomainDataset,
@@ -34,7 +34,7 @@ from metabin_plugin.data import (
     build_reid_train_loader,
     resumable,
 )
-from metabin_plugin.data.draws import Draw, SeededImages, StreamSeeds
+from metabin_plugin.data.passes import Draw, SeededImages, StreamSeeds
 from metabin_plugin.data.resumable import ResumableBatches, ResumableLoader
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.random_state import capture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from metabin_plugin.spawning import worker_context
+from metabin_plugin.workers import worker_context
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "spawning_script.py"
@@ -56,7 +56,7 @@ def test_workers_are_started_as_the_script_chose_and_by_rule(
 
 def test_asking_chooses_no_start_method() -> None:
     code = (
-        "import multiprocessing; from metabin_plugin.spawning import worker_context; "
+        "import multiprocessing; from metabin_plugin.workers import worker_context; "
         "worker_context(2); assert multiprocessing.get_start_method(allow_none=True) is None"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

@@ -12,7 +12,7 @@ metabin_plugin.register()
 
 from fastreid.engine import launch
 
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.engine import MetaBINTrainer
 from tests.engine.tiny_data import tiny_config
 

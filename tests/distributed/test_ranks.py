@@ -14,7 +14,7 @@ import pytest
 import torch.distributed as dist
 from torch.multiprocessing import ProcessRaisedException
 
-from metabin_plugin.compat import ranks
+from metabin_plugin.compat import launching
 from metabin_plugin.compat.launching import Place, process_group
 from metabin_plugin.errors import DatasetError, LaunchError
 from tests.processes import context, start
@@ -26,8 +26,8 @@ HANDLERS = (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forked ranks and short grace; afterwards no handler and no process may be left."""
     server = context()
-    monkeypatch.setattr(ranks.multiprocessing, "get_context", lambda _: server)
-    monkeypatch.setattr(ranks, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(launching.multiprocessing, "get_context", lambda _: server)
+    monkeypatch.setattr(launching, "GRACE_SECONDS", 1.0)
     yield
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == HANDLERS
 
@@ -101,13 +101,13 @@ def test_a_failing_rank_ends_the_others_with_its_error(
     tmp_path: Path, fault: str, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        ranks.run_ranks(stubborn, (tmp_path, fault), count=2, first=0)
+        launching.run_ranks(stubborn, (tmp_path, fault), count=2, first=0)
     assert not any(is_running(pid) for pid in pids(tmp_path, 2))
 
 
 def test_ranks_are_counted_over_all_machines(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="rank 5 was killed"):
-        ranks.run_ranks(stubborn, (tmp_path, "killed"), count=2, first=4)
+        launching.run_ranks(stubborn, (tmp_path, "killed"), count=2, first=4)
 
 
 def two_errors(rank: int, folder: Path) -> None:
@@ -120,11 +120,11 @@ def two_errors(rank: int, folder: Path) -> None:
 
 def test_the_error_is_that_of_the_rank_which_failed_first(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"^rank 1 has no data"):
-        ranks.run_ranks(two_errors, (tmp_path,), count=2, first=0)
+        launching.run_ranks(two_errors, (tmp_path,), count=2, first=0)
 
 
 def test_success_returns(tmp_path: Path) -> None:
-    ranks.run_ranks(leave_pid, (tmp_path,), count=3, first=0)
+    launching.run_ranks(leave_pid, (tmp_path,), count=3, first=0)
     assert len(set(pids(tmp_path, 3))) == 3
 
 
@@ -144,10 +144,10 @@ def parent(folder: Path, work: Callable[..., None], *args: Any) -> None:
     """What a test sends signals to; leaves the status that ``run_ranks`` asked for."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    forks = ranks.multiprocessing.get_context("fork")
-    with mock.patch.object(ranks.multiprocessing, "get_context", lambda _: forks):
+    forks = launching.multiprocessing.get_context("fork")
+    with mock.patch.object(launching.multiprocessing, "get_context", lambda _: forks):
         try:
-            ranks.run_ranks(work, (folder, *args), count=2, first=0)
+            launching.run_ranks(work, (folder, *args), count=2, first=0)
         except SystemExit as end:
             (folder / "status").write_text(str(end.code))
             raise

@@ -16,10 +16,10 @@ from fastreid.config import CfgNode
 from fastreid.utils.events import EventStorage
 from torch import Tensor, nn
 
-from metabin_plugin.compat.mixed_precision import LossScaler
-from metabin_plugin.engine import MetaBINTrainer, amp_check
+from metabin_plugin.compat.training import LossScaler
+from metabin_plugin.engine import MetaBINTrainer, half_precision
+from metabin_plugin.engine.half_precision import fault_of
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.half_convolutions import fault_of
 from metabin_plugin.meta import meta_step
 from metabin_plugin.norm import BatchInstanceNorm2d
 from tests.engine.starting import started
@@ -65,9 +65,9 @@ def test_both_steps_compute_in_the_configured_type(tmp_path: Path) -> None:
 def test_the_trainer_passes_the_type_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, scales: bool
 ) -> None:
-    from metabin_plugin.engine import config_check
+    from metabin_plugin.config import check
 
-    monkeypatch.setattr(config_check, "check_mixed_precision", lambda cfg: None)
+    monkeypatch.setattr(check, "check_mixed_precision", lambda cfg: None)
     trainer = MetaBINTrainer(tiny_config(tmp_path, *HALF_PRECISION, "SOLVER.AMP.DTYPE", dtype))
     hook = trainer._hooks[0]
     assert trainer._trainer.amp_dtype == hook.amp_dtype == dtype
@@ -142,7 +142,7 @@ def test_a_fault_of_maps_that_the_network_does_not_have_is_none(
 
 
 def test_float32_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amp_check, "fault_of", lambda *arguments: "wrong")
+    monkeypatch.setattr(half_precision, "fault_of", lambda *arguments: "wrong")
     trainer = started(tiny_config(tmp_path))
     with trainer.storage:
         trainer.run_step()
@@ -164,9 +164,11 @@ def test_the_other_type_is_advised_where_it_is_right(
         ),
         ({torch.float16: "wrong", torch.bfloat16: "wrong"}, "; set SOLVER.AMP.ENABLED False"),
     ):
-        monkeypatch.setattr(amp_check, "fault_of", lambda *kind, wrong=wrong: wrong.get(kind[3]))
+        monkeypatch.setattr(
+            half_precision, "fault_of", lambda *kind, wrong=wrong: wrong.get(kind[3])
+        )
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=words):
-            amp_check.check_convolutions(cfg, trainer.model, images)
+            half_precision.check_convolutions(cfg, trainer.model, images)
 
 
 @pytest.mark.parametrize("hooks", ["()", '("MetaLearningHook",)'])
@@ -176,7 +178,7 @@ def test_trying_the_device_changes_nothing_of_a_training(
     ends = []
     for is_tried in (True, False):
         if not is_tried:
-            monkeypatch.setattr(amp_check, "check_convolutions", lambda *arguments: None)
+            monkeypatch.setattr(half_precision, "check_convolutions", lambda *arguments: None)
         trainer = started(tiny_config(tmp_path, *HALF_PRECISION, "METABIN.HOOKS", hooks))
         frozen = trainer.model.backbone.layer1.eval()
         with trainer.storage:

@@ -17,7 +17,7 @@ from torch import nn
 
 from metabin_plugin.data import SAMPLER_NAMES
 from metabin_plugin.engine import MetaLearningHook
-from metabin_plugin.engine.clip_gates import ClipGatesHook
+from metabin_plugin.engine.trainer import ClipGatesHook
 from metabin_plugin.errors import MetaBINError, NonFiniteError
 from metabin_plugin.modeling import META_LOSSES
 from tests.engine.test_trainer import started

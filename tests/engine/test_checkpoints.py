@@ -11,11 +11,7 @@ import torch
 from fastreid.utils.events import EventStorage
 
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.event_history import (
-    WINDOW,
-    RunStorage,
-    history_state,
-)
+from metabin_plugin.engine.log import WINDOW, RunStorage, history_state
 from metabin_plugin.errors import CheckpointError, DatasetError
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.test_resume import difference, outcome

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from metabin_plugin.config.changes import Outcome, config_changes, refuse_another_run
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.config_changes import Outcome, config_changes, refuse_another_run
 from metabin_plugin.errors import ConfigError, DatasetError, WeightsError
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.tiny_data import write_manifest

@@ -11,14 +11,9 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import default_argument_parser
 from fastreid.utils import comm
 
-from metabin_plugin.engine import (
-    MetaBINTrainer,
-    check_config,
-    config_check,
-    read_config,
-    train_or_evaluate,
-)
-from metabin_plugin.engine.config_check import checked
+from metabin_plugin.config import check as config_check
+from metabin_plugin.config.check import checked
+from metabin_plugin.engine import MetaBINTrainer, check_config, read_config, train_or_evaluate
 from metabin_plugin.errors import ConfigError
 from tests.distributed import small_backbone
 from tests.engine.tiny_data import CONFIGS, tiny_options

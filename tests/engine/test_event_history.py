@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metabin_plugin.engine.event_history import cut_metrics_file
+from metabin_plugin.engine.log import cut_metrics_file
 from metabin_plugin.run_folder import logged_scalars
 
 FIRST, SECOND, THIRD = (f'{{"iteration": {n}, "lr": 0.1}}\n' for n in (3, 7, 11))

@@ -16,10 +16,9 @@ from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from torch import Tensor, nn
 
-from metabin_plugin.compat.mixed_precision import LossScaler
+from metabin_plugin.compat.training import LossScaler
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.activations import INPUT_IMAGES, LOSS_ITSELF, first_nonfinite
-from metabin_plugin.engine.finite import advice
+from metabin_plugin.engine.finite import INPUT_IMAGES, LOSS_ITSELF, advice, first_nonfinite
 from metabin_plugin.errors import NonFiniteError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.engine.starting import started

@@ -12,11 +12,11 @@ from fastreid.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from metabin_plugin.compat.mixed_precision import LossScaler
+from metabin_plugin.compat.training import LossScaler
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.gate_log import BINS, GateLog
+from metabin_plugin.engine.log import BINS, GateLog
 from metabin_plugin.norm.gates import THIRDS
-from report.gates import gates_of_parts
+from metabin_plugin.report.gates import gates_of_parts
 from tests.distributed import small_backbone
 from tests.engine.test_finite import infinite_gradient
 from tests.engine.tiny_data import tiny_config

@@ -22,7 +22,7 @@ from typing import TextIO
 import pytest
 from fastreid.utils.events import EventStorage
 
-from metabin_plugin.engine.live_line import LiveLine, fitting, live_lines, progress
+from metabin_plugin.engine.log import LiveLine, fitting, live_lines, progress
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.tiny_data import tiny_options
 

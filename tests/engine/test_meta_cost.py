@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.losses import pairwise_distance, shuffle, triplet
-from metabin_plugin.modeling import meta_losses
+from metabin_plugin.modeling import meta_arch
 from tests.distributed import small_backbone
 from tests.engine.starting import started
 from tests.engine.tiny_data import tiny_config
@@ -140,7 +140,7 @@ def test_distances_are_computed_once_for_both_losses(
         seen.append(features)
         return pairwise_distance(features)
 
-    for module in (meta_losses, shuffle, triplet):
+    for module in (meta_arch, shuffle, triplet):
         monkeypatch.setattr(module, "pairwise_distance", watching)
     with trainer.storage:
         trainer._hooks[0].after_step()

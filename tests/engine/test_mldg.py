@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metabin_plugin.engine import MetaBINTrainer, MLDGHook
-from metabin_plugin.engine.clip_gates import ClipGatesHook
+from metabin_plugin.engine.trainer import ClipGatesHook
 from metabin_plugin.errors import ConfigError, DatasetError, NonFiniteError
 from tests.distributed import small_backbone
 from tests.engine.starting import started

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metabin_plugin.engine import MetaBINTrainer, read_config
-from metabin_plugin.engine.network_check import _try
+from metabin_plugin.engine.network_options import _try
 from metabin_plugin.errors import ConfigError
 from tests.engine.tiny_data import CONFIGS
 

@@ -11,7 +11,8 @@ from fastreid.config import CfgNode
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from metabin_plugin.engine import MetaBINTrainer, config_check, network_options, trainer
+from metabin_plugin.config import check
+from metabin_plugin.engine import MetaBINTrainer, network_options, trainer
 from metabin_plugin.errors import ConfigError, NonFiniteError
 from tests.distributed import small_backbone
 from tests.engine.starting import started
@@ -116,7 +117,7 @@ def test_memory_is_kept_where_a_network_is_on_cpu(
     calls: list[int] = []
     cfg = config(tmp_path)
     cfg.METABIN.KEEP_MEMORY, cfg.MODEL.DEVICE = key, device
-    monkeypatch.setattr(config_check, "check_config", lambda _cfg: None)
+    monkeypatch.setattr(check, "check_config", lambda _cfg: None)
     monkeypatch.setattr(trainer, "build_network", lambda _build, _cfg: nn.Identity())
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: calls.append(1))
     MetaBINTrainer.build_model(cfg)

@@ -12,7 +12,7 @@ from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
 
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.schedule import steps_from_start
+from metabin_plugin.engine.progress import steps_from_start
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.engine.starting import started

@@ -15,7 +15,7 @@ from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import build_model
 from torch import Tensor, nn
 
-from metabin_plugin.engine.config_check import check_config
+from metabin_plugin.config.check import check_config
 from metabin_plugin.errors import ConfigError, NormError
 from metabin_plugin.meta import held_call
 from metabin_plugin.modeling import insert_dual_norm

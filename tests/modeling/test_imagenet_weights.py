@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling import MobileNetV2
-from metabin_plugin.modeling.weights import load_imagenet_weights
+from metabin_plugin.weights.pretrained import load_imagenet_weights
 from tests.modeling.random_networks import in_order, randomize, save
 
 MOBILENETV2 = "build_mobilenetv2_backbone"

@@ -10,8 +10,8 @@ import torch
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling import MobileNetV2
-from metabin_plugin.modeling.weights import load_imagenet_weights
 from metabin_plugin.norm import convert_norm, count_gates, gate_parameters
+from metabin_plugin.weights.pretrained import load_imagenet_weights
 from tests.modeling.random_networks import randomize, save
 
 COUNTS = json.loads((Path(__file__).parents[1] / "golden" / "counts.json").read_text())

@@ -14,7 +14,7 @@ from fastreid.modeling.backbones.build import build_backbone as build_backbone_a
 from torch import nn
 
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.modeling.weights import read_pretrained
+from metabin_plugin.weights.pretrained import read_pretrained
 from tests.weight_file_samples import save_malicious
 
 # Small networks, each with a builder of its own.

@@ -12,6 +12,7 @@ from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.backbones.repvgg import RepVGGBlock
 from torch import Tensor, nn
 
+from metabin_plugin.deploy.inference_norm import InferenceNorm2d
 from metabin_plugin.deploy.network import fold_network
 from metabin_plugin.errors import ExportError
 from metabin_plugin.modeling import merge_folded_blocks
@@ -21,7 +22,6 @@ from metabin_plugin.norm import (
     fold_norms,
     synchronize_norms,
 )
-from metabin_plugin.norm.inference_norm import InferenceNorm2d
 
 IMAGES = torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(0)).double()
 

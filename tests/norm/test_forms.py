@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.layer_arms import saved_bytes
+from benchmarks.layer import saved_bytes
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm import (
     NORM_FORMS,

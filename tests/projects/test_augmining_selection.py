@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmining.selection import classify, hardest, select_copies
+from augmining.augmentations import classify, hardest, select_copies
 
 
 def right_log_probability(scores: list[float], identity: int) -> float:

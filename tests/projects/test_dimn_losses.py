@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimn.losses import matching_loss, probability_triplet_loss, regularization_loss
-from dimn.pairs import gallery_and_probes
+from dimn.network import gallery_and_probes
 
 INFINITY = float("inf")
 

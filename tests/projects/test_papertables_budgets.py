@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metabin_plugin.errors import ConfigError
-from papertables.budgets import read_budget
+from papertables.rows import read_budget
 
 
 def write(folder: Path, text: str) -> Path:

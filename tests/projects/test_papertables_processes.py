@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from papertables.processes import Ended, Job, JobQueue
+from papertables.runs import Ended, Job, JobQueue
 
 # Waits until as many have begun as should run together, and notes how many are running.
 COUNTING = """

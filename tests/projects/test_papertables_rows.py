@@ -13,8 +13,7 @@ import augmining
 import dimn
 from metabin_plugin.engine import check_config, read_config
 from metabin_plugin.errors import ConfigError
-from papertables.budgets import read_budget
-from papertables.rows import ROWS, own_keys, row_file, row_names, row_settings
+from papertables.rows import ROWS, own_keys, read_budget, row_file, row_names, row_settings
 from papertables.tables import read_plan
 
 BUDGETS = ROWS.parent / "budgets"

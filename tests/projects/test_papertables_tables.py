@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from metabin_plugin.errors import ConfigError
-from papertables.outcomes import Outcome, measured, outcome
 from papertables.runs import Record, Run
-from papertables.tables import Table, TableRow, markdown, runs_csv, table_csv
+from papertables.tables import (
+    Outcome,
+    Table,
+    TableRow,
+    markdown,
+    measured,
+    outcome,
+    runs_csv,
+    table_csv,
+)
 
 TABLE = Table(
     "table9",

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import memory, rank, retrieval_data, timing
+from benchmarks import measuring, rank
+from benchmarks import rank as retrieval_data
+from benchmarks.measuring import times_in_turns
 from benchmarks.report import Arm, Case, Comparison, Report, Results, to_json
-from benchmarks.timing import times_in_turns
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -38,23 +39,23 @@ def test_a_time_is_the_mean_of_the_calls_and_warm_ups_are_not_measured(
     def work() -> None:
         clock[0] += next(durations)
 
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     seconds = times_in_turns({"a": work}, 2, warmups=2, calls=2)
     assert seconds == {"a": [1.5, 3.5]}
 
 
 def test_peak_memory_is_that_of_the_function_and_not_of_who_asks() -> None:
     here = np.ones(300 * MIB, dtype=np.uint8)
-    _, little = memory.measure_apart(eval, "len(b'x' * 2**20)")
-    returned, much = memory.measure_apart(eval, "len(b'x' * 151 * 2**20)")
+    _, little = measuring.measure_apart(eval, "len(b'x' * 2**20)")
+    returned, much = measuring.measure_apart(eval, "len(b'x' * 151 * 2**20)")
     assert returned == 151 * MIB
     assert 140 * MIB < much - little < 160 * MIB
-    assert memory.peak() > here.nbytes > little
+    assert measuring.peak() > here.nbytes > little
 
 
 def test_a_process_that_ends_early_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="_exit ended with exit code 3"):
-        memory.measure_apart(os._exit, 3)
+        measuring.measure_apart(os._exit, 3)
 
 
 def test_the_table_has_medians_and_ratios_to_the_first_arm() -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import layer, layer_arms
-from benchmarks.arguments import Numbers
-from benchmarks.layer_arms import BATCH_NORM, NAIVE
-from benchmarks.networks import norm_shapes
-from benchmarks.process import compilations
+from benchmarks import layer
+from benchmarks import layer as layer_arms
+from benchmarks.layer import BATCH_NORM, NAIVE
+from benchmarks.measuring import compilations
+from benchmarks.setting import Numbers, norm_shapes
 from metabin_plugin.norm import BatchInstanceNorm2d
 
 CPU = torch.device("cpu")

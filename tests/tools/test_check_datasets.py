@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import check_datasets
+from metabin_plugin.cli import check
 from metabin_plugin.data import ManifestDataset
 from metabin_plugin.data.check import drop_images
 from metabin_plugin.data.datasets import DG_VIPeR
@@ -27,7 +27,7 @@ class Outcome:
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["check_datasets.py", "--workers", "0", *arguments])
-            self.status = check_datasets.main()
+            self.status = check.main()
         lines = capsys.readouterr().out.splitlines()
         self.rows = {
             tuple(cells[:2]): cells[2:]
@@ -393,7 +393,7 @@ def test_names_are_shown_in_one_line_without_control_characters(
         csv.writer(file).writerows([["path", "pid", "camid", "subset"], *rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["x", "--workers", "0", "--datasets", str(manifest)])
-        assert check_datasets.main() == 1
+        assert check.main() == 1
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert r"\x1b[31m\n" in printed

@@ -18,14 +18,10 @@ from fastreid.modeling.meta_arch import build_model
 from fastreid.utils.checkpoint import Checkpointer
 from torch import Tensor, nn
 
-import convert_weights
-from metabin_plugin.cli import run_cli
+from metabin_plugin.cli import convert as convert_weights
+from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.modeling.authors_checkpoint import (
-    AUTHORS_BACKBONES,
-    authors_names,
-    from_authors,
-)
+from metabin_plugin.weights.authors_checkpoint import AUTHORS_BACKBONES, authors_names, from_authors
 from tests.engine import golden_recipe as recipe
 from tests.engine.tiny_data import CONFIGS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import demo
+from metabin_plugin.cli import demo
 from metabin_plugin.errors import RunFolderError
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import export_onnx
+from metabin_plugin.cli import export as export_onnx
 from metabin_plugin.deploy.network import fold_network, image_size, random_images
 from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, to_onnx
 from metabin_plugin.engine import MetaBINTrainer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from demo_data import marker
+from demo_data.generate import is_complete, parameters
 from tests.tools.test_crop_cuhk_sysu import release
 
 __all__ = ["release"]
@@ -97,8 +97,8 @@ def test_drawing_the_demo_data_stops_at_once(tmp_path: Path) -> None:
     # A worker that has not come as far as its initializer may have said more.
     assert error.splitlines()[-1] == "stopped; the same command draws all of it again"
     # So that the same command does not take the folder for finished.
-    made = marker.parameters(0, 1.0)
-    assert not marker.is_complete(tmp_path / "data", made)
+    made = parameters(0, 1.0)
+    assert not is_complete(tmp_path / "data", made)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_one_time_tool_goes_on_where_it_stopped(tmp_path: Path, release: Path)
     stopping = """
         import signal, sys
         import crop_cuhk_sysu
-        from metabin_plugin.cli import run_cli
+        from metabin_plugin.cli.outcome import run_cli
         from one_time_report import GO_ON
 
         write, calls = crop_cuhk_sysu._write, []

@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import make_backbone_table
-from backbones import runs
-from backbones.block import END, START, with_block
-from backbones.page import family_table, page
-from backbones.results import (
+from backbones import table
+from backbones.table import (
+    END,
+    START,
     BackboneTableError,
     Results,
+    family_table,
+    page,
     read_results,
+    run_all,
     smallest,
+    with_block,
     write_results,
 )
-from backbones.runs import run_all
 from backbones.trial import Outcome, run_trial, trial_config
 from metabin_plugin.modeling.known_backbones import (
     BACKBONES,
@@ -33,7 +35,7 @@ from metabin_plugin.modeling.known_backbones import (
 )
 from metabin_plugin.norm import convert_norm, count_gates
 
-COMMITTED = make_backbone_table.OUTCOMES
+COMMITTED = make_table.OUTCOMES
 RESNET18 = KnownBackbone(RESNET, "18x")
 
 
@@ -80,11 +82,11 @@ def test_all_were_trained_evaluated_and_exported() -> None:
 
 def test_the_committed_tables_are_those_of_the_outcomes(tmp_path: Path) -> None:
     written, readme = tmp_path / "BACKBONES.md", tmp_path / "README.md"
-    text = make_backbone_table.README.read_text(encoding="utf-8")
+    text = make_table.README.read_text(encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
-    make_backbone_table.main(["write", "--output", str(written), "--readme", str(readme)])
-    again = "run tools/make_backbone_table.py write"
-    assert written.read_text(encoding="utf-8") == make_backbone_table.PAGE.read_text("utf-8"), again
+    make_table.main(["write", "--output", str(written), "--readme", str(readme)])
+    again = "run projects/Backbones/make_backbone_table.py write"
+    assert written.read_text(encoding="utf-8") == make_table.PAGE.read_text("utf-8"), again
     assert readme.read_text(encoding="utf-8") == text, again
 
 
@@ -141,7 +143,7 @@ def test_missing_outcomes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.json"
     write_results(path, some_results())
     with pytest.raises(BackboneTableError, match=r"no outcome of \d+ backbones \(NAME build_mob"):
-        make_backbone_table.main(["write", "--json", str(path)])
+        make_table.main(["write", "--json", str(path)])
 
 
 @pytest.mark.parametrize(
@@ -174,8 +176,8 @@ def test_a_run_goes_on_where_it_was_stopped(
         error = "failed" if len(tried) == 2 else ""
         return Outcome(asdict(backbone), trained=True, exported=exports, error=error)
 
-    monkeypatch.setattr(runs, "BACKBONES", BACKBONES[:4])
-    monkeypatch.setattr(runs, "_in_own_process", fake)
+    monkeypatch.setattr(table, "BACKBONES", BACKBONES[:4])
+    monkeypatch.setattr(table, "_in_own_process", fake)
     with pytest.raises(KeyboardInterrupt):
         run_all(path, [], again=False)
     run_all(path, [], again=False)
@@ -193,8 +195,8 @@ def _die(*_arguments: object) -> Outcome:
 
 @pytest.mark.slow
 def test_a_killed_process_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "run_trial", _die)
-    assert "was killed" in runs._in_own_process(RESNET18, exports=False).error
+    monkeypatch.setattr(table, "run_trial", _die)
+    assert "was killed" in table._in_own_process(RESNET18, exports=False).error
 
 
 @pytest.mark.slow

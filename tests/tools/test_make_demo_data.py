@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 import make_demo_data
-from demo_data import marker
+from demo_data.compose import render
 from demo_data.domains import DOMAINS
-from demo_data.draw import render
-from demo_data.generate import generate
+from demo_data.generate import MARKER, generate, is_complete, parameters, write_marker
 from demo_data.layouts import Shot, plan
 from metabin_plugin.data.datasets import SOURCES, TARGETS
 
@@ -44,7 +43,7 @@ def test_readers_read_it(dataset, demo):
 
 
 def test_every_planned_image_is_drawn(demo):
-    drawn = [path for path in demo.rglob("*") if path.is_file() and path.name != marker.NAME]
+    drawn = [path for path in demo.rglob("*") if path.is_file() and path.name != MARKER]
     shots = plan(5, TINY)
     assert len(drawn) == len(shots) == len({shot.path for shot in shots})
 
@@ -117,11 +116,11 @@ def test_foreign_folder_is_refused(tmp_path, capsys):
 
 
 def test_unfinished_folder_is_finished(tmp_path):
-    made = marker.parameters(0, 1.0)
-    marker.write(tmp_path, made, complete=False)
-    assert not marker.is_complete(tmp_path, made)
-    marker.write(tmp_path, made, complete=True)
-    assert marker.is_complete(tmp_path, made)
+    made = parameters(0, 1.0)
+    write_marker(tmp_path, made, complete=False)
+    assert not is_complete(tmp_path, made)
+    write_marker(tmp_path, made, complete=True)
+    assert is_complete(tmp_path, made)
 
 
 def test_target_proportions_follow_the_real_ones():

@@ -10,9 +10,8 @@ from fastreid.config import CfgNode, get_cfg
 import make_key_reference
 from augmining.config import add_augmining_config
 from dimn.config import add_dimn_config
-from key_reference.page import section, shown
-from key_reference.source import Entry, KeyReferenceError, read_entries
 from metabin_plugin import add_metabin_config
+from metabin_plugin.config.key_page import Entry, KeyReferenceError, read_entries, section, shown
 from metabin_plugin.errors import MetaBINError
 
 SOURCE = '''

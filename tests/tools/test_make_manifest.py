@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import make_manifest
+from metabin_plugin.cli import manifest as make_manifest
 from metabin_plugin.data import ManifestDataset
 from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.data.photographs.photograph import Photograph
+from metabin_plugin.data.photographs.subsets import assign_subsets, hold_out
+from metabin_plugin.data.photographs.training import plan_training
 from metabin_plugin.engine import check_config, read_config
 from metabin_plugin.errors import DatasetError
-from photographs.photograph import Photograph
-from photographs.subsets import assign_subsets, hold_out
-from photographs.training import plan_training
 
 CAMERAS = ("cam1", "cam2", "cam3")
 
@@ -326,7 +326,7 @@ def test_photographs_on_another_drive_have_absolute_paths(
     def refuse(path: object, start: object = None) -> str:
         raise ValueError("path is on mount 'D:', start on mount 'C:'")
 
-    monkeypatch.setattr("photographs.paths.os.path.relpath", refuse)
+    monkeypatch.setattr("metabin_plugin.data.photographs.layout.os.path.relpath", refuse)
     manifest = make(photos, "--config", str(config))
     monkeypatch.undo()
     assert all(Path(row["path"]).is_absolute() for row in rows(manifest))
@@ -499,7 +499,7 @@ import metabin_plugin
 metabin_plugin.register()
 import yaml
 from metabin_plugin.data.lookup import build_dataset
-from metabin_plugin.data.readable import read_rgb
+from metabin_plugin.data.image_files import read_rgb
 keys = yaml.safe_load(open("größe/日.yml".encode(), encoding="utf-8"))
 (name,) = keys["DATASETS"]["NAMES"]
 dataset = build_dataset(name)

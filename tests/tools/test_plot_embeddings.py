@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from metabin_plugin.evaluation.images import Images
-from report.embeddings import Target, choose, neighbour_map, query_distances
-from report.files import FigureError
+from metabin_plugin.report.embeddings import Target, choose, neighbour_map, query_distances
+from metabin_plugin.report.files import FigureError
 
 
 def random_target(cosine: bool, seed: int = 0) -> Target:

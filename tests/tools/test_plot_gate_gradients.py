@@ -10,14 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import plot_gate_gradients
+from metabin_plugin.cli import plot_gate_gradients
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.meta import split_domains
 from metabin_plugin.modeling import MetaBIN
-from report.files import FigureError
-from report.gate_gradients import TermGradients, iteration_of, measure_gradients, term_gradients
-from report.meta_batches import MetaTrainBatches
+from metabin_plugin.report.files import FigureError
+from metabin_plugin.report.gate_gradients import (
+    MetaTrainBatches,
+    TermGradients,
+    iteration_of,
+    measure_gradients,
+    term_gradients,
+)
 from tests.engine.tiny_data import tiny_config
 
 TERMS = ("ScatterLoss", "ShuffleLoss", "TripletLoss")

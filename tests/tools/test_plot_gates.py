@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-import plot_gates
+from metabin_plugin.cli import plot_gates
 from metabin_plugin.errors import WeightsError
-from report.files import FigureError
-from report.gates import INTERVALS, gates_of_parts, histogram, interval_shares, read_gates
+from metabin_plugin.report.files import FigureError
+from metabin_plugin.report.gates import (
+    INTERVALS,
+    gates_of_parts,
+    histogram,
+    interval_shares,
+    read_gates,
+)
 
 
 def write_checkpoint(path: Path, *gates: list[float]) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import plot_training
-from report.files import FigureError
-from report.metrics_log import USUAL, chosen_names, read_scalars
+from metabin_plugin.cli import plot_training
+from metabin_plugin.report.files import FigureError
+from metabin_plugin.report.training import USUAL, chosen_names, read_scalars
 
 
 def write_log(folder: Path, *lines: str, end: str = "\n") -> Path:

@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import plot_embeddings
-import plot_gate_gradients
-import plot_gates
-import plot_training
+from metabin_plugin.cli import plot_embeddings, plot_gate_gradients, plot_gates, plot_training
 from metabin_plugin.engine import MetaBINTrainer, read_config
 from metabin_plugin.errors import MetaBINError
 from tests.engine.tiny_data import CONFIGS, tiny_options

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from report.files import FigureError, beside, check_output, new_figure, save_figure, write_table
+from metabin_plugin.report.files import (
+    FigureError,
+    beside,
+    check_output,
+    new_figure,
+    save_figure,
+    write_table,
+)
 
 
 @pytest.mark.parametrize("name", ["gates", "gates.csv", "folder.png"])

@@ -22,17 +22,16 @@ import torch.nn.functional as F
 from fastreid.evaluation import inference_on_dataset
 from PIL import Image
 
-import search
+from metabin_plugin.cli import bench, search
+from metabin_plugin.cli import index as index_command
 from metabin_plugin.engine import MetaBINTrainer, trained_network
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 from metabin_plugin.evaluation import RankingEvaluator
-from retrieval import bench_command, index_command
-from retrieval.faults import SearchError
-from retrieval.features import Describer
-from retrieval.index_file import read_gallery
-from retrieval.network_config import restored_config
-from retrieval.parts import Parts
-from retrieval.synthetic import NOISE, SUBSPACE, draw_vectors
+from metabin_plugin.search.faults import SearchError
+from metabin_plugin.search.features import Describer, restored_config
+from metabin_plugin.search.index_file import read_gallery
+from metabin_plugin.search.synthetic import NOISE, SUBSPACE, draw_vectors
+from metabin_plugin.search.vectors import Parts
 from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
 
 ROOT = Path(__file__).parents[2]
@@ -347,8 +346,8 @@ def test_an_index_starts_no_crowd_of_processes(tmp_path: Path) -> None:
 
 def test_recall_is_the_share_of_exact_neighbours() -> None:
     exact = np.array([[0, 1, 2, 3], [4, 5, 6, 7]])
-    assert bench_command.recall(exact[:, ::-1], exact) == 1
-    assert bench_command.recall(np.array([[0, 9, 8, -1], [7, 6, 5, 4]]), exact) == 5 / 8
+    assert bench.recall(exact[:, ::-1], exact) == 1
+    assert bench.recall(np.array([[0, 9, 8, -1], [7, 6, 5, 4]]), exact) == 5 / 8
 
 
 def test_the_bench_measures_every_kind(
@@ -357,7 +356,7 @@ def test_the_bench_measures_every_kind(
     def here(function: Callable[..., Any], *args: Any) -> tuple[Any, int]:
         return function(*args), 2**27
 
-    monkeypatch.setattr(bench_command, "measure_apart", here)
+    monkeypatch.setattr(bench, "measure_apart", here)
     output = tmp_path / "bench.json"
     size = ["--vectors", "3000", "--dimension", "32", "--queries", "50"]
     search.main(["bench", *size, "--json", str(output)])

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metabin_plugin.cli.query import caption_lines
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.search.faults import SearchError, check_output, write_csv
+from metabin_plugin.search.features import find_gallery, find_images, find_queries
+from metabin_plugin.search.sheet import FRAME, GAP, GREEN, IMAGE, RED, Tile, draw_sheet, shortened
+from metabin_plugin.search.vectors import Parts
 from metabin_plugin.text import from_cell
-from retrieval.faults import SearchError, check_output, write_csv
-from retrieval.images import find_gallery, find_images, find_queries
-from retrieval.parts import Parts
-from retrieval.query_command import caption_lines
-from retrieval.sheet import FRAME, GAP, GREEN, IMAGE, RED, Tile, draw_sheet, shortened
 from tests.engine.tiny_data import write_manifest
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -81,7 +81,7 @@ def test_a_gallery_on_several_drives_has_absolute_paths(
     def refuse(paths: object) -> str:
         raise ValueError("Paths don't have the same drive")
 
-    monkeypatch.setattr("retrieval.images.os.path.commonpath", refuse)
+    monkeypatch.setattr("metabin_plugin.search.features.os.path.commonpath", refuse)
     assert find_gallery(str(target)) == (folder, [os.path.join(folder, name) for name in names])
 
 
@@ -280,7 +280,7 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
 def test_a_signal_ends_with_advice(number: int) -> None:
     script = (
         "import os, time\n"
-        "from retrieval.interrupts import stoppable\n"
+        "from metabin_plugin.search.vectors import stoppable\n"
         "with stoppable(lambda: 'go on so'):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
         "    time.sleep(600)\n"
@@ -292,7 +292,7 @@ def test_a_signal_ends_with_advice(number: int) -> None:
 
 
 def test_other_exceptions_pass(tmp_path: Path) -> None:
-    from retrieval.interrupts import stoppable
+    from metabin_plugin.search.vectors import stoppable
 
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SearchError), stoppable(lambda: ""):

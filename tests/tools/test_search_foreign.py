@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import search
-from retrieval.engine import search_index
-from retrieval.faults import SearchError
-from retrieval.index_file import MAGIC, Gallery, Header, read_gallery, write_gallery
-from retrieval.sheet import Tile, draw_sheet
-from retrieval.stored_index import Layout
+from metabin_plugin.cli import search
+from metabin_plugin.search.engine import search_index
+from metabin_plugin.search.faults import SearchError
+from metabin_plugin.search.index_file import MAGIC, Gallery, Header, read_gallery, write_gallery
+from metabin_plugin.search.sheet import Tile, draw_sheet
+from metabin_plugin.search.stored_index import Layout
 from tests.tools.test_search_index import some_gallery
 
 KINDS = ("flat", "ivf", "ivf-pq")
@@ -279,7 +279,7 @@ def test_no_images_of_another_folder_are_opened_for_an_index(
         opened.append(path)
         return Image.new("RGB", (4, 8))
 
-    monkeypatch.setattr("retrieval.sheet.read_rgb", read)
+    monkeypatch.setattr("metabin_plugin.search.sheet.read_rgb", read)
     monkeypatch.chdir(folder)
     command = ["query", str(index), str(folder / "q.npy"), "--output", str(folder / "f.csv")]
     search.main([*command, *(["--gallery-folder", str(elsewhere)] if is_given else [])])

@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.engine import build_index, search_index, set_probes
-from retrieval.faults import SearchError
-from retrieval.index_file import Gallery, Header, check_network, read_gallery, write_gallery
-from retrieval.plan import plan_index
-from retrieval.synthetic import draw_vectors
-from retrieval.vectors import Comparable, NpyVectors, sample
+from metabin_plugin.search.engine import build_index, plan_index, search_index, set_probes
+from metabin_plugin.search.faults import SearchError
+from metabin_plugin.search.index_file import (
+    Gallery,
+    Header,
+    check_network,
+    read_gallery,
+    write_gallery,
+)
+from metabin_plugin.search.synthetic import draw_vectors
+from metabin_plugin.search.vectors import Comparable, NpyVectors, sample
 
 
 class Rows:

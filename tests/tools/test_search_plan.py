@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from retrieval.faults import SearchError
-from retrieval.plan import Plan, plan_index
+from metabin_plugin.search.engine import Plan, plan_index
+from metabin_plugin.search.faults import SearchError
 
 
 @pytest.mark.parametrize(

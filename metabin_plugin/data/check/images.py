@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Iterable
+import io
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from metabin_plugin.data.readable import read_rgb
+from metabin_plugin.data.image_files import read_rgb
+from metabin_plugin.data.lookup import datasets_root
+from metabin_plugin.data.manifest import find_manifest
+from metabin_plugin.data.manifest_rows import is_manifest
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.worker_loader import WorkerLoader
+from metabin_plugin.files import open_regular, reason, replace_file
+from metabin_plugin.workers import WorkerLoader
 
 # Images that a process reads between two messages to the main one.
 _CHUNK = 16
@@ -87,3 +93,51 @@ def read_pictures(
     named = list(zip(files.paths, results, strict=True))
     pictures = {path: result for path, result in named if not isinstance(result, str)}
     return pictures, [DatasetError(result) for result in results if isinstance(result, str)]
+
+
+def drop_images(names: Iterable[str], images: Collection[str]) -> dict[str, int]:
+    """Rewrite manifests without the lines of some images; everything else in them stays.
+
+    Args:
+        names: of datasets and manifests; datasets, and files that are no manifests, are left
+            alone.
+        images: paths as the manifests' rows give them, with the manifest's folder.
+
+    Returns:
+        How many lines each manifest lost, where it lost any.
+
+    Raises:
+        DatasetError: a manifest cannot be written; it is as it was.
+    """
+    manifests = [name for name in dict.fromkeys(names) if is_manifest(name)]
+    dropped = {name: _drop(name, images) if images else 0 for name in manifests}
+    return {name: count for name, count in dropped.items() if count}
+
+
+def _drop(name: str, images: Collection[str]) -> int:
+    try:
+        manifest = find_manifest(name, datasets_root())
+        with open_regular(manifest) as file:
+            text = file.read().decode("utf-8-sig")
+        lines = [cells for cells in csv.reader(io.StringIO(text, newline="")) if cells]
+        path = [column.strip() for column in lines[0]].index("path")
+    # No rows of such a file were read; the check has said why.
+    except (DatasetError, OSError, ValueError, IndexError, csv.Error):
+        return 0
+
+    def is_kept(cells: list[str]) -> bool:
+        return path >= len(cells) or str(manifest.parent / cells[path].strip()) not in images
+
+    kept = [lines[0], *filter(is_kept, lines[1:])]
+    if len(kept) == len(lines):
+        return 0
+    written = io.StringIO()
+    # Not quoted against spreadsheets (``as_cell``): these paths are read again.
+    csv.writer(written, lineterminator="\n").writerows(kept)
+    try:
+        replace_file(manifest, lambda file: file.write(written.getvalue().encode()))
+    except OSError as error:
+        raise DatasetError(
+            f"Manifest {manifest} cannot be written ({reason(error)}); make it writable."
+        ) from error
+    return len(lines) - len(kept)

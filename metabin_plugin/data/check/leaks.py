@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from metabin_plugin.data.check.faults import TRAIN, Collection
 from metabin_plugin.data.check.images import Picture
-from metabin_plugin.data.check.subsets import TRAIN, Collection
 from metabin_plugin.data.lookup import datasets_root
 from metabin_plugin.data.manifest import ManifestDataset, find_manifest
 from metabin_plugin.data.matches import Items

@@ -11,8 +11,15 @@ from tabulate import tabulate
 from yacs.config import CfgNode
 
 from metabin_plugin.data.balance import Balance
+from metabin_plugin.data.benchmark_counts import compare, differences
+from metabin_plugin.data.benchmark_counts import table as published_table
 from metabin_plugin.data.check.faults import (
+    TRAIN,
+    Collection,
+    Subset,
     balanced_batches,
+    collect_configured,
+    collect_named,
     repeated_images,
     single_images,
     small_domains,
@@ -20,15 +27,6 @@ from metabin_plugin.data.check.faults import (
 )
 from metabin_plugin.data.check.images import Picture, read_pictures
 from metabin_plugin.data.check.leaks import find_leaks
-from metabin_plugin.data.check.published import compare, differences
-from metabin_plugin.data.check.published import table as published_table
-from metabin_plugin.data.check.subsets import (
-    TRAIN,
-    Collection,
-    Subset,
-    collect_configured,
-    collect_named,
-)
 from metabin_plugin.data.domains import DomainLabels
 from metabin_plugin.data.matches import require_matches
 from metabin_plugin.errors import DatasetError, MetaBINError

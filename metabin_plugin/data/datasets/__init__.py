@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from metabin_plugin.data.datasets.cuhk02 import DG_CUHK02
-from metabin_plugin.data.datasets.cuhk03 import DG_CUHK03, DG_CUHK03_Labeled
-from metabin_plugin.data.datasets.cuhk03_split import DG_CUHK03_Labeled_Split, DG_CUHK03_Split
-from metabin_plugin.data.datasets.cuhk_sysu import DG_CUHKSYSU
-from metabin_plugin.data.datasets.dukemtmc import DG_DukeMTMC, DG_DukeMTMC_Split
-from metabin_plugin.data.datasets.grid import DG_GRID
-from metabin_plugin.data.datasets.ilids import DG_iLIDS
-from metabin_plugin.data.datasets.market1501 import DG_Market1501, DG_Market1501_Split
+from metabin_plugin.data.datasets.cuhk import (
+    DG_CUHK02,
+    DG_CUHK03,
+    DG_CUHKSYSU,
+    DG_CUHK03_Labeled,
+    DG_CUHK03_Labeled_Split,
+    DG_CUHK03_Split,
+)
+from metabin_plugin.data.datasets.market_and_duke import (
+    DG_DukeMTMC,
+    DG_DukeMTMC_Split,
+    DG_Market1501,
+    DG_Market1501_Split,
+)
 from metabin_plugin.data.datasets.msmt17 import DG_MSMT17, DG_MSMT17_Split
-from metabin_plugin.data.datasets.prid import DG_PRID
-from metabin_plugin.data.datasets.viper import DG_VIPeR
+from metabin_plugin.data.datasets.small_targets import DG_GRID, DG_PRID, DG_iLIDS, DG_VIPeR
 
 # The paper's five sources and four targets.
 SOURCES = (DG_CUHK02, DG_CUHK03, DG_Market1501, DG_DukeMTMC, DG_CUHKSYSU)

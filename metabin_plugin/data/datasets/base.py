@@ -9,12 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 from fastreid.data.datasets.bases import ImageDataset
 
 from metabin_plugin.data.datasets.scan import Release
-from metabin_plugin.data.frozen_splits import frozen_splits
 from metabin_plugin.data.splits import (
     NUM_SPLITS,
     Split,
     cross_camera_images,
     draw_queries,
+    frozen_splits,
     paired_identities,
 )
 
@@ -188,3 +188,36 @@ class CrossCameraTarget(TargetDataset):
         if frozen is not None:
             return FROZEN, frozen
         return SEEDED, [draw_queries(self.dataset_name, k, paired) for k in range(NUM_SPLITS)]
+
+
+class OwnSplit(NamedTuple):
+    """A dataset's own partition.
+
+    Attributes:
+        train: training items; their persons are in neither of the others.
+        query: query items.
+        gallery: gallery items, distractors included.
+    """
+
+    train: list[TrainItem]
+    query: list[TestItem]
+    gallery: list[TestItem]
+
+
+class OwnSplitDataset(NamedDataset):
+    """A dataset in its own partition, as a source (its training images only) or as a target.
+
+    Args:
+        root: the folder that holds all datasets.
+        **kwargs: passed on to fastreid's ``ImageDataset``.
+
+    Raises:
+        DatasetError: if a folder or list is missing or empty, or a name cannot be parsed.
+    """
+
+    def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
+        super().__init__(*self.read(Path(root).expanduser()), **kwargs)
+
+    def read(self, root: Path) -> OwnSplit:
+        """Return the partition under the datasets root ``root``."""
+        raise NotImplementedError

@@ -6,8 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from metabin_plugin.data.datasets.base import SourceDataset, TestItem, TrainItem
-from metabin_plugin.data.datasets.own_split import OwnSplit, OwnSplitDataset
+from metabin_plugin.data.datasets.base import (
+    OwnSplit,
+    OwnSplitDataset,
+    SourceDataset,
+    TestItem,
+    TrainItem,
+)
 from metabin_plugin.data.datasets.scan import Release, remedy
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import open_regular

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastreid.config import CfgNode
 
 from augmining.augmentations import AUGMENTATIONS
-from metabin_plugin.engine.value_checks import check_count, check_names, check_number
+from metabin_plugin.config.values import check_count, check_names, check_number
 from metabin_plugin.errors import ConfigError
 
 

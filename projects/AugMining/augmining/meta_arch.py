@@ -13,9 +13,8 @@ from fastreid.modeling.meta_arch.baseline import Baseline
 from fastreid.utils.events import get_event_storage
 from torch import Tensor
 
-from augmining.augmentations import augmented_copies
+from augmining.augmentations import augmented_copies, classify, hardest, select_copies
 from augmining.config import check_augmining
-from augmining.selection import classify, hardest, select_copies
 
 
 @META_ARCH_REGISTRY.register()

@@ -9,8 +9,7 @@ from __future__ import annotations
 from fastreid.config.defaults import _C
 
 from dimn.config import add_dimn_config, check_dimn
-from dimn.network import DIMN
-from dimn.trainer import DIMNTrainer
+from dimn.network import DIMN, DIMNTrainer
 
 add_dimn_config(_C)
 

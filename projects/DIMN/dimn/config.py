@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastreid.config import CfgNode
 
-from metabin_plugin.engine.value_checks import check_choice, check_names, check_number
+from metabin_plugin.config.values import check_choice, check_names, check_number
 from metabin_plugin.errors import ConfigError
 
 _LOSSES = ("CrossEntropyLoss", "TripletLoss")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,42 @@ from torch import Tensor, nn
 from dimn.config import check_dimn
 from dimn.losses import matching_loss, probability_triplet_loss, regularization_loss
 from dimn.memory import MemoryBank
-from dimn.pairs import gallery_and_probes
+from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.evaluation import build_evaluator
 from metabin_plugin.norm.processes import are_several
 from metabin_plugin.precision import at_least_float32
+
+
+class Pairs(NamedTuple):
+    """Roles of the images of a mini-batch with G identities.
+
+    Attributes:
+        gallery: position of each identity's gallery image (G,), by ascending identity.
+        probes: positions of all other images, ascending.
+    """
+
+    gallery: Tensor
+    probes: Tensor
+
+
+def gallery_and_probes(identities: Tensor) -> Pairs:
+    """Take the first image of every identity as its gallery image, the others as probes.
+
+    The sampler has put an identity's images in random order. An identity with one image has no
+    probe.
+
+    Args:
+        identities: identity of each image (N,).
+
+    Returns:
+        The roles.
+    """
+    labels, group = identities.unique(return_inverse=True)
+    positions = torch.arange(len(identities), device=identities.device)
+    last = positions.new_full(labels.shape, len(identities))
+    gallery = last.scatter_reduce(0, group, positions, "amin")
+    is_probe = torch.ones_like(positions, dtype=torch.bool).index_fill(0, gallery, False)
+    return Pairs(gallery, positions[is_probe])
 
 
 @META_ARCH_REGISTRY.register()
@@ -165,3 +198,15 @@ def _everyones(identities: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     shares = comm.all_gather((identities.cpu(), generated.cpu()))
     labels, classifiers = (torch.cat(parts) for parts in zip(*shares, strict=True))
     return labels.to(identities.device), classifiers.to(generated.device)
+
+
+class DIMNTrainer(MetaBINTrainer):
+    """Trains as ``MetaBINTrainer``, and evaluates features against generated classifiers."""
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None
+    ) -> tuple[Any, Any]:
+        """Loader and evaluator of a target."""
+        loader, num_query = cls.build_test_loader(cfg, dataset_name)
+        return build_evaluator(cfg, loader, num_query, output_dir, probes_and_classifiers)

@@ -8,15 +8,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from metabin_plugin.cli import STATUS_BASE, run_cli
+from metabin_plugin.cli.outcome import STATUS_BASE, run_cli
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import replace_file
-from papertables.budgets import read_budget
 from papertables.experiments import Experiments
-from papertables.outcomes import Outcome, outcome
-from papertables.processes import Ended, Job, JobQueue
-from papertables.runs import Record, Run
-from papertables.tables import Plan, Table, markdown, read_plan, runs_csv, table_csv
+from papertables.rows import read_budget
+from papertables.runs import Ended, Job, JobQueue, Record, Run
+from papertables.tables import (
+    Outcome,
+    Plan,
+    Table,
+    markdown,
+    outcome,
+    read_plan,
+    runs_csv,
+    table_csv,
+)
 
 _LOG_LINES = 15
 

@@ -7,11 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from papertables.budgets import Budget
-from papertables.processes import Job
-from papertables.rows import row_file, row_settings
-from papertables.runs import Run
-from papertables.settings import Settings
+from papertables.rows import Budget, Settings, row_file, row_settings
+from papertables.runs import Job, Run
 
 ROOT = Path(__file__).resolve().parents[3]
 _TRAIN = "tools/train_net.py"

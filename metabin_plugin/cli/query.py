@@ -1,0 +1,178 @@
+"""Ask an index for the gallery images nearest to some images: a CSV table and a contact sheet.
+
+The network is the one that the index was made by, with the config that the index has kept. In the
+table a name that a spreadsheet would take for a formula has an apostrophe in front.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from metabin_plugin.search.engine import on_gpu, search_index, set_probes
+from metabin_plugin.search.faults import SearchError, check_output, load_faiss, write_csv
+from metabin_plugin.search.features import Describer, find_queries, restored_config
+from metabin_plugin.search.index_file import Gallery, check_network, read_gallery
+from metabin_plugin.search.sheet import Tile, draw_sheet, save_sheet
+from metabin_plugin.search.vectors import NpyVectors, comparable
+from metabin_plugin.text import visible
+
+COLUMNS = ("query", "rank", "path", "distance")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What is asked for.
+
+    Attributes:
+        names: path of each image, or number of each row.
+        features: float32 (Q, D), comparable by the index's metric.
+        are_images: whether the names are paths of images.
+    """
+
+    names: Sequence[str]
+    features: np.ndarray
+    are_images: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """A gallery entry near to a query.
+
+    Attributes:
+        name: path of its image from the gallery's folder on, or its identifier.
+        path: of its image, or its identifier.
+        distance: as evaluation has it.
+        image: the path, "" if it is an identifier.
+    """
+
+    name: str
+    path: str
+    distance: float
+    image: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("index", type=Path, help="what `index` wrote")
+    parser.add_argument(
+        "queries", nargs="+", help="images and folders of images; or a .npy file of features"
+    )
+    parser.add_argument("--top", type=int, default=10, help="gallery images for each query")
+    parser.add_argument("--output", type=Path, default=Path("found.csv"))
+    parser.add_argument("--sheet", type=Path, help="contact sheet (OUTPUT with suffix .png)")
+    parser.add_argument("--sheet-rows", type=int, default=20, help="first queries on the sheet")
+    parser.add_argument("--gallery-folder", default="", help="where the gallery's images are now")
+    parser.add_argument("--probes", type=int, help="lists that a query is compared with")
+    parser.add_argument("--gpu", action="store_true", help="use Faiss's GPUs")
+    parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs for the network")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Search, write and draw."""
+    load_faiss()
+    sheet = args.sheet or args.output.with_suffix(".png")
+    for option, value in (("--top", args.top), ("--sheet-rows", args.sheet_rows)):
+        if value < 1:
+            raise SearchError(f"{option} is {value}; give at least 1")
+    if sheet == args.output:
+        raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
+    check_output(args.output, "--output")
+    check_output(sheet, "--sheet")
+    gallery = read_gallery(args.index)
+    if args.probes is not None:
+        set_probes(gallery.index, args.probes)
+    queries = (
+        _read_features(gallery, Path(args.queries[0]))
+        if [Path(name).suffix for name in args.queries] == [".npy"]
+        else _describe(gallery, find_queries(args.queries), args.opts)
+    )
+    index = on_gpu(gallery.index) if args.gpu else gallery.index
+    nearest = search_index(index, queries.features, args.top, gallery.header.metric)
+    folder = gallery.header.folder
+    opens = bool(folder) and (bool(args.gallery_folder) or is_near(folder, args.index))
+    found = list(_found(gallery, args.gallery_folder, opens, *nearest))
+    write_csv(args.output, COLUMNS, _rows(queries.names, found))
+    print(f"Nearest {nearest[0].shape[1]} to {len(found)} queries: {args.output}")
+    if folder and not opens:
+        print(
+            f"Gallery images are not drawn: {visible(folder)}, which the index names, is neither "
+            "below the working directory nor beside the index; if it is yours, add "
+            f"--gallery-folder {shlex.quote(visible(folder))}"
+        )
+    if queries.are_images or opens:
+        shown = list(itertools.islice(_tiles(queries, found), args.sheet_rows))
+        save_sheet(draw_sheet(shown), sheet)
+        print(f"Contact sheet of {len(shown)}: {sheet}")
+
+
+def _describe(gallery: Gallery, paths: Sequence[str], options: Sequence[str]) -> Queries:
+    if not gallery.header.config:
+        raise SearchError("the index was made of features, without a network; ask by a .npy file")
+    describer = Describer(restored_config(gallery.header.config, options))
+    check_network(gallery.header, describer.probe())
+    features, _ = describer.describe(paths)
+    return Queries(paths, comparable(features, gallery.header.metric), True)
+
+
+def _read_features(gallery: Gallery, path: Path) -> Queries:
+    vectors = NpyVectors([path])
+    if vectors.shape[1] != gallery.index.d:
+        raise SearchError(
+            f"{path} has features of {vectors.shape[1]} values and the index of {gallery.index.d}; "
+            "take those of the network that the index was made by"
+        )
+    features = comparable(np.concatenate(list(vectors.blocks())), gallery.header.metric)
+    return Queries([str(number) for number in range(len(features))], features, False)
+
+
+def is_near(folder: str, index: Path) -> bool:
+    """Whether a folder that an index names is below the working directory or the index's folder.
+
+    An index may come from anyone, and names no other files that are opened for it.
+    """
+    target = Path(folder).resolve()
+    return any(target.is_relative_to(near.resolve()) for near in (Path(), index.parent))
+
+
+def _found(
+    gallery: Gallery, folder: str, opens: bool, distances: np.ndarray, rows: np.ndarray
+) -> Iterator[list[Found]]:
+    for some, entries in zip(distances.tolist(), rows.tolist(), strict=True):
+        near = [pair for pair in zip(entries, some, strict=True) if pair[0] >= 0]
+        paths = [gallery.path(row, folder) for row, _ in near]
+        yield [
+            Found(gallery.names[row], path, distance, path if opens else "")
+            for (row, distance), path in zip(near, paths, strict=True)
+        ]
+
+
+def _rows(names: Sequence[str], found: Sequence[Sequence[Found]]) -> Iterator[tuple[object, ...]]:
+    for name, entries in zip(names, found, strict=True):
+        for rank, entry in enumerate(entries, start=1):
+            yield name, rank, entry.path, entry.distance
+
+
+def _tiles(queries: Queries, found: Sequence[Sequence[Found]]) -> Iterator[list[Tile]]:
+    for name, entries in zip(queries.names, found, strict=True):
+        query = Tile(name if queries.are_images else "", ("query", Path(name).name))
+        yield [
+            query,
+            *(
+                Tile(entry.image, (f"{rank}: {entry.distance:.3f}", *caption_lines(entry.name)))
+                for rank, entry in enumerate(entries, start=1)
+            ),
+        ]
+
+
+def caption_lines(name: str) -> list[str]:
+    """The lines of a path: its folders, which often tell who it is, and its file."""
+    folders, file = os.path.split(name)
+    return [folders, file] if folders else [file]

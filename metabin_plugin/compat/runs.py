@@ -1,0 +1,260 @@
+"""What is broken in how fastreid sets up a run and reads and writes its files."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from metabin_plugin.compat.patching import rebind, repair
+from metabin_plugin.config.yaml_text import MAX_DIGITS, read_yaml_file
+from metabin_plugin.errors import ConfigError, RunFolderError
+from metabin_plugin.files import reason
+from metabin_plugin.run_folder import begin_run, prepare_folder, trace_of_run, write_config
+from metabin_plugin.text import shown
+
+logger = logging.getLogger(__name__)
+
+
+def in_main_process(act: Callable[[], None]) -> None:
+    """Let the main process act on the folder of a run; all processes raise what it raises.
+
+    Args:
+        act: what to do.
+
+    Raises:
+        RunFolderError: what ``act`` raised.
+    """
+    from fastreid.utils import comm
+
+    fault = ""
+    if comm.is_main_process():
+        try:
+            act()
+        except RunFolderError as error:
+            fault = str(error)
+    fault = comm.all_gather(fault)[0]
+    if fault:
+        raise RunFolderError(fault)
+
+
+def _setup(cfg: Any, arguments: argparse.Namespace) -> None:
+    from fastreid.utils import comm
+    from fastreid.utils.collect_env import collect_env_info
+    from fastreid.utils.env import seed_all_rng
+    from fastreid.utils.logger import setup_logger
+
+    evaluates = getattr(arguments, "eval_only", False)
+    resumes = getattr(arguments, "resume", False)
+    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
+    if folder:
+        in_main_process(lambda: _take(folder, cfg.dump(), evaluates, resumes))
+    try:
+        setup_logger(folder or None, distributed_rank=rank)
+    except OSError as error:
+        raise RunFolderError(
+            f"the log in OUTPUT_DIR {folder} cannot be written ({reason(error)}); give a folder "
+            "that can"
+        ) from error
+    logger.info("Rank %d of %d processes", rank, comm.get_world_size())
+    logger.info("Environment:\n%s", collect_env_info())
+    logger.info("Command line: %s", arguments)
+    logger.info("Config:\n%s", cfg)
+    # Each process its own; a trainer with METABIN.SEED sets it anew.
+    seed_all_rng()
+    if not evaluates:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _take(folder: str, config: str, evaluates: bool, resumes: bool) -> None:
+    if evaluates:
+        prepare_folder(folder)
+    else:
+        begin_run(folder, resumes)
+    # That of a run which is there stays: an evaluation is none, and a run that goes on writes its
+    # own when it is known that it can.
+    if not trace_of_run(folder):
+        write_config(folder, config)
+
+
+def _with_own_folder(_original: Callable[..., Any]) -> Callable[..., Any]:
+    def default_setup(cfg: Any, args: argparse.Namespace) -> None:
+        _setup(cfg, args)
+
+    return default_setup
+
+
+def repair_run_setup() -> None:
+    """``default_setup`` opens ``config.yaml`` of an earlier run for writing, whatever comes next.
+
+    A full disk, a config that cannot work or a second run then cost the first one its config. It
+    also follows links, and has a traceback for a folder that cannot be made. The replacement takes
+    the folder first, and refuses it with a sentence.
+    """
+    from fastreid.engine import defaults
+
+    repair(defaults, "default_setup", _with_own_folder)
+
+
+class _OneReport:
+    """What a handler does with an error of writing: one line on standard error, then nothing."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._has_reported = False
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        if self._has_reported:
+            return
+        self._has_reported = True
+        error = sys.exc_info()[1]
+        print(
+            f"warning: {self._path} cannot be written ({reason(error or OSError())}); lines of the "
+            "log are missing there",
+            file=sys.stderr,
+        )
+
+
+def _with_one_report(original: Callable[..., Any]) -> Callable[..., Any]:
+    def setup_logger(*args: Any, **kwargs: Any) -> logging.Logger:
+        logger: logging.Logger = original(*args, **kwargs)
+        for handler in logger.handlers:
+            path = getattr(getattr(handler, "stream", None), "name", None)
+            if isinstance(handler.handleError, _OneReport):
+                continue
+            if isinstance(path, str) and os.path.isfile(path):
+                handler.handleError = _OneReport(path)  # type: ignore[method-assign]
+        return logger
+
+    return setup_logger
+
+
+def repair_log_file() -> None:
+    """On a full disk every line of the log prints a traceback of ``logging`` itself."""
+    from fastreid.utils import logger
+
+    repair(logger, "setup_logger", _with_one_report)
+
+
+_BASE = "_BASE_"
+# A chain of configs; the longest of fastreid and of this plugin has four.
+_MOST_BASES = 20
+_URLS = ("http://", "https://")
+
+
+def repair_config_files() -> None:
+    """A config from elsewhere can stop fastreid for ever, crash it, or fetch what it names.
+
+    ``_BASE_`` may lead to a pipe or in a circle, aliases may stand for more than a memory holds, a
+    text that looks like a Python value may be nested more deeply than Python's parser bears, and
+    ``allow_unsafe`` runs code. The locale's encoding, which need not be UTF-8, changes names.
+    """
+    from fastreid.config.config import CfgNode
+
+    def decode(cls: type[CfgNode], value: Any) -> Any:
+        return _bounded(super(CfgNode, cls)._decode_cfg_value, value)
+
+    # Before, it is that of yacs.
+    if "_decode_cfg_value" not in vars(CfgNode):
+        CfgNode._decode_cfg_value = classmethod(decode)
+        CfgNode.load_yaml_with_base = staticmethod(load_config)
+
+
+def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+    """Read a config file and those it inherits from, as fastreid merges them.
+
+    Args:
+        filename: of a YAML file; a name in its ``_BASE_`` starts from its folder, from the user's
+            with ``~``, or is absolute.
+        allow_unsafe: without effect: no tag makes an object.
+
+    Raises:
+        ConfigError: a file cannot be read, is no mapping, or inherits from itself or a URL.
+    """
+    path = os.fspath(filename)
+    layers = [_mapping(path, f"config {shown(path)}")]
+    while _BASE in layers[-1]:
+        if len(layers) > _MOST_BASES:
+            raise ConfigError(
+                f"{_BASE} of config {shown(path)} leads back to itself, or through more than "
+                f"{_MOST_BASES} files; shorten the chain"
+            )
+        base = _base_path(layers[-1].pop(_BASE), path)
+        layers.append(_mapping(base, f"config {shown(base)}, the {_BASE} of {shown(path)},"))
+        path = base
+    merged = layers.pop()
+    for layer in reversed(layers):
+        _merge(layer, merged)
+    return merged
+
+
+def _mapping(path: str, what: str) -> dict[str, Any]:
+    try:
+        content = read_yaml_file(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{what} cannot be read ({reason(error)}); correct it, or its path"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{what} holds no KEY: VALUE mapping; give one that does")
+    return content
+
+
+def _base_path(base: object, path: str) -> str:
+    if not isinstance(base, str) or not base or base.startswith(_URLS):
+        raise ConfigError(
+            f"{_BASE} of config {shown(path)} is {shown(str(base))}; give the path of a file"
+        )
+    return os.path.join(os.path.dirname(path), os.path.expanduser(base))
+
+
+def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and key in merged:
+            if not isinstance(merged[key], dict):
+                raise ConfigError(
+                    f"config key {shown(str(key))} is {shown(str(merged[key]))} in a {_BASE}, "
+                    "and holds keys in a file that inherits from it; correct one of them"
+                )
+            _merge(value, merged[key])
+        else:
+            merged[key] = value
+
+
+def _bounded(decode: Callable[[Any], Any], value: Any) -> Any:
+    """What a text stands for, as yacs reads it: a Python value, or the text itself."""
+    try:
+        decoded = decode(value)
+    # What Python's parser raises for what is nested too deeply, which is no value of a config.
+    except (MemoryError, RecursionError):
+        return value
+    if _is_long(decoded):
+        raise ValueError(f"{shown(str(value))} has a number of more than {MAX_DIGITS} digits")
+    return decoded
+
+
+def _is_long(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_is_long, [*value, *value.values()]))
+    if isinstance(value, (list, tuple, set)):
+        return any(map(_is_long, value))
+    return isinstance(value, int) and abs(value) >= 10**MAX_DIGITS
+
+
+def repair_checkpointer() -> None:
+    """``Checkpointer`` loses the last checkpoint when it is killed while it writes the next one.
+
+    It also loads damaged files and misfits without an error, and not the NumPy values that
+    checkpoints hold. ``SafeCheckpointer`` takes its place.
+    """
+    from fastreid.utils import checkpoint
+
+    # It can be defined only when fastreid can be imported.
+    from metabin_plugin.weights.checkpointer import SafeCheckpointer
+
+    rebind(checkpoint.Checkpointer, SafeCheckpointer)

@@ -1,0 +1,1 @@
+"""Figures and tables of trained networks and of their runs."""

@@ -1,0 +1,1 @@
+"""Search in a gallery of images: features, Faiss indexes, ranked lists."""

@@ -1,0 +1,1 @@
+"""Files of weights: verified reading and writing, checkpoints, pretrained backbones."""

@@ -1,1 +1,0 @@
-"""Reads config keys from source code and writes them as a page."""

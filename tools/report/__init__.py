@@ -1,1 +1,0 @@
-"""Reading the results, logs and checkpoints of runs, and drawing tables and figures of them."""
