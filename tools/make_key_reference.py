@@ -2,8 +2,8 @@
 
 python tools/make_key_reference.py [--output configs/KEYS.md]
 
-Names, defaults and comments are read from metabin_plugin/config/keys.py and from the config.py of each
-project.
+Names, defaults and comments are read from metabin_plugin/config/keys.py and from the
+config.py of each project.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PLUGIN = ROOT / "metabin_plugin" / "config" / "keys.py"
 ABOUT = """# Config keys
 
 Written by `python tools/make_key_reference.py` from the comments in
-[`metabin_plugin/config/keys.py`](../metabin_plugin/config/keys.py) and in the projects' `config.py`; change
-them there. Section, equation and table numbers are the paper's. Every key can be set in a YAML
+[`metabin_plugin/config/keys.py`](../metabin_plugin/config/keys.py) and in the projects'
+`config.py`; change them there. Section, equation and table numbers are the paper's. Every key can be set in a YAML
 file, or as `KEY VALUE` behind a command. fastreid's own keys (`MODEL`, `DATASETS`, `SOLVER` ...)
 are in its [`config/defaults.py`](https://github.com/JDAI-CV/fast-reid/blob/master/fastreid/config/defaults.py).
 """

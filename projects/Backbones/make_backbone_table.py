@@ -1,7 +1,9 @@
 """Try every backbone with BIN, and write what came out to configs/BACKBONES.md and README.md.
 
-python projects/Backbones/make_backbone_table.py run [--export none|smallest|all] [--again] [--json FILE]
-python projects/Backbones/make_backbone_table.py write [--json FILE] [--output FILE] [--readme FILE]
+python projects/Backbones/make_backbone_table.py run [--export none|smallest|all] [--again]
+    [--json FILE]
+python projects/Backbones/make_backbone_table.py write [--json FILE] [--output FILE]
+    [--readme FILE]
 
 "run" trains and evaluates each backbone for a moment, in a process of its own, and exports the
 smallest of each family; it goes on where it was stopped. "write" makes the tables.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import make_backbone_table
 from backbones import table
 from backbones.table import (
     END,
@@ -35,7 +36,7 @@ from metabin_plugin.modeling.known_backbones import (
 )
 from metabin_plugin.norm import convert_norm, count_gates
 
-COMMITTED = make_table.OUTCOMES
+COMMITTED = make_backbone_table.OUTCOMES
 RESNET18 = KnownBackbone(RESNET, "18x")
 
 
@@ -82,11 +83,11 @@ def test_all_were_trained_evaluated_and_exported() -> None:
 
 def test_the_committed_tables_are_those_of_the_outcomes(tmp_path: Path) -> None:
     written, readme = tmp_path / "BACKBONES.md", tmp_path / "README.md"
-    text = make_table.README.read_text(encoding="utf-8")
+    text = make_backbone_table.README.read_text(encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
-    make_table.main(["write", "--output", str(written), "--readme", str(readme)])
+    make_backbone_table.main(["write", "--output", str(written), "--readme", str(readme)])
     again = "run projects/Backbones/make_backbone_table.py write"
-    assert written.read_text(encoding="utf-8") == make_table.PAGE.read_text("utf-8"), again
+    assert written.read_text(encoding="utf-8") == make_backbone_table.PAGE.read_text("utf-8"), again
     assert readme.read_text(encoding="utf-8") == text, again
 
 
@@ -143,7 +144,7 @@ def test_missing_outcomes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.json"
     write_results(path, some_results())
     with pytest.raises(BackboneTableError, match=r"no outcome of \d+ backbones \(NAME build_mob"):
-        make_table.main(["write", "--json", str(path)])
+        make_backbone_table.main(["write", "--json", str(path)])
 
 
 @pytest.mark.parametrize(

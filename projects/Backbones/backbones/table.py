@@ -91,8 +91,8 @@ def _outcome(entry: dict[str, Any]) -> Outcome:
 
 ABOUT = f"""# Backbones
 
-Written by `python projects/Backbones/make_backbone_table.py write` from [`BACKBONES.json`](BACKBONES.json),
-which `… run --export all` makes: every backbone of fastreid's registry that has batch
+Written by `python projects/Backbones/make_backbone_table.py write` from
+[`BACKBONES.json`](BACKBONES.json), which `… run --export all` makes: every backbone of fastreid's registry that has batch
 normalization, with `MODEL.BACKBONE.NORM BIN` in `configs/MetaBIN.yml`, trained {ITERATIONS}
 iterations with their meta steps and evaluated on images of noise ({IMAGES} of
 {SIZE[0]}×{SIZE[1]} a batch). Exported means that its ONNX file gave PyTorch's features in
