@@ -86,7 +86,7 @@ def test_the_committed_tables_are_those_of_the_outcomes(tmp_path: Path) -> None:
     text = make_backbone_table.README.read_text(encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
     make_backbone_table.main(["write", "--output", str(written), "--readme", str(readme)])
-    again = "run projects/Backbones/make_backbone_table.py write"
+    again = "run projects/Benchmarks/make_backbone_table.py write"
     assert written.read_text(encoding="utf-8") == make_backbone_table.PAGE.read_text("utf-8"), again
     assert readme.read_text(encoding="utf-8") == text, again
 

@@ -1,8 +1,8 @@
 """Try every backbone with BIN, and write what came out to configs/BACKBONES.md and README.md.
 
-python projects/Backbones/make_backbone_table.py run [--export none|smallest|all] [--again]
+python projects/Benchmarks/make_backbone_table.py run [--export none|smallest|all] [--again]
     [--json FILE]
-python projects/Backbones/make_backbone_table.py write [--json FILE] [--output FILE]
+python projects/Benchmarks/make_backbone_table.py write [--json FILE] [--output FILE]
     [--readme FILE]
 
 "run" trains and evaluates each backbone for a moment, in a process of its own, and exports the
