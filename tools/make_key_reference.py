@@ -32,8 +32,8 @@ ABOUT = """# Config keys
 Written by `python tools/make_key_reference.py` from the comments in
 [`metabin_plugin/config/keys.py`](../metabin_plugin/config/keys.py) and in the projects'
 `config.py`; change them there. Section, equation and table numbers are the paper's. Every key can
-be set in a YAML file, or as `KEY VALUE` behind a command. fastreid's own keys (`MODEL`, `DATASETS`, `SOLVER` ...)
-are in its [`config/defaults.py`](https://github.com/JDAI-CV/fast-reid/blob/master/fastreid/config/defaults.py).
+be set in a YAML file, or as `KEY VALUE` behind a command. fastreid's own keys (`MODEL`, `DATASETS`,
+`SOLVER` ...) are in its [`config/defaults.py`](https://github.com/JDAI-CV/fast-reid/blob/master/fastreid/config/defaults.py).
 """
 
 
