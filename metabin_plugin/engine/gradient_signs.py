@@ -29,7 +29,7 @@ def sign_shares(gradients: Mapping[str, Tensor]) -> Tensor:
         Two numbers in [0, 1] on the device, not yet read.
     """
     flat = torch.cat([gradient.detach().flatten() for gradient in gradients.values()])
-    return torch.stack([flat > 0, flat < 0]).float().mean(1)
+    return torch.stack([flat > 0, flat < 0]).mean(1, dtype=torch.float32)
 
 
 def sign_shares_by_loss(

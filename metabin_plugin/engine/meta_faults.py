@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from fastreid.utils import comm
 from torch import Tensor
 
-from metabin_plugin.engine.activations import all_finite, nonfinite_names
+from metabin_plugin.engine.activations import largest_magnitudes, nonfinite_names
 from metabin_plugin.engine.gradient_signs import SIGNS, sign_shares
 from metabin_plugin.meta import MetaStep
 
@@ -74,12 +74,14 @@ def read_step(step: MetaStep, gates: Collection[str]) -> StepNumbers:
         step.meta_test_losses,
         step.outer_gradients,
     )
-    losses = torch.stack([*step.meta_train_losses.values(), *step.meta_test_losses.values()])
-    finite = all_finite(*(tensors.values() for tensors in computed)).to(losses.dtype)
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-    shares = sign_shares({name: step.inner_gradients[name] for name in gates}).to(losses.dtype)
-    numbers = torch.cat([finite, shares, losses]).tolist()
-    flags, rest = numbers[: len(_IN_ORDER)], numbers[len(_IN_ORDER) :]
-    faults = [fault for fault, fine in zip(_IN_ORDER, flags, strict=True) if not fine]
-    return StepNumbers(faults[0] if faults else None, rest[len(SIGNS) :], rest[: len(SIGNS)])
+    largest = largest_magnitudes([tensor for stage in computed for tensor in stage.values()])
+    shares = sign_shares({name: step.inner_gradients[name] for name in gates})
+    losses = [*step.meta_train_losses.values(), *step.meta_test_losses.values()]
+    numbers = iter(torch.cat([largest, shares, *(loss[None] for loss in losses)]).tolist())
+    faults = [
+        fault
+        for fault, stage in zip(_IN_ORDER, computed, strict=True)
+        if not all([math.isfinite(next(numbers)) for _ in stage])
+    ]
+    read_shares = [next(numbers) for _ in SIGNS]
+    return StepNumbers(faults[0] if faults else None, [*numbers], read_shares)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from metabin_plugin.losses.checks import check_rows
@@ -27,7 +28,9 @@ def pairwise_distance(features: Tensor) -> Tensor:
     """
     check_rows("pairwise_distance", features)
     features = at_least_float32(features)
-    squared_norms = features.square().sum(dim=1)
     products = product(features, features.T)
-    squared = squared_norms[:, None] + squared_norms[None, :] - 2 * products
-    return squared.clamp_min(SQUARED_FLOOR).sqrt()
+    # Squared norms that are rounded as the products are cancel them on the diagonal.
+    halves = products.diagonal()[:, None] - products
+    squared = halves + halves.T
+    # The gradient of a threshold is one operator, that of clamp_min three.
+    return F.threshold(squared, SQUARED_FLOOR, SQUARED_FLOOR).sqrt()
