@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.errors import NormError
-from metabin_plugin.norm.batch_instance_norm import MixedNorm2d
+from metabin_plugin.norm.batch_instance_norm import MixedNorm2d, SynchronizedBatchNorm2d
 from metabin_plugin.norm.convert import substitute
 from metabin_plugin.norm.convolutions import feeding_convolutions, has_hooks
 from metabin_plugin.norm.evaluation_map import batch_map, instance_half, is_closed
 from metabin_plugin.norm.inference_norm import InferenceNorm2d
-from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 logger = logging.getLogger(__name__)
 

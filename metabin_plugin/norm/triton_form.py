@@ -46,22 +46,15 @@ def triton_batch_instance_norm(
     x: Tensor,
     parameters: Parameters,
     running: tuple[Tensor, Tensor] | None,
-    num_batches_tracked: Tensor | None = None,
-    *,
+    counter: Tensor | None,
     training: bool,
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Eq. 1; of the size of the map, only ``x`` is kept for the gradient.
+    """``batch_instance_norm``, the running statistics and the counter of batches included.
 
-    Args:
-        x: feature map (N, C, H, W) of one of ``DTYPES``; copied if it is in no memory format.
-        parameters: of the layer.
-        running: mean and variance (C,), moved in training and used in evaluation.
-        num_batches_tracked: int64 scalar that is increased by 1.
-        training: whether the batch half takes the statistics of the batch.
-        momentum: factor of the new value in the running statistics.
-        eps: added to both variances before the square root.
+    The map is of one of ``DTYPES``. Of its size only ``x`` is kept for the gradient; a copy, if it
+    is in no memory format.
     """
     x = dense(x)
     mean, var = running or (None, None)
@@ -69,26 +62,18 @@ def triton_batch_instance_norm(
     if not training and not torch.is_grad_enabled():
         y = _evaluation(x, *parameters, mean, var, eps)
     else:
-        y, *_ = _training(x, *parameters, mean, var, num_batches_tracked, training, momentum, eps)
+        y, *_ = _training(x, *parameters, mean, var, counter, training, momentum, eps)
     return y
 
 
 class _Grid(NamedTuple):
-    """How programs share a map.
-
-    Attributes:
-        last: whether channels lie together.
-        rows: of a block.
-        pixels: of a row.
-        blocks: 1, or the number of samples.
-        tile: rows and pixels that a program takes at once.
-        chunk: pixels of a chunk.
-    """
+    """How programs share a map, in the words of ``triton_kernels.py``."""
 
     last: bool
     rows: int
     pixels: int
     blocks: int
+    # Rows and pixels.
     tile: tuple[int, int]
     chunk: int
 
@@ -96,18 +81,12 @@ class _Grid(NamedTuple):
     def chunks(self) -> int:
         return -(-self.pixels // self.chunk)
 
-    @property
-    def by_chunks(self) -> tuple[int, int, int]:
-        return -(-self.rows // self.tile[0]), self.chunks, self.blocks
-
-    @property
-    def by_tiles(self) -> tuple[int, int, int]:
-        return -(-self.rows // self.tile[0]), -(-self.pixels // self.tile[1]), self.blocks
-
-    @property
-    def layout(self) -> dict[str, Any]:
+    def launch(self, kernel: Any, width: int, *arguments: Any) -> None:
+        """Launch a kernel over the map; a program takes ``width`` pixels of each of its rows."""
         rows, pixels = self.tile
-        return {"LAST": self.last, "R": rows, "P": pixels, "num_warps": _WARPS}
+        programs = -(-self.rows // rows), -(-self.pixels // width), self.blocks
+        layout = {"LAST": self.last, "R": rows, "P": pixels, "num_warps": _WARPS}
+        kernel[programs](*arguments, **layout)
 
 
 def grid_of(x: Tensor) -> _Grid:
@@ -133,24 +112,21 @@ def grid_of(x: Tensor) -> _Grid:
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The normalized map, statistics of the instances (2, N, C) and for the batch half (2, C)."""
     *parameters, running_mean, running_var, counter, training, momentum, eps = rest
-    kernels, grid = _kernels(), grid_of(x)
-    samples, channels = x.shape[:2]
+    grid = grid_of(x)
+    y, instance, batch = _fake_forward(x)
     with _on(x):
-        of_chunks = _statistics(x, grid)
-        instance = x.new_empty((2, samples, channels), dtype=torch.float32)
-        batch = x.new_empty((2, channels), dtype=torch.float32)
-        running = running_mean, running_var, counter
-        sizes = samples, channels, grid.pixels, grid.chunk, grid.chunks, momentum
-        kernels.batch_statistics[_between(channels)](
-            of_chunks, instance, batch, *running, *sizes, TRAINING=training, **_tile(samples)
-        )
-        return _normalized(x, grid, instance, 1, *parameters, *batch, eps), instance, batch
+        arguments = _statistics(x, grid), instance, batch, running_mean, running_var, counter
+        sizes = grid.pixels, grid.chunk, grid.chunks
+        _launch_between(_kernels().batch_statistics, x, training, *arguments, *sizes, momentum)
+        _normalize(x, y, grid, instance, 1, *parameters, *batch, eps)
+    return y, instance, batch
 
 
 def _evaluate(x: Tensor, *rest: Any) -> Tensor:
-    grid = grid_of(x)
+    grid, y = grid_of(x), torch.empty_like(x)
     with _on(x):
-        return _normalized(x, grid, _statistics(x, grid), grid.chunks, *rest)
+        _normalize(x, y, grid, _statistics(x, grid), grid.chunks, *rest)
+    return y
 
 
 def _backward(
@@ -158,55 +134,47 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x, empty where it is not needed, and of the parameters (5, C)."""
     *parameters, training, eps, needs_x = rest
-    kernels, grid = _kernels(), grid_of(x)
-    samples, channels = x.shape[:2]
+    kernels, grid, maps = _kernels(), grid_of(x), (gradient, x)
+    of_x, of_parameters = _fake_backward(*maps, needs_x)
     with _on(x):
-        of_chunks = x.new_empty((2, grid.chunks, samples, channels), dtype=torch.float32)
-        kernels.sums[grid.by_chunks](
-            gradient, x, instance, of_chunks, grid.rows, grid.pixels, grid.chunk, **grid.layout
-        )
-        of_x, of_parameters = _fake_backward(gradient, x, instance, batch, *rest)
-        abc = x.new_empty((3, samples, channels), dtype=torch.float32) if needs_x else None
-        statistics = of_chunks, instance, batch
-        sizes = samples, channels, grid.pixels, grid.chunks, eps
-        kernels.gradients[_between(channels)](
-            *statistics,
-            *parameters,
-            of_parameters,
-            abc,
-            *sizes,
-            TRAINING=training,
-            **_tile(samples),
-        )
+        of_chunks = _vectors(x, 2, grid.chunks)
+        sizes = grid.rows, grid.pixels, grid.chunk
+        grid.launch(kernels.sums, grid.chunk, *maps, instance, of_chunks, *sizes)
+        abc = _vectors(x, 3) if needs_x else None
+        arguments = of_chunks, instance, batch, *parameters, of_parameters, abc
+        between = grid.pixels, grid.chunks, eps
+        _launch_between(kernels.gradients, x, training, *arguments, *between)
         if needs_x:
-            kernels.combination[grid.by_tiles](
-                gradient, x, of_x, instance, abc, grid.rows, grid.pixels, **grid.layout
-            )
+            vectors = instance, abc
+            grid.launch(kernels.combination, grid.tile[1], *maps, of_x, *vectors, *sizes[:2])
     return of_x, of_parameters
 
 
 def _statistics(x: Tensor, grid: _Grid) -> Tensor:
-    of_chunks = x.new_empty((2, grid.chunks, *x.shape[:2]), dtype=torch.float32)
-    _kernels().statistics[grid.by_chunks](
-        x, of_chunks, grid.rows, grid.pixels, grid.chunk, **grid.layout
-    )
+    of_chunks = _vectors(x, 2, grid.chunks)
+    sizes = grid.rows, grid.pixels, grid.chunk
+    grid.launch(_kernels().statistics, grid.chunk, x, of_chunks, *sizes)
     return of_chunks
 
 
-def _normalized(x: Tensor, grid: _Grid, instance: Tensor, chunks: int, *rest: Any) -> Tensor:
+def _normalize(
+    x: Tensor, y: Tensor, grid: _Grid, instance: Tensor, chunks: int, *rest: Any
+) -> None:
     *vectors, eps = rest
-    y = torch.empty_like(x)
-    sizes = grid.rows, x.shape[1], grid.pixels, grid.chunk, chunks, eps
-    _kernels().normalize[grid.by_tiles](x, y, instance, *vectors, *sizes, **grid.layout)
-    return y
+    sizes = grid.rows, x.shape[1], grid.pixels, grid.chunk, chunks
+    grid.launch(_kernels().normalize, grid.tile[1], x, y, instance, *vectors, *sizes, eps)
 
 
-def _between(channels: int) -> tuple[int]:
-    return (-(-channels // _FEW_CHANNELS),)
+def _launch_between(kernel: Any, x: Tensor, training: bool, *arguments: Any) -> None:
+    """Launch a kernel between the passes over the map."""
+    samples, channels = x.shape[:2]
+    programs = (-(-channels // _FEW_CHANNELS),)
+    layout = {"N": min(_SAMPLES, _power_of_2(samples)), "C": _FEW_CHANNELS, "num_warps": _WARPS}
+    kernel[programs](*arguments, samples, channels, TRAINING=training, **layout)
 
 
-def _tile(samples: int) -> dict[str, Any]:
-    return {"N": min(_SAMPLES, _power_of_2(samples)), "C": _FEW_CHANNELS, "num_warps": _WARPS}
+def _vectors(x: Tensor, *shape: int) -> Tensor:
+    return x.new_empty((*shape, *x.shape[:2]), dtype=torch.float32)
 
 
 def _on(x: Tensor) -> Any:
@@ -231,9 +199,8 @@ def _kernels() -> Any:
 
 
 def _fake_forward(x: Tensor, *_rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    samples, channels = x.shape[:2]
-    instance = x.new_empty((2, samples, channels), dtype=torch.float32)
-    return torch.empty_like(x), instance, x.new_empty((2, channels), dtype=torch.float32)
+    batch = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    return torch.empty_like(x), _vectors(x, 2), batch
 
 
 def _fake_backward(_gradient: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -29,32 +29,14 @@ def _rows_of_tile(rows, R: constexpr):
 
 
 @triton.jit
-def _pixels_of_tile(row, rows, pixel, end, pixels, LAST: constexpr):
-    """Places in the map, and whether they exist; the last dimension is the contiguous one."""
+def _places(row, rows, pixel, end, pixels, LAST: constexpr):
+    """Places in the map of a tile of rows and pixels, and whether they exist."""
+    there = (row < rows)[:, None] & (pixel < end)[None, :]
+    block = tl.program_id(2).to(tl.int64) * rows * pixels
     if LAST:
-        block = tl.program_id(2).to(tl.int64) * rows * pixels
-        there = (pixel < end)[:, None] & (row < rows)[None, :]
-        return block + pixel[:, None].to(tl.int64) * rows + row[None, :], there
+        return block + pixel[None, :].to(tl.int64) * rows + row[:, None], there
     else:
-        there = (row < rows)[:, None] & (pixel < end)[None, :]
-        return row[:, None].to(tl.int64) * pixels + pixel[None, :], there
-
-
-@triton.jit
-def _spread(row_values, LAST: constexpr):
-    """One value for each row, to be broadcast over a tile."""
-    if LAST:
-        return row_values[None, :]
-    else:
-        return row_values[:, None]
-
-
-@triton.jit
-def _zeros(LAST: constexpr, R: constexpr, P: constexpr):
-    if LAST:
-        return tl.zeros((P, R), tl.float32)
-    else:
-        return tl.zeros((R, P), tl.float32)
+        return block + row[:, None].to(tl.int64) * pixels + pixel[None, :], there
 
 
 @triton.jit
@@ -73,26 +55,24 @@ def statistics(x, out, rows, pixels, chunk, LAST: constexpr, R: constexpr, P: co
     Every place of the tile has a mean and a sum of squares of its own (Welford 1962), so that
     neither a large mean nor a bright pixel cancels what the others add.
     """
-    AXIS: constexpr = 0 if LAST else 1
     row, at, exists = _rows_of_tile(rows, R)
     start = tl.program_id(1) * chunk
     end = tl.minimum(start + chunk, pixels)
-    means = _zeros(LAST, R, P)
-    squares = _zeros(LAST, R, P)
+    means = tl.zeros((R, P), tl.float32)
+    squares = tl.zeros((R, P), tl.float32)
     counts = tl.zeros((P,), tl.float32)
     for first in range(start, end, P):
         pixel = first + tl.arange(0, P)
-        places, there = _pixels_of_tile(row, rows, pixel, end, pixels, LAST)
+        places, there = _places(row, rows, pixel, end, pixels, LAST)
         values = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
         change = tl.where(there, values - means, 0.0)
         means += change * (1.0 / ((first - start) // P + 1))
         squares += change * (values - means)
         counts += tl.where(pixel < end, 1.0, 0.0)
     count = (end - start).to(tl.float32)
-    weights = counts[:, None] if LAST else counts[None, :]
-    mean = tl.sum(means * weights, AXIS) / count
-    between = means - _spread(mean, LAST)
-    var = tl.sum(squares + weights * between * between, AXIS) / count
+    mean = tl.sum(means * counts[None, :], 1) / count
+    between = means - mean[:, None]
+    var = tl.sum(squares + counts[None, :] * between * between, 1) / count
     _store_chunk(out, at, mean, var, rows, exists)
 
 
@@ -167,12 +147,12 @@ def batch_statistics(
     running_mean,
     running_var,
     counter,
-    samples,
-    channels,
     pixels,
     chunk,
     chunks,
     momentum,
+    samples,
+    channels,
     TRAINING: constexpr,
     N: constexpr,
     C: constexpr,
@@ -240,7 +220,7 @@ def normalize(
     row, at, exists = _rows_of_tile(rows, R)
     all_rows = tl.num_programs(2) * rows
     mean, var = _joined_statistics(instance, at, exists, chunks, chunk, pixels, all_rows)
-    channel = row % channels
+    channel = row if LAST else row % channels
     rho = _of_channel(gate, channel, exists)
     factor = tl.rsqrt(_of_channel(batch_var, channel, exists) + eps)
     batch_scale = rho * _of_channel(weight, channel, exists) * factor
@@ -250,29 +230,28 @@ def normalize(
     offset += rho * _of_channel(bias, channel, exists)
     offset += (1 - rho) * _of_channel(instance_bias, channel, exists)
     pixel = tl.program_id(1) * P + tl.arange(0, P)
-    places, there = _pixels_of_tile(row, rows, pixel, pixels, pixels, LAST)
-    values = tl.load(x + places, mask=there).to(tl.float32) - _spread(mean, LAST)
-    values = values * _spread(scale, LAST) + _spread(offset, LAST)
+    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
+    values = tl.load(x + places, mask=there).to(tl.float32) - mean[:, None]
+    values = values * scale[:, None] + offset[:, None]
     tl.store(y + places, values, mask=there)
 
 
 @triton.jit
 def sums(gradient, x, mean, out, rows, pixels, chunk, LAST: constexpr, R: constexpr, P: constexpr):
     """Sums of ``gradient`` and of ``gradient * (x - mean)`` of each chunk, (2, chunks, N, C)."""
-    AXIS: constexpr = 0 if LAST else 1
     row, at, exists = _rows_of_tile(rows, R)
     start = tl.program_id(1) * chunk
     end = tl.minimum(start + chunk, pixels)
-    centre = _spread(tl.load(mean + at, mask=exists, other=0.0), LAST)
-    total = _zeros(LAST, R, P)
-    product = _zeros(LAST, R, P)
+    centre = tl.load(mean + at, mask=exists, other=0.0)[:, None]
+    total = tl.zeros((R, P), tl.float32)
+    product = tl.zeros((R, P), tl.float32)
     for first in range(start, end, P):
         pixel = first + tl.arange(0, P)
-        places, there = _pixels_of_tile(row, rows, pixel, end, pixels, LAST)
+        places, there = _places(row, rows, pixel, end, pixels, LAST)
         slopes = tl.load(gradient + places, mask=there, other=0.0).to(tl.float32)
         total += slopes
         product += slopes * (tl.load(x + places, mask=there, other=0.0).to(tl.float32) - centre)
-    _store_chunk(out, at, tl.sum(total, AXIS), tl.sum(product, AXIS), rows, exists)
+    _store_chunk(out, at, tl.sum(total, 1), tl.sum(product, 1), rows, exists)
 
 
 @triton.jit(do_not_specialize=_GENERAL)
@@ -287,18 +266,19 @@ def gradients(
     instance_bias,
     of_parameters,
     abc,
-    samples,
-    channels,
     pixels,
     chunks,
     eps,
+    samples,
+    channels,
     TRAINING: constexpr,
     N: constexpr,
     C: constexpr,
 ):
     """``formula.mixed_affine_gradient``: the parameters' (5, C), and a, b, c of the map (3, N, C).
 
-    Where ``abc`` is None, the parameters' alone.
+    Where ``abc`` is None, the parameters' alone. It is the derivative of ``formula.mixed_affine``,
+    and of ``scale * (x - mean) + offset``, by the chain rule.
     """
     channel, is_channel = _channels(channels, C)
     all_rows = samples * tl.cast(channels, tl.int64)
@@ -307,6 +287,7 @@ def gradients(
     own_weight = _of_channel(instance_weight, channel, is_channel)
     batch_mean = _of_channel(batch, channel, is_channel)
     batch_factor = tl.rsqrt(_of_channel(batch + channels, channel, is_channel) + eps)
+    # Derivatives by the scales of both halves; that of the instance half is per sample.
     d_batch_scale = tl.zeros((C,), tl.float32)
     d_instance_scale = tl.zeros((C,), tl.float32)
     d_bias = tl.zeros((C,), tl.float32)
@@ -336,16 +317,16 @@ def gradients(
             total, product = _joined_sums(of_chunks, place, exists, chunks, all_rows)
             factor = tl.rsqrt(tl.load(instance + all_rows + place, mask=exists, other=1.0) + eps)
             instance_scale = ((1 - rho) * own_weight)[None, :] * factor
+            # The offset has the batch scale times the mean; both scales have x around the mean.
             d_mean = -instance_scale * total
             d_var = -0.5 * factor * factor * instance_scale * product
             if TRAINING:
                 mean = tl.load(instance + place, mask=exists, other=0.0) - batch_mean[None, :]
                 d_mean += (d_batch_mean[None, :] + 2 * d_batch_var[None, :] * mean) / samples
                 d_var += d_batch_var[None, :] / samples
-            out = abc + place
-            tl.store(out, batch_scale[None, :] + instance_scale, mask=exists)
-            tl.store(out + all_rows, d_var * (2.0 / pixels), mask=exists)
-            tl.store(out + 2 * all_rows, d_mean / pixels, mask=exists)
+            tl.store(abc + place, batch_scale[None, :] + instance_scale, mask=exists)
+            tl.store(abc + all_rows + place, d_var * (2.0 / pixels), mask=exists)
+            tl.store(abc + 2 * all_rows + place, d_mean / pixels, mask=exists)
 
 
 @triton.jit
@@ -356,11 +337,11 @@ def combination(
     row, at, exists = _rows_of_tile(rows, R)
     all_rows = tl.num_programs(2).to(tl.int64) * rows
     pixel = tl.program_id(1) * P + tl.arange(0, P)
-    places, there = _pixels_of_tile(row, rows, pixel, pixels, pixels, LAST)
+    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
     values = tl.load(x + places, mask=there).to(tl.float32)
-    values -= _spread(tl.load(mean + at, mask=exists), LAST)
-    values *= _spread(tl.load(abc + all_rows + at, mask=exists), LAST)
+    values -= tl.load(mean + at, mask=exists)[:, None]
+    values *= tl.load(abc + all_rows + at, mask=exists)[:, None]
     slopes = tl.load(gradient + places, mask=there).to(tl.float32)
-    values += slopes * _spread(tl.load(abc + at, mask=exists), LAST)
-    values += _spread(tl.load(abc + 2 * all_rows + at, mask=exists), LAST)
+    values += slopes * tl.load(abc + at, mask=exists)[:, None]
+    values += tl.load(abc + 2 * all_rows + at, mask=exists)[:, None]
     tl.store(of_x + places, values, mask=there)

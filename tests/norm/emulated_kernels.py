@@ -39,7 +39,7 @@ def _statistics(x: Tensor, out: Tensor, *_sizes: Any, **_layout: Any) -> None:
 def _batch_statistics(
     of_chunks: Tensor, instance: Tensor, batch: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
 ) -> None:
-    running_mean, running_var, counter, samples, _, pixels, *_, momentum = rest
+    running_mean, running_var, counter, pixels, _, _, momentum, samples, _ = rest
     if counter is not None:
         counter.add_(1)
     instance.copy_(of_chunks[:, 0])
@@ -75,19 +75,18 @@ def _gradients(
     of_chunks: Tensor, instance: Tensor, batch: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
 ) -> None:
     parameters, of_parameters, abc = rest[:5], *rest[5:7]
-    samples, _channels, pixels, _chunks, eps = rest[7:]
-    found = formula.mixed_affine_gradient(
+    pixels, _chunks, eps, samples, _channels = rest[7:]
+    of_map, found = formula.mixed_affine_gradient(
         *of_chunks[:, 0],
         formula.Parameters(*parameters),
-        formula.BatchStatistics(*batch, samples),
+        None if TRAINING else formula.BatchStatistics(*batch, samples),
         *instance,
         eps,
-        size=pixels,
-        training=TRAINING,
+        pixels,
     )
-    of_parameters.copy_(torch.stack(found.parameters))
+    of_parameters.copy_(torch.stack(found))
     if abc is not None:
-        abc.copy_(torch.stack([found.a, found.b, found.c]))
+        abc.copy_(torch.stack(of_map))
 
 
 def _combination(
