@@ -90,39 +90,61 @@ def mixed_affine_gradient(
     total: Tensor,
     products: Tensor,
     parameters: Parameters,
-    batch: BatchStatistics | None,
+    batch: BatchStatistics,
     mean: Tensor,
     var: Tensor,
     eps: float,
+    *,
     size: int,
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    training: bool,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
     """Gradient of Eq. 1, given what of it has to be summed over the feature map.
 
-    PyTorch differentiates the arithmetic on (N, C) values; the rest is the chain rule.
+    It is the derivative of :func:`mixed_affine`, and of ``scale * (x - mean) + offset``, by the
+    chain rule.
 
     Args:
         total: sums over height and width of the incoming gradient (N, C).
         products: sums of its products with ``x - mean`` (N, C).
         parameters: of the layer.
-        batch: constants that the batch half was normalized with; None for those of this batch.
+        batch: what the batch half was normalized with.
         mean: see the module, as for ``var`` and ``eps``.
         var: of the instances.
         eps: added to both variances.
         size: height times width.
+        training: whether ``batch`` is of this batch, and so depends on ``x``.
 
     Returns:
         a, b and c, each (N, C), with which ``a * gradient + b * (x - mean) + c`` is the gradient of
         the map; and those of the parameters.
     """
-    leaves = [value.detach().requires_grad_() for value in (mean, var, *parameters)]
-    with torch.enable_grad():
-        mean, var, *own = leaves
-        batch = batch_statistics(mean, var) if batch is None else batch
-        scale, offset = mixed_affine(Parameters(*own), batch, mean, var, eps)
-    d_mean, d_var, *d_parameters = torch.autograd.grad([scale, offset], leaves, [products, total])
-    # The map is taken around the mean; the derivative of a variance by x is 2 (x - mean) / size.
-    a = scale.detach()
-    return (a, d_var * (2 / size), (d_mean - a * total) / size), tuple(d_parameters)
+    gate, weight, bias, instance_weight, instance_bias = parameters
+    batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
+    batch_scale = gate * weight * batch_factor
+    instance_scale = (1 - gate) * instance_weight * factor
+    from_batch_mean = mean - batch.mean
+    # Derivatives by the scales of both halves; that of the instance half is per sample.
+    d_batch_scale = (products + total * from_batch_mean).sum(0)
+    d_instance_scale = (factor * products).sum(0)
+    d_bias = total.sum(0)
+
+    # The offset has the batch scale times the mean; both scales have x around the mean.
+    d_mean = -instance_scale * total
+    d_var = factor.square() * instance_scale * products / -2
+    if training:
+        d_batch_mean = -batch_scale * d_bias
+        d_batch_var = batch_factor.square() * batch_scale * d_batch_scale / -2
+        d_mean = d_mean + (d_batch_mean + 2 * d_batch_var * from_batch_mean) / batch.samples
+        d_var = d_var + d_batch_var / batch.samples
+    d_gate = weight * batch_factor * d_batch_scale - instance_weight * d_instance_scale
+    d_parameters = Parameters(
+        gate=d_gate + (bias - instance_bias) * d_bias,
+        weight=gate * batch_factor * d_batch_scale,
+        bias=gate * d_bias,
+        instance_weight=(1 - gate) * d_instance_scale,
+        instance_bias=(1 - gate) * d_bias,
+    )
+    return (batch_scale + instance_scale, d_var * (2 / size), d_mean / size), d_parameters
 
 
 def plain_batch_instance_norm(

@@ -25,6 +25,9 @@ from metabin_plugin.norm.formula import (
 )
 from metabin_plugin.precision import at_least_float32
 
+# Pixels of a narrow plane from which on batch normalization's own reduction is the faster one.
+_MANY_PIXELS = 512
+
 
 def native_batch_instance_norm(
     x: Tensor, parameters: Parameters, running: tuple[Tensor, Tensor] | None, eps: float
@@ -90,11 +93,12 @@ class _Native(torch.autograd.Function):
             abc, of_parameters = mixed_affine_gradient(
                 *_sums(gradient, x, mean),
                 Parameters(*(p.to(mean.dtype) for p in inputs)),
-                None if ctx.training else BatchStatistics(batch_mean, batch_var, len(x)),
+                BatchStatistics(batch_mean, batch_var, len(x)),
                 mean,
                 var,
                 ctx.eps,
-                x.shape[2] * x.shape[3],
+                size=x.shape[2] * x.shape[3],
+                training=ctx.training,
             )
             # Nobody differentiates the input of a network's first layer in a meta step.
             of_x = _combination(gradient, x, mean, *abc) if needs_x else None
@@ -111,8 +115,12 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.is_contiguous():
         return instance_statistics(at_least_float32(x))
     samples, channels, height, width = x.shape
-    # With an affine map in float32, the statistics of a narrow map are in float32 too.
-    one = x.new_ones(channels, dtype=torch.promote_types(x.dtype, torch.float32))
+    # With vectors in float32, the statistics of a narrow map are in float32 too.
+    one = x.new_ones(samples * channels, dtype=torch.promote_types(x.dtype, torch.float32))
+    if x.dtype != one.dtype and height * width >= _MANY_PIXELS:
+        mean, var = torch.batch_norm_update_stats(_planes(x), one, one.clone(), 0.0)
+        return mean.view(samples, channels), var.view(samples, channels)
+    one = one[:channels]
     eps = torch.finfo(torch.float32).eps
     _, mean, inverse = torch.native_group_norm(
         x, one, torch.zeros_like(one), samples, channels, height * width, channels, eps

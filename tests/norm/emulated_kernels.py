@@ -79,10 +79,11 @@ def _gradients(
     of_map, found = formula.mixed_affine_gradient(
         *of_chunks[:, 0],
         formula.Parameters(*parameters),
-        None if TRAINING else formula.BatchStatistics(*batch, samples),
+        formula.BatchStatistics(*batch, samples),
         *instance,
         eps,
-        pixels,
+        size=pixels,
+        training=TRAINING,
     )
     of_parameters.copy_(torch.stack(found))
     if abc is not None:
