@@ -24,11 +24,11 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     In half precision the squared norms of a distance cancel or overflow.
 
     Args:
-        a: matrix (N, K).
-        b: matrix (K, M).
+        a: matrix (..., N, K).
+        b: matrix (..., K, M).
 
     Returns:
-        Matrix (N, M).
+        Matrix (..., N, M).
     """
     with torch.autocast(a.device.type, enabled=False):
         return a @ b

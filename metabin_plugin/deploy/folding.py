@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from metabin_plugin.deploy.inference_norm import InferenceNorm2d
 from metabin_plugin.errors import NormError
-from metabin_plugin.norm.batch_instance_norm import MixedNorm2d
+from metabin_plugin.norm.batch_instance_norm import MixedNorm2d, SynchronizedBatchNorm2d
 from metabin_plugin.norm.convert import substitute
-from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 logger = logging.getLogger(__name__)
 

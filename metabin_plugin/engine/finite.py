@@ -70,20 +70,21 @@ def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> Place | 
     return watch.first
 
 
-def all_finite(*stages: Collection[Tensor]) -> Tensor:
-    """Whether the tensors of each stage hold finite values alone.
+def largest_magnitudes(tensors: Collection[Tensor]) -> Tensor:
+    """The largest magnitude in each tensor, which is infinite or NaN where a value is.
 
     Args:
-        *stages: each with one tensor at least.
+        tensors: one at least.
 
     Returns:
-        1.0 or 0.0 for each stage, on their device, not yet read.
+        One number for each, on their device, not yet read. With several processes it is the same
+        in all: 0, or NaN where the tensor is not finite in one of them.
     """
-    # The largest magnitude of a tensor is infinite or NaN where a value is.
-    tensors = [tensor.detach() for stage in stages for tensor in stage]
-    largest = torch.stack(torch._foreach_norm(tensors, math.inf))
-    finite = (largest * 0 == 0).to(largest.dtype)
-    return torch.stack([part.amin() for part in finite.split(list(map(len, stages)))])
+    largest = torch.stack(torch._foreach_norm([t.detach() for t in tensors], math.inf))
+    if comm.get_world_size() > 1:
+        # Zero times a number that is not finite is NaN, which a sum keeps.
+        torch.distributed.all_reduce(largest.mul_(0))
+    return largest
 
 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:

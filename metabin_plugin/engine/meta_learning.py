@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from fastreid.config import CfgNode
 from fastreid.data import build as loaders
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
-from fastreid.utils import comm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,7 +23,7 @@ from metabin_plugin.engine.episodes import Episodes, mean_over_processes
 from metabin_plugin.engine.finite import (
     LOWEST_LOSS_SCALE,
     Fault,
-    all_finite,
+    largest_magnitudes,
     nonfinite_error,
     nonfinite_names,
 )
@@ -49,7 +49,7 @@ def sign_shares(gradients: Mapping[str, Tensor]) -> Tensor:
         Two numbers in [0, 1] on the device, not yet read.
     """
     flat = torch.cat([gradient.detach().flatten() for gradient in gradients.values()])
-    return torch.stack([flat > 0, flat < 0]).float().mean(1)
+    return torch.stack([flat > 0, flat < 0]).mean(1, dtype=torch.float32)
 
 
 def sign_shares_by_loss(
@@ -149,15 +149,17 @@ def read_step(step: MetaStep, gates: Collection[str]) -> StepNumbers:
         step.meta_test_losses,
         step.outer_gradients,
     )
-    losses = torch.stack([*step.meta_train_losses.values(), *step.meta_test_losses.values()])
-    finite = all_finite(*(tensors.values() for tensors in computed)).to(losses.dtype)
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-    shares = sign_shares({name: step.inner_gradients[name] for name in gates}).to(losses.dtype)
-    numbers = torch.cat([finite, shares, losses]).tolist()
-    flags, rest = numbers[: len(_IN_ORDER)], numbers[len(_IN_ORDER) :]
-    faults = [fault for fault, fine in zip(_IN_ORDER, flags, strict=True) if not fine]
-    return StepNumbers(faults[0] if faults else None, rest[len(SIGNS) :], rest[: len(SIGNS)])
+    largest = largest_magnitudes([tensor for stage in computed for tensor in stage.values()])
+    shares = sign_shares({name: step.inner_gradients[name] for name in gates})
+    losses = [*step.meta_train_losses.values(), *step.meta_test_losses.values()]
+    numbers = iter(torch.cat([largest, shares, *(loss[None] for loss in losses)]).tolist())
+    faults = [
+        fault
+        for fault, stage in zip(_IN_ORDER, computed, strict=True)
+        if not all([math.isfinite(next(numbers)) for _ in stage])
+    ]
+    read_shares = [next(numbers) for _ in SIGNS]
+    return StepNumbers(faults[0] if faults else None, [*numbers], read_shares)
 
 
 _RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")

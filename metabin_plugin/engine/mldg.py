@@ -10,7 +10,6 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
-from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,7 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from metabin_plugin.compat.training import autocast_dtype
 from metabin_plugin.engine.checkpoint_schema import check_count
 from metabin_plugin.engine.episodes import Episodes, mean_over_processes
-from metabin_plugin.engine.finite import Fault, all_finite, nonfinite_error, nonfinite_names
+from metabin_plugin.engine.finite import (
+    Fault,
+    largest_magnitudes,
+    nonfinite_error,
+    nonfinite_names,
+)
 from metabin_plugin.errors import ConfigError, NonFiniteError
 from metabin_plugin.meta import MLDGStep, held_call, mldg_step
 from metabin_plugin.norm import gate_parameters
@@ -138,14 +142,15 @@ def _read(
 
     All are read from the device at once.
     """
-    computed = (meta_train_gradients, {**step.meta_test_gradients, **step.meta_test_losses})
+    of_train = meta_train_gradients.values()
+    of_test = (*step.meta_test_gradients.values(), *step.meta_test_losses.values())
     losses = torch.stack(list(step.meta_test_losses.values()))
-    finite = all_finite(*(tensors.values() for tensors in computed)).to(losses.dtype)
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-    train, test, *values = torch.cat([finite, losses]).tolist()
+    numbers = iter(torch.cat([largest_magnitudes([*of_train, *of_test]), losses]).tolist())
+    train, test = (
+        all([math.isfinite(next(numbers)) for _ in tensors]) for tensors in (of_train, of_test)
+    )
     names = [f"mtest_{name}" for name in step.meta_test_losses]
-    return bool(train), bool(test), dict(zip(names, values, strict=True))
+    return train, test, dict(zip(names, numbers, strict=True))
 
 
 def _check_keys(cfg: CfgNode, model: nn.Module) -> None:

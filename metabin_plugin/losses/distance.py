@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metabin_plugin.precision import at_least_float32, product
 
-
-def farthest(distances: Tensor, candidates: Tensor) -> Tensor:
-    """Distance of each anchor to its farthest candidate; ties share the gradient evenly.
-
-    Args:
-        distances: distances (N, N), anchors in rows.
-        candidates: which samples count for which anchor, boolean (N, N).
-
-    Returns:
-        Distances (N,); minus infinity for an anchor without candidates.
-    """
-    return distances.masked_fill(~candidates, float("-inf")).amax(dim=1)
+SQUARED_FLOOR = 1e-12
+_NONE = float("-inf")
 
 
-def nearest(distances: Tensor, candidates: Tensor) -> Tensor:
-    """Distance of each anchor to its nearest candidate; ties share the gradient evenly.
+def hardest_gaps(distances: Tensor, not_far: Tensor, not_near: Tensor) -> Tensor:
+    """Distance of each anchor to its farthest candidate, less that to its nearest one.
+
+    Equally hard samples share the gradient evenly.
 
     Args:
         distances: distances (N, N), anchors in rows.
-        candidates: which samples count for which anchor, boolean (N, N).
+        not_far: which samples are no candidates for the farthest, boolean (N, N).
+        not_near: which samples are no candidates for the nearest, boolean (N, N).
 
     Returns:
-        Distances (N,); infinity for an anchor without candidates.
+        Differences (N,); without a meaning, but finite, for an anchor that lacks candidates.
     """
-    return distances.masked_fill(~candidates, float("inf")).amin(dim=1)
+    values = distances.detach()
+    # On a GPU each operator is a launch: one maximum for both, and a gradient that is one product.
+    rows = torch.stack([values.masked_fill(not_far, _NONE), (-values).masked_fill(not_near, _NONE)])
+    hardest = rows == rows.amax(dim=2, keepdim=True)
+    far, near = hardest / hardest.sum(dim=2, keepdim=True, dtype=values.dtype)
+    return product(distances[:, None], (far - near)[:, :, None]).flatten()
 
 
 def mean_over_anchors(values: Tensor, anchors: Tensor) -> Tensor:
     """Mean of the values of some anchors.
 
     Args:
-        values: value of each sample (N,).
+        values: finite value of each sample (N,).
         anchors: which samples count as anchors, boolean (N,).
 
     Returns:
         Scalar; without any anchor a zero that still belongs to the graph of `values`.
     """
-    return values.where(anchors, 0).sum() / anchors.sum().clamp_min(1)
+    return torch.dot(values, anchors / anchors.sum(dtype=values.dtype).clamp_min(1))
 
 
 def check_rows(name: str, rows: Tensor, **labels: Tensor) -> None:
@@ -67,9 +67,6 @@ def check_rows(name: str, rows: Tensor, **labels: Tensor) -> None:
             )
 
 
-SQUARED_FLOOR = 1e-12
-
-
 def pairwise_distance(features: Tensor) -> Tensor:
     """Euclidean distance d of every pair of features (paper Eq. 3 and 7).
 
@@ -89,5 +86,6 @@ def pairwise_distance(features: Tensor) -> Tensor:
     features = at_least_float32(features)
     squared_norms = features.square().sum(dim=1)
     products = product(features, features.T)
-    squared = squared_norms[:, None] + squared_norms[None, :] - 2 * products
-    return squared.clamp_min(SQUARED_FLOOR).sqrt()
+    squared = (squared_norms[:, None] + squared_norms).sub(products, alpha=2)
+    # The gradient of a threshold is one operator, that of clamp_min three.
+    return F.threshold(squared, SQUARED_FLOOR, SQUARED_FLOOR).sqrt()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metabin_plugin.losses.distance import check_rows
@@ -31,17 +33,17 @@ def scatter_loss(features: Tensor, domains: Tensor, average: str = "sample") -> 
     if average not in ("sample", "domain"):
         raise ValueError(f"scatter_loss averages by 'sample' or 'domain', not by {average!r}")
     units = _unit_rows(at_least_float32(features))
-    same_domain = (domains[:, None] == domains[None, :]).to(units.dtype)
-    # The sum over a domain points where its mean does, and a direction is all that is needed.
-    centroids = _unit_rows(product(same_domain, units))
-    cosines = (units * centroids).sum(dim=1)
+    same_domain = domains[:, None] == domains
+    shares = same_domain / same_domain.sum(dim=1, keepdim=True, dtype=units.dtype)
+    # Unit rows have a mean cosine to the direction of their mean that is the length of the mean.
+    cosines = torch.linalg.vector_norm(product(shares, units), dim=1)
     if average == "sample":
         return cosines.mean()
-    weights = same_domain.sum(dim=1).reciprocal()
+    weights = shares.diagonal()
     return (cosines * weights).sum() / weights.sum()
 
 
 def _unit_rows(rows: Tensor) -> Tensor:
-    squared = rows.square().sum(dim=1, keepdim=True)
-    # Choosing before the root keeps the gradient of an all-zero row finite.
-    return rows / squared.where(squared > 0, 1).sqrt()
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    # A row of zeros is divided by 1.
+    return rows / F.threshold(lengths, 0, 1)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metabin_plugin.losses.distance import (
     check_rows,
-    farthest,
+    hardest_gaps,
     mean_over_anchors,
-    nearest,
     pairwise_distance,
 )
 
@@ -42,8 +40,8 @@ def shuffle_loss(
     """
     check_rows("shuffle_loss", features, identities=identities, domains=domains)
     distances = pairwise_distance(features) if distances is None else distances
-    same_domain = domains[:, None] == domains[None, :]
-    itself = torch.eye(len(domains), dtype=torch.bool, device=domains.device)
-    intra = same_domain & (identities[:, None] != identities[None, :])
-    gaps = farthest(distances, ~same_domain | itself) - nearest(distances, intra)
+    same_domain = domains[:, None] == domains
+    intra = same_domain & (identities[:, None] != identities)
+    same_domain.fill_diagonal_(False)
+    gaps = hardest_gaps(distances, not_far=same_domain, not_near=~intra)
     return mean_over_anchors(F.softplus(gaps), intra.any(dim=1))

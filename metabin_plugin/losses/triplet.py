@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from metabin_plugin.losses.distance import (
-    check_rows,
-    farthest,
-    mean_over_anchors,
-    nearest,
-    pairwise_distance,
-)
+from metabin_plugin.losses.distance import check_rows, hardest_gaps, pairwise_distance
 
 
 def triplet_loss(
@@ -20,8 +16,8 @@ def triplet_loss(
 
     Mean over the anchors of `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, with
     the farthest sample of the anchor's identity (the anchor itself where it is the only one) and
-    the nearest sample of another identity. Anchors without a negative are left out of the mean;
-    if no anchor has one, the loss is a zero through which gradients still flow.
+    the nearest sample of another identity. With one identity there are no negatives, and the loss
+    is a zero through which gradients still flow.
 
     Args:
         features: features (N, D), not normalized.
@@ -37,7 +33,7 @@ def triplet_loss(
     """
     check_rows("triplet_loss", features, identities=identities)
     distances = pairwise_distance(features) if distances is None else distances
-    same = identities[:, None] == identities[None, :]
-    anchors = (~same).any(dim=1)
-    gaps = farthest(distances, same) - nearest(distances, ~same)
-    return mean_over_anchors((gaps + margin).clamp_min(0), anchors)
+    same, other = (compare(identities[:, None], identities) for compare in (torch.eq, torch.ne))
+    gaps = hardest_gaps(distances, not_far=other, not_near=same)
+    # If one anchor has no negative, none has.
+    return F.relu(gaps + margin).mean() * other.any()

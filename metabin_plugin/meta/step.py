@@ -50,8 +50,11 @@ def inner_update(
         What the parameters become, detached.
     """
     # One operator for all tensors, where a loop would launch two for each.
-    steps = torch._foreach_mul([gradients[name].detach() for name in parameters], inner_lr)
-    values = torch._foreach_sub([value.detach() for value in parameters.values()], steps)
+    values = torch._foreach_sub(
+        [value.detach() for value in parameters.values()],
+        [gradients[name].detach() for name in parameters],
+        alpha=inner_lr,
+    )
     moved = dict(zip(parameters, values, strict=True))
     clipped = [moved[name] for name in (parameters if gates is None else gates)]
     if clipped:
@@ -75,9 +78,16 @@ def gradients_of(
         Gradients of the names of `leaves`; zero where the losses do not depend on them, as on the
         gate of a layer whose input is 1x1, or on a classifier where the losses are of features.
     """
-    total = torch.stack(list(losses.values())).sum() * scale
+    # One that depends on nothing adds nothing; where all do, PyTorch says so.
+    terms = [loss for loss in losses.values() if loss.requires_grad] or list(losses.values())
+    # To sum and scale them first would be launches more, forward and backward.
+    factor = scale if isinstance(scale, Tensor) else terms[0].new_full((), scale)
     gradients = torch.autograd.grad(
-        total, list(leaves.values()), create_graph=create_graph, materialize_grads=True
+        terms,
+        list(leaves.values()),
+        [factor.to(term.dtype) for term in terms],
+        create_graph=create_graph,
+        materialize_grads=True,
     )
     return dict(zip(leaves, gradients, strict=True))
 
@@ -124,15 +134,18 @@ def meta_step(
     """
     average = average or _alone
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    factor = loss_scale
+    if not isinstance(factor, Tensor):
+        factor = next(iter(leaves.values())).new_full((), factor)
     train_losses = meta_train(leaves)
-    scaled_inner = gradients_of(train_losses, leaves, loss_scale, create_graph=second_order)
+    scaled_inner = gradients_of(train_losses, leaves, factor, create_graph=second_order)
     inner = average({name: g.detach() for name, g in scaled_inner.items()})
     inner_gradients = _unscaled(inner, loss_scale)
 
     moved = inner_update(leaves, inner_gradients, inner_lr, gates)
     moved_leaves = {name: value.requires_grad_() for name, value in moved.items()}
     test_losses = meta_test(moved_leaves)
-    outer = average(gradients_of(test_losses, moved_leaves, loss_scale))
+    outer = average(gradients_of(test_losses, moved_leaves, factor))
     if second_order:
         direction = _unscaled(outer, loss_scale)
         curvature = average(_hessian_product(scaled_inner, leaves, direction))

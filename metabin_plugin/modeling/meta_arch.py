@@ -222,7 +222,7 @@ class MetaBIN(Baseline):
         else:
             pool = _within("heads.pool_layer", parameters)
             pooled = held_call(self.heads.pool_layer, feature_map, parameters=pool)
-        rows = self._everyones({**rows, "features": pooled[..., 0, 0]})
+        rows = self._everyones({**rows, "features": pooled.flatten(1)})
         meta_rows = MetaRows(
             features=rows["features"],
             targets=rows["targets"],

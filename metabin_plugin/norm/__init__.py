@@ -6,7 +6,9 @@ from metabin_plugin.norm.batch_instance_norm import (
     NORM_FORMS,
     BatchInstanceNorm2d,
     HalfInstanceNorm2d,
+    InstanceNorm2d,
     MixedNorm2d,
+    SynchronizedBatchNorm2d,
     batch_instance_norm,
 )
 from metabin_plugin.norm.convert import (
@@ -16,8 +18,6 @@ from metabin_plugin.norm.convert import (
     synchronize_norms,
 )
 from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters, network_parts
-from metabin_plugin.norm.instance_norm import InstanceNorm2d
-from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 __all__ = [
     "NORMS",

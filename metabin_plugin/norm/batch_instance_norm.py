@@ -1,6 +1,8 @@
-"""Batch-instance normalization (paper section 3.2, Eq. 1): the function and the layers of it."""
+"""Batch-instance normalization (paper section 3.2, Eq. 1): its function, and the norm layers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +12,11 @@ from metabin_plugin.errors import NormError
 from metabin_plugin.norm import triton_form
 from metabin_plugin.norm.formula import (
     Parameters,
-    count_batch_,
     plain_batch_instance_norm,
     update_running_statistics_,
 )
-from metabin_plugin.norm.native import native_batch_instance_norm
+from metabin_plugin.norm.native import memory_format_of, native_batch_instance_norm
 from metabin_plugin.norm.processes import are_several
-from metabin_plugin.norm.synchronized_batch_norm import synchronized_batch_norm
 
 # "plain", in differentiable operators alone, with more memory and time; "native", by the kernels of
 # PyTorch's norm layers on a CPU; "triton", by kernels of the plugin's own on a GPU; "auto", the
@@ -88,28 +88,20 @@ def batch_instance_norm(
         running = running_mean, running_var
     elif not training:
         raise ValueError("batch_instance_norm needs running statistics when training is False")
-    if x.shape[2] == 1 and x.shape[3] == 1:
-        if num_batches_tracked is not None:
-            num_batches_tracked.add_(1)
-        batch_norm = synchronized_batch_norm if synchronize else F.batch_norm
-        return batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    parameters = Parameters(gate, weight, bias, instance_weight, instance_bias)
     several = training and synchronize and are_several()
-    chosen = choose_form(form, x, several)
+    parameters = Parameters(gate, weight, bias, instance_weight, instance_bias)
+    is_pixel = x.shape[2] == 1 and x.shape[3] == 1
+    if is_pixel:
+        parameters = Parameters(torch.ones_like(gate), weight, bias, weight, bias)
+    chosen = "plain" if is_pixel else choose_form(form, x, several)
     if chosen == "triton":
         return triton_form.triton_batch_instance_norm(
-            x,
-            parameters,
-            running,
-            num_batches_tracked,
-            training=training,
-            momentum=momentum,
-            eps=eps,
+            x, parameters, running, num_batches_tracked, training, momentum, eps
         )
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
-    if not training and _is_batch_normalization(x, gate):
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    if (is_pixel and not several) or (not training and _is_batch_normalization(x, gate)):
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     used = None if training else running
     if chosen == "native":
         y, batch = native_batch_instance_norm(x, parameters, used, eps)
@@ -125,15 +117,12 @@ def batch_instance_norm(
 
 
 def choose_form(form: str, x: Tensor, several: bool = False) -> str:
-    """The form that computes a feature map.
+    """The form, "plain", "native" or "triton", that computes a feature map.
 
     Args:
         form: what is asked for, one of `NORM_FORMS`.
         x: feature map (N, C, H, W).
         several: whether the batch is that of several processes.
-
-    Returns:
-        "plain", "native" or "triton".
 
     Raises:
         NormError: there is no such form, or it is not for the device of `x`.
@@ -149,25 +138,17 @@ def choose_form(form: str, x: Tensor, several: bool = False) -> str:
         return "plain"
     if has_triton and x.dtype in triton_form.DTYPES:
         return "triton"
-    return "native" if on_cpu and form in ("auto", "native") and not is_traced(x) else "plain"
+    return "native" if on_cpu and form in ("auto", "native") and not _is_traced(x) else "plain"
 
 
 def check_form(form: str) -> None:
-    """Refuse a name that is not one of `NORM_FORMS`.
-
-    Raises:
-        NormError: there is no such form.
-    """
+    """Refuse, by a `NormError`, a name that is not one of `NORM_FORMS`."""
     if form not in NORM_FORMS:
         raise NormError(f"BIN has no form {form!r}; choose one of {', '.join(NORM_FORMS)}")
 
 
-def is_traced(x: Tensor) -> bool:
-    """Whether operators are recorded, so that neither values nor Python's choices may matter.
-
-    Args:
-        x: feature map.
-    """
+def _is_traced(x: Tensor) -> bool:
+    """Whether operators are recorded, so that neither values nor Python's choices may matter."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
@@ -178,7 +159,7 @@ def is_traced(x: Tensor) -> bool:
 
 def _is_batch_normalization(x: Tensor, gate: Tensor) -> bool:
     # On a GPU the question would cost more than the statistics: the answer has to be waited for.
-    asks = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced(x)
+    asks = x.device.type == "cpu" and not torch.is_grad_enabled() and not _is_traced(x)
     return asks and bool((gate == 1).all())
 
 
@@ -190,6 +171,26 @@ def _check_shapes(x: Tensor, gate: Tensor) -> None:
             f"batch_instance_norm needs one gate per channel: the feature map has {x.shape[1]} "
             f"channels, the gate has shape {tuple(gate.shape)}"
         )
+
+
+def _batch_arguments(layer: nn.BatchNorm2d) -> dict[str, Any]:
+    """What `nn.BatchNorm2d` gives to its function, and the counter of its batches, by name."""
+    updates = layer.training and layer.track_running_stats
+    holds = layer.training and not layer.track_running_stats
+    momentum, counter = layer.momentum, layer.num_batches_tracked if updates else None
+    if momentum is None:
+        momentum = 0.0
+        if counter is not None:
+            # The cumulative average needs the count itself.
+            momentum, counter = 1.0 / float(counter.add_(1)), None
+    return {
+        "running_mean": None if holds else layer.running_mean,
+        "running_var": None if holds else layer.running_var,
+        "training": layer.training or layer.running_mean is None,
+        "momentum": momentum,
+        "eps": layer.eps,
+        "num_batches_tracked": counter,
+    }
 
 
 class MixedNorm2d(nn.BatchNorm2d):
@@ -220,34 +221,16 @@ class MixedNorm2d(nn.BatchNorm2d):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize a feature map.
-
-        Args:
-            x: feature map (N, C, H, W).
-
-        Returns:
-            Normalized feature map of the same shape, dtype and memory format.
+        """Normalize a feature map (N, C, H, W); shape, dtype and memory format stay.
 
         Raises:
             ValueError: `x` is not 4-D, has another number of channels, or has one value per
                 channel in training.
         """
-        updates = self.training and self.track_running_stats
-        holds = self.training and not self.track_running_stats
-        counter = self.num_batches_tracked if updates else None
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if counter is not None and self.momentum is None:
-            # The cumulative average needs the count itself.
-            momentum, counter = count_batch_(self), None
         return batch_instance_norm(
             x,
             *self.mixture(),
-            None if holds else self.running_mean,
-            None if holds else self.running_var,
-            training=self.training or self.running_mean is None,
-            momentum=momentum,
-            eps=self.eps,
-            num_batches_tracked=counter,
+            **_batch_arguments(self),
             synchronize=self.synchronize,
             form=self.form,
         )
@@ -259,13 +242,7 @@ class BatchInstanceNorm2d(MixedNorm2d):
     The batch half keeps the parameter and buffer names of `nn.BatchNorm2d`, so its checkpoints
     load (with `strict=False`: `gate`, `instance_weight` and `instance_bias` are missing there).
     With all gates at 1, where they start, the layer computes what `nn.BatchNorm2d` computes.
-    A 1x1 feature map is only batch-normalized; statistics follow `nn.BatchNorm2d`, as `MixedNorm2d`
-    has it.
-
-    Args:
-        num_features: number of channels C.
-        eps: added to both variances before the square root.
-        momentum: factor of the new value in the running statistics; None is a cumulative average.
+    Arguments, attributes and statistics are those of `MixedNorm2d`.
     """
 
     gate: nn.Parameter
@@ -307,16 +284,11 @@ class HalfInstanceNorm2d(MixedNorm2d):
     The layer of IBN-Net (Pan et al., "Two at Once", ECCV 2018, variant a), which is the "BN+IN
     half" of the paper's Table 4. The paper does not say which layers it replaces: here it is every
     one, as for batch-instance normalization. Of an odd number of channels the larger part is
-    batch-normalized.
+    batch-normalized. Arguments and statistics are those of `MixedNorm2d`.
 
     Parameters and buffers are those of `nn.BatchNorm2d`, so that its checkpoints load, and the
     other way round. Running statistics are kept of all channels; those of the instance-normalized
     ones are used on a 1x1 feature map only, which has no instance statistics.
-
-    Args:
-        num_features: number of channels C.
-        eps: added to both variances before the square root.
-        momentum: factor of the new value in the running statistics; None is a cumulative average.
 
     Attributes:
         gate: 0 for instance-normalized channels, 1 for batch-normalized ones (C,); a constant.
@@ -332,3 +304,63 @@ class HalfInstanceNorm2d(MixedNorm2d):
     def mixture(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fixed gates, and the one affine map of both halves twice."""
         return self.gate, self.weight, self.bias, self.weight, self.bias
+
+
+class SynchronizedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose batch is that of all processes of a distributed run.
+
+    Parameters, buffers and results are those of `nn.BatchNorm2d`, bit for bit with one process.
+    Unlike `nn.SyncBatchNorm` it takes CPU tensors and is twice differentiable. Every process needs
+    feature maps of the same height and width.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize a feature map (N, C, H, W); shape and dtype stay.
+
+        Raises:
+            ValueError: `x` is not 4-D.
+        """
+        if not (self.training and are_several()):
+            return super().forward(x)
+        affine = self.weight, self.bias
+        gate = torch.ones_like(self.weight)
+        return batch_instance_norm(
+            x, gate, *affine, *affine, **_batch_arguments(self), synchronize=True
+        )
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """`nn.InstanceNorm2d` with an affine map, called as `nn.BatchNorm2d` is (IN in Table 4).
+
+    `weight` and `bias` have the names that they have in `nn.BatchNorm2d`, so that its checkpoints
+    load (with `strict=False`: there are no running statistics here). It computes the same in
+    training and in evaluation.
+
+    Args:
+        num_features: number of channels C.
+        eps: added to the variance before the square root.
+        momentum: without effect; it is there because norms are called with it.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, eps=eps, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize a feature map (N, C, H, W); shape, dtype and memory format stay.
+
+        Raises:
+            NormError: the feature map is 1x1, so that nothing of it would be left.
+        """
+        if x.shape[2:] == (1, 1):
+            raise NormError(
+                "instance normalization leaves nothing of a 1x1 feature map: choose larger images "
+                "or another norm"
+            )
+        # PyTorch's own gives a contiguous map whatever it gets.
+        return super().forward(x).contiguous(memory_format=memory_format_of(x))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        # PyTorch takes the running statistics of a state dict that names no version for a mistake.
+        super()._load_from_state_dict(state_dict, prefix, {"version": 2, **local_metadata}, *args)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm.batch_instance_norm import (
     BatchInstanceNorm2d,
     HalfInstanceNorm2d,
+    InstanceNorm2d,
     MixedNorm2d,
+    SynchronizedBatchNorm2d,
     check_form,
 )
-from metabin_plugin.norm.instance_norm import InstanceNorm2d
-from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
 NormFactory = Callable[..., nn.Module]
 
@@ -47,7 +46,12 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
     Raises:
         NormError: `norm` is an unknown name, or the network has no layer to convert.
     """
-    factory = _factory(norm)
+    if isinstance(norm, str) and norm not in NORMS:
+        raise NormError(
+            f"{norm!r} is not a normalization that convert_norm knows: use one of "
+            f"{', '.join(NORMS)}"
+        )
+    factory = NORMS[norm] if isinstance(norm, str) else norm
     replacements: dict[nn.Module, nn.Module] = {
         layer: _replacement(layer, factory)
         for layer in module.modules()
@@ -67,9 +71,6 @@ def synchronize_norms(module: nn.Module) -> None:
 
     Every `MixedNorm2d` is switched; every other `nn.BatchNorm2d` is replaced by a
     `SynchronizedBatchNorm2d` with its parameters and buffers. Weights keep their names.
-
-    Args:
-        module: network.
     """
     replacements: dict[nn.Module, nn.Module] = {}
     for layer in module.modules():
@@ -81,11 +82,7 @@ def synchronize_norms(module: nn.Module) -> None:
 
 
 def set_norm_form(module: nn.Module, form: str) -> None:
-    """Let all layers of a network that compute Eq. 1 do so in one form, in place.
-
-    Args:
-        module: network.
-        form: one of `NORM_FORMS`.
+    """Let all layers of a network that compute Eq. 1 do so in one of `NORM_FORMS`, in place.
 
     Raises:
         NormError: there is no such form.
@@ -97,28 +94,12 @@ def set_norm_form(module: nn.Module, form: str) -> None:
 
 
 def substitute(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
-    """Replace layers of a network wherever it holds them, in place.
-
-    Args:
-        module: network; itself not replaced.
-        replacements: layer to what takes its place.
-    """
+    """Replace layers of a network, itself excepted, wherever it holds them, in place."""
     for parent in list(module.modules()):
         # Not named_children(), which lists a layer used twice under its first name only.
         for name, child in list(parent._modules.items()):
             if child is not None and child in replacements:
                 setattr(parent, name, replacements[child])
-
-
-def _factory(norm: str | NormFactory) -> NormFactory:
-    if not isinstance(norm, str):
-        return norm
-    if norm not in NORMS:
-        raise NormError(
-            f"{norm!r} is not a normalization that convert_norm knows: use one of "
-            f"{', '.join(NORMS)}"
-        )
-    return NORMS[norm]
 
 
 def _replacement(layer: nn.BatchNorm2d, factory: NormFactory) -> nn.Module:
@@ -130,28 +111,15 @@ def _replacement(layer: nn.BatchNorm2d, factory: NormFactory) -> nn.Module:
         new.to(device=reference.device, dtype=reference.dtype)
     if isinstance(new, nn.BatchNorm2d):
         new.track_running_stats = layer.track_running_stats
-    _copy_parameters(layer, new)
-    _copy_buffers(layer, new)
+    for name, parameter in layer.named_parameters(recurse=False):
+        own = new._parameters.get(name)
+        if own is not None and own.shape == parameter.shape:
+            copy = parameter.detach().clone()
+            setattr(new, name, nn.Parameter(copy, requires_grad=parameter.requires_grad))
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        if new._buffers.get(name) is not None:
+            value = getattr(layer, name)
+            setattr(new, name, None if value is None else value.detach().clone())
     if isinstance(new, BatchInstanceNorm2d):
         new.copy_batch_affine_()
     return new.train(layer.training)
-
-
-def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    own = dict(target.named_parameters(recurse=False))
-    for name, parameter in source.named_parameters(recurse=False):
-        if name in own and own[name].shape == parameter.shape:
-            setattr(target, name, _clone(parameter))
-
-
-def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
-    own = dict(target.named_buffers(recurse=False))
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        if name in own:
-            value: Tensor | None = getattr(source, name)
-            setattr(target, name, None if value is None else value.detach().clone())
-
-
-def _clone(parameter: Tensor) -> nn.Parameter:
-    with torch.no_grad():
-        return nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad)

@@ -3,7 +3,11 @@
 With instance mean m and variance v of a sample and channel, Eq. 1 is one affine map of the pixels:
 ``scale * (x - m) + offset``. All that a layer computes beside its passes over the feature map is
 arithmetic on values per sample and channel (N, C), and stands here once; the kernels in
-``native.py`` and ``triton_form.py`` are tested against it.
+``native.py`` and ``triton_kernels.py`` are tested against it.
+
+Everywhere ``mean`` and ``var`` are those of the instances, (N, C), variances are biased, ``eps`` is
+added to a variance before the square root, and ``running`` are the mean and variance (C,) that the
+batch half is normalized with in evaluation.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metabin_plugin.norm.processes import global_statistics
 from metabin_plugin.precision import at_least_float32
@@ -28,13 +32,7 @@ class Parameters(NamedTuple):
 
 
 class BatchStatistics(NamedTuple):
-    """What the batch half is normalized with.
-
-    Attributes:
-        mean: (C,).
-        var: biased variance (C,).
-        samples: number of samples that they are of.
-    """
+    """What the batch half is normalized with: mean (C,), variance (C,), number of samples."""
 
     mean: Tensor
     var: Tensor
@@ -47,14 +45,11 @@ def over_map(values: Tensor) -> Tensor:
 
 
 def instance_statistics(x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every (sample, channel) over its height and width.
+    """Mean and variance over height and width, (N, C), or (N, C, 1, 1) with ``keepdim``.
 
     Args:
         x: feature map (N, C, H, W), float32 or float64.
-        keepdim: whether height and width remain, as 1.
-
-    Returns:
-        Mean and variance, each (N, C) or (N, C, 1, 1).
+        keepdim: whether height and width remain.
     """
     # torch.var_mean takes one pass, but that one is several times as slow on CPU.
     mean = x.mean(dim=(2, 3), keepdim=True)
@@ -69,11 +64,7 @@ def batch_statistics(mean: Tensor, var: Tensor, synchronize: bool = False) -> Ba
     All instances of a batch have the same number of pixels, so the batch mean is the mean of the
     instance means, and the batch variance is the mean of the instance variances plus the variance
     of the instance means. No difference of squares is taken: large means do not cancel.
-
-    Args:
-        mean: instance means (N, C).
-        var: biased instance variances (N, C).
-        synchronize: whether the batch is that of all processes of a distributed run.
+    ``synchronize`` takes the batches of all processes for one.
     """
     batch_mean = mean.mean(dim=0)
     between = (mean - batch_mean).square().mean(dim=0)
@@ -84,41 +75,15 @@ def batch_statistics(mean: Tensor, var: Tensor, synchronize: bool = False) -> Ba
 def mixed_affine(
     parameters: Parameters, batch: BatchStatistics, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Scale and offset with which ``scale * (x - mean) + offset`` is Eq. 1.
+    """Scale and offset (N, C) with which ``scale * (x - mean) + offset`` is Eq. 1.
 
     Taken around the instance mean, nothing of the size of a large mean enters either of them.
-
-    Args:
-        parameters: of the layer.
-        batch: what the batch half is normalized with.
-        mean: instance means (N, C).
-        var: biased instance variances (N, C).
-        eps: added to both variances before the square root.
-
-    Returns:
-        Scale and offset, each (N, C).
     """
     gate, weight, bias, instance_weight, instance_bias = parameters
     batch_scale = gate * weight * torch.rsqrt(batch.var + eps)
     instance_scale = (1 - gate) * instance_weight * torch.rsqrt(var + eps)
     biases = gate * bias + (1 - gate) * instance_bias
     return batch_scale + instance_scale, batch_scale * (mean - batch.mean) + biases
-
-
-class MapGradient(NamedTuple):
-    """Gradient of Eq. 1: by the map ``a * gradient + b * (x - mean) + c``, and by the parameters.
-
-    Attributes:
-        a: (N, C).
-        b: (N, C).
-        c: (N, C).
-        parameters: gradients of gate, weight, bias, instance weight, instance bias; each (C,).
-    """
-
-    a: Tensor
-    b: Tensor
-    c: Tensor
-    parameters: Parameters
 
 
 def mixed_affine_gradient(
@@ -132,7 +97,7 @@ def mixed_affine_gradient(
     *,
     size: int,
     training: bool,
-) -> MapGradient:
+) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
     """Gradient of Eq. 1, given what of it has to be summed over the feature map.
 
     It is the derivative of :func:`mixed_affine`, and of ``scale * (x - mean) + offset``, by the
@@ -143,11 +108,15 @@ def mixed_affine_gradient(
         products: sums of its products with ``x - mean`` (N, C).
         parameters: of the layer.
         batch: what the batch half was normalized with.
-        mean: instance means (N, C).
-        var: biased instance variances (N, C).
+        mean: see the module, as for ``var`` and ``eps``.
+        var: of the instances.
         eps: added to both variances.
         size: height times width.
         training: whether ``batch`` is of this batch, and so depends on ``x``.
+
+    Returns:
+        a, b and c, each (N, C), with which ``a * gradient + b * (x - mean) + c`` is the gradient of
+        the map; and those of the parameters.
     """
     gate, weight, bias, instance_weight, instance_bias = parameters
     batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
@@ -167,20 +136,15 @@ def mixed_affine_gradient(
         d_batch_var = batch_factor.square() * batch_scale * d_batch_scale / -2
         d_mean = d_mean + (d_batch_mean + 2 * d_batch_var * from_batch_mean) / batch.samples
         d_var = d_var + d_batch_var / batch.samples
-    return MapGradient(
-        batch_scale + instance_scale,
-        d_var * (2 / size),
-        d_mean / size,
-        Parameters(
-            gate=weight * batch_factor * d_batch_scale
-            - instance_weight * d_instance_scale
-            + (bias - instance_bias) * d_bias,
-            weight=gate * batch_factor * d_batch_scale,
-            bias=gate * d_bias,
-            instance_weight=(1 - gate) * d_instance_scale,
-            instance_bias=(1 - gate) * d_bias,
-        ),
+    d_gate = weight * batch_factor * d_batch_scale - instance_weight * d_instance_scale
+    d_parameters = Parameters(
+        gate=d_gate + (bias - instance_bias) * d_bias,
+        weight=gate * batch_factor * d_batch_scale,
+        bias=gate * d_bias,
+        instance_weight=(1 - gate) * d_instance_scale,
+        instance_bias=(1 - gate) * d_bias,
     )
+    return (batch_scale + instance_scale, d_var * (2 / size), d_mean / size), d_parameters
 
 
 def plain_batch_instance_norm(
@@ -195,8 +159,8 @@ def plain_batch_instance_norm(
     Args:
         x: feature map (N, C, H, W).
         parameters: of the layer.
-        running: mean and variance (C,) for the batch half; None for those of the batch.
-        eps: added to both variances before the square root.
+        running: see the module; None for the statistics of the batch.
+        eps: see the module.
         synchronize: whether the batch is that of all processes of a distributed run.
 
     Returns:
@@ -223,18 +187,10 @@ def plain_gradient(
     eps: float,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Gradient of Eq. 1 that can itself be differentiated.
+    """Gradients of Eq. 1 by x and the parameters that can themselves be differentiated.
 
-    Args:
-        gradient: of the normalized feature map.
-        x: feature map (N, C, H, W).
-        parameters: of the layer.
-        running: as for :func:`plain_batch_instance_norm`.
-        eps: added to both variances before the square root.
-        needed: whether the gradients of x and of the five parameters are asked for.
-
-    Returns:
-        Gradients of x and of the parameters; None where not asked for.
+    Those that are not ``needed`` are None; the other arguments are those of
+    :func:`plain_batch_instance_norm`, and the gradient of its feature map.
     """
     y, _ = plain_batch_instance_norm(x, parameters, running, eps)
     inputs = (x, *parameters)
@@ -252,32 +208,11 @@ def update_running_statistics_(
     count: int | Tensor,
     momentum: float,
 ) -> None:
-    """Move the running statistics towards those of a batch, in place.
+    """Move the running statistics (C,) towards those of a batch of ``count`` values, in place.
 
-    Args:
-        running_mean: running mean (C,), changed in place.
-        running_var: running unbiased variance (C,), changed in place.
-        batch_mean: mean of the batch (C,).
-        batch_var: biased variance of the batch (C,).
-        count: number of values per channel in the batch (N * H * W), at least 2.
-        momentum: factor of the new value, in [0, 1], as in `torch.nn.functional.batch_norm`.
+    As in `torch.nn.functional.batch_norm`, the running variance is unbiased, the batch's is not,
+    and ``momentum``, in [0, 1], is the factor of the new value.
     """
     unbiased = batch_var * (count / (count - 1))
     running_mean.lerp_(batch_mean.to(running_mean.dtype), momentum)
     running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-
-
-def count_batch_(layer: nn.BatchNorm2d) -> float:
-    """Count a training batch of a layer.
-
-    Args:
-        layer: its ``num_batches_tracked`` is increased.
-
-    Returns:
-        The factor of the batch's statistics in the running ones, in [0, 1].
-    """
-    if layer.num_batches_tracked is not None:
-        layer.num_batches_tracked.add_(1)
-        if layer.momentum is None:
-            return 1.0 / float(layer.num_batches_tracked)
-    return 0.0 if layer.momentum is None else layer.momentum

@@ -35,13 +35,9 @@ def network_parts(layers: Sequence[str]) -> dict[str, list[str]]:
 
 
 def gate_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Gates of all batch-instance normalization layers, in the order of the network.
+    """Gates (C,) of all batch-instance normalization layers, in the order of the network.
 
-    Args:
-        module: network or layer.
-
-    Returns:
-        Parameter name within `module` (as `named_parameters` has it) to gate (C,).
+    They go by the name that `named_parameters` of the network, or layer, gives them.
     """
     return {
         f"{name}.gate" if name else "gate": layer.gate
@@ -51,11 +47,7 @@ def gate_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def clip_gates_(module: nn.Module) -> None:
-    """Clip the gates of all batch-instance normalization layers into [0, 1], in place.
-
-    Args:
-        module: network or layer.
-    """
+    """Clip the gates of all batch-instance normalization layers into [0, 1], in place."""
     gates = [gate.detach() for gate in gate_parameters(module).values()]
     if gates:
         torch._foreach_clamp_min_(gates, 0.0)
@@ -65,11 +57,7 @@ def clip_gates_(module: nn.Module) -> None:
 def count_gates(module: nn.Module) -> tuple[int, int]:
     """Number of batch-instance normalization layers and of gates (one per channel and layer).
 
-    Args:
-        module: network or layer.
-
-    Returns:
-        Layers and gates; the paper's MobileNetV2 x1.4 has 53 and 23,822.
+    The paper's MobileNetV2 x1.4 has 53 and 23,822.
     """
     gates = gate_parameters(module).values()
     return len(gates), sum(gate.numel() for gate in gates)

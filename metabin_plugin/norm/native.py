@@ -25,20 +25,17 @@ from metabin_plugin.norm.formula import (
 )
 from metabin_plugin.precision import at_least_float32
 
+# Pixels of a narrow plane from which on batch normalization's own reduction is the faster one.
+_MANY_PIXELS = 512
+
 
 def native_batch_instance_norm(
     x: Tensor, parameters: Parameters, running: tuple[Tensor, Tensor] | None, eps: float
 ) -> tuple[Tensor, BatchStatistics]:
-    """Eq. 1; of the size of the map, only ``x`` is kept for the gradient.
+    """Eq. 1, as ``formula.plain_batch_instance_norm`` has it.
 
-    Args:
-        x: feature map (N, C, H, W), on the CPU; a copy is taken if it is in no memory format.
-        parameters: of the layer.
-        running: mean and variance (C,) for the batch half; None for those of the batch.
-        eps: added to both variances before the square root.
-
-    Returns:
-        The normalized feature map, and what the batch half was normalized with.
+    Of the size of the map, only ``x`` is kept for the gradient; a copy, if it is in no memory
+    format.
     """
     y, mean, var = _Native.apply(dense(x), running, eps, *parameters)
     return y, BatchStatistics(mean, var, len(x))
@@ -61,13 +58,13 @@ class _Native(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast("cpu", enabled=False):
             mean, var = statistics(x)
-            parameters = Parameters(*(p.to(mean.dtype) for p in inputs))
             if running is None:
                 batch = batch_statistics(mean, var)
             else:
                 # Copies, for later training moves the originals, perhaps before a backward pass.
                 running_mean, running_var = (r.to(mean.dtype, copy=True) for r in running)
                 batch = BatchStatistics(running_mean, running_var, len(x))
+            parameters = Parameters(*(p.to(mean.dtype) for p in inputs))
             scale, offset = mixed_affine(parameters, batch, mean, var, eps)
             y = affine(x, mean, scale, offset)
         ctx.training, ctx.eps = running is None, eps
@@ -83,15 +80,17 @@ class _Native(torch.autograd.Function):
         if gradient is None:
             return (None,) * len(ctx.needs_input_grad)
         mean, var, batch_mean, batch_var, x, *inputs = ctx.saved_tensors
-        needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+        needs_x, _, _, *needed = ctx.needs_input_grad
         with torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled():
                 running = None if ctx.training else (batch_mean, batch_var)
-                of_all = plain_gradient(gradient, x, Parameters(*inputs), running, ctx.eps, needed)
-                return of_all[0], None, None, *of_all[1:]
+                of_x, *of_inputs = plain_gradient(
+                    gradient, x, Parameters(*inputs), running, ctx.eps, (needs_x, *needed)
+                )
+                return of_x, None, None, *of_inputs
             # Of a sum, say, it is one value expanded.
             gradient = gradient.contiguous(memory_format=memory_format_of(x))
-            found = mixed_affine_gradient(
+            abc, of_parameters = mixed_affine_gradient(
                 *_sums(gradient, x, mean),
                 Parameters(*(p.to(mean.dtype) for p in inputs)),
                 BatchStatistics(batch_mean, batch_var, len(x)),
@@ -101,12 +100,14 @@ class _Native(torch.autograd.Function):
                 size=x.shape[2] * x.shape[3],
                 training=ctx.training,
             )
-            # The first layer of a network, whose input nobody differentiates in a meta step.
-            of_x = None
-            if needed[0]:
-                of_x = _combination(gradient, x, mean, found.a, found.b, found.c)
-        of_parameters = (d.to(p.dtype) for d, p in zip(found.parameters, inputs, strict=True))
-        return of_x, None, None, *of_parameters
+            # Nobody differentiates the input of a network's first layer in a meta step.
+            of_x = _combination(gradient, x, mean, *abc) if needs_x else None
+        return (
+            of_x,
+            None,
+            None,
+            *(d.to(p.dtype) for d, p in zip(of_parameters, inputs, strict=True)),
+        )
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,9 +115,12 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.is_contiguous():
         return instance_statistics(at_least_float32(x))
     samples, channels, height, width = x.shape
-    kind = torch.promote_types(x.dtype, torch.float32)
-    # With an affine map in float32, the statistics of a narrow map are in float32 too.
-    one = torch.ones(channels, dtype=kind)
+    # With vectors in float32, the statistics of a narrow map are in float32 too.
+    one = x.new_ones(samples * channels, dtype=torch.promote_types(x.dtype, torch.float32))
+    if x.dtype != one.dtype and height * width >= _MANY_PIXELS:
+        mean, var = torch.batch_norm_update_stats(_planes(x), one, one.clone(), 0.0)
+        return mean.view(samples, channels), var.view(samples, channels)
+    one = one[:channels]
     eps = torch.finfo(torch.float32).eps
     _, mean, inverse = torch.native_group_norm(
         x, one, torch.zeros_like(one), samples, channels, height * width, channels, eps
@@ -143,19 +147,11 @@ def _sums(gradient: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         values = at_least_float32(gradient)
         products = (at_least_float32(x) - over_map(mean)).mul_(values)
         return values.sum(dim=(2, 3)), products.sum(dim=(2, 3))
-    ones = torch.ones_like(mean).flatten()
+    ones, centre = torch.ones_like(mean).flatten(), mean.flatten()
+    planes = _planes(gradient), _planes(x)
     # The gradients of the bias and of the weight of a batch norm layer with this mean.
     _, products, total = torch.ops.aten.native_batch_norm_backward(
-        _planes(gradient),
-        _planes(x),
-        ones,
-        None,
-        None,
-        mean.flatten(),
-        ones,
-        True,
-        0.0,
-        [False, True, True],
+        *planes, ones, None, None, centre, ones, True, 0.0, [False, True, True]
     )
     return total.view_as(mean), products.view_as(mean)
 
@@ -167,12 +163,9 @@ def _combination(
     if not x.is_contiguous():
         result = torch.addcmul(over_map(c - b * mean), at_least_float32(x), over_map(b))
         return result.addcmul_(at_least_float32(gradient), over_map(a)).to(x.dtype)
-    result = affine(x, mean, b, c)
-    if x.dtype == a.dtype:
-        return result.addcmul_(gradient, over_map(a))
-    # PyTorch would widen whole maps to multiply values of two dtypes.
-    zeros = torch.zeros_like(a)
-    return result.add_(affine(gradient, zeros, a, zeros))
+    # The factor is rounded as the map is: to multiply values of two dtypes PyTorch would widen
+    # the whole map.
+    return affine(x, mean, b, c).addcmul_(gradient, over_map(a.to(x.dtype)))
 
 
 def _planes(x: Tensor) -> Tensor:

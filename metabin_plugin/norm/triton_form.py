@@ -1,4 +1,4 @@
-"""BIN on a GPU: one operator of PyTorch's, computed by the Triton kernels of ``triton_kernels.py``.
+"""BIN on a GPU: operators of PyTorch's, computed by the Triton kernels of ``triton_kernels.py``.
 
 ``torch.compile``, ``torch.export`` and autocast see ``metabin::batch_instance_norm`` and, for its
 gradient, ``metabin::batch_instance_norm_backward``. The second derivative is that of the plain
@@ -36,11 +36,7 @@ _WARPS = 4
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether the kernels run on a device: a GPU that Triton compiles for, or its interpreter.
-
-    Args:
-        device: of the feature map.
-    """
+    """Whether the kernels run on a device: a GPU that Triton compiles for, or its interpreter."""
     if not _HAS_TRITON:
         return False
     return device.type == "cuda" or (device.type == "cpu" and _interprets())
@@ -50,49 +46,34 @@ def triton_batch_instance_norm(
     x: Tensor,
     parameters: Parameters,
     running: tuple[Tensor, Tensor] | None,
-    num_batches_tracked: Tensor | None = None,
-    *,
+    counter: Tensor | None,
     training: bool,
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Eq. 1; of the size of the map, only ``x`` is kept for the gradient.
+    """``batch_instance_norm``, the running statistics and the counter of batches included.
 
-    Args:
-        x: feature map (N, C, H, W) of one of ``DTYPES``; copied if it is in no memory format.
-        parameters: of the layer.
-        running: mean and variance (C,), moved in training and used in evaluation.
-        num_batches_tracked: int64 scalar that is increased by 1.
-        training: whether the batch half takes the statistics of the batch.
-        momentum: factor of the new value in the running statistics.
-        eps: added to both variances before the square root.
+    The map is of one of ``DTYPES``. Of its size only ``x`` is kept for the gradient; a copy, if it
+    is in no memory format.
     """
     x = dense(x)
     mean, var = running or (None, None)
+    y: Tensor
     if not training and not torch.is_grad_enabled():
-        return _evaluation(x, *parameters, mean, var, eps)
-    y: Tensor = _training(x, *parameters, mean, var, num_batches_tracked, training, momentum, eps)[
-        0
-    ]
+        y = _evaluation(x, *parameters, mean, var, eps)
+    else:
+        y, *_ = _training(x, *parameters, mean, var, counter, training, momentum, eps)
     return y
 
 
 class _Grid(NamedTuple):
-    """How programs share a map.
-
-    Attributes:
-        last: whether channels lie together.
-        rows: of a block.
-        pixels: of a row.
-        blocks: 1, or the number of samples.
-        tile: rows and pixels that a program takes at once.
-        chunk: pixels of a chunk.
-    """
+    """How programs share a map, in the words of ``triton_kernels.py``."""
 
     last: bool
     rows: int
     pixels: int
     blocks: int
+    # Rows and pixels.
     tile: tuple[int, int]
     chunk: int
 
@@ -100,22 +81,12 @@ class _Grid(NamedTuple):
     def chunks(self) -> int:
         return -(-self.pixels // self.chunk)
 
-    @property
-    def all_rows(self) -> int:
-        return self.rows * self.blocks
-
-    @property
-    def by_chunks(self) -> tuple[int, int, int]:
-        return -(-self.rows // self.tile[0]), self.chunks, self.blocks
-
-    @property
-    def by_tiles(self) -> tuple[int, int, int]:
-        return -(-self.rows // self.tile[0]), -(-self.pixels // self.tile[1]), self.blocks
-
-    @property
-    def layout(self) -> dict[str, Any]:
+    def launch(self, kernel: Any, width: int, *arguments: Any) -> None:
+        """Launch a kernel over the map; a program takes ``width`` pixels of each of its rows."""
         rows, pixels = self.tile
-        return {"LAST": self.last, "R": rows, "P": pixels, "num_warps": _WARPS}
+        programs = -(-self.rows // rows), -(-self.pixels // width), self.blocks
+        layout = {"LAST": self.last, "R": rows, "P": pixels, "num_warps": _WARPS}
+        kernel[programs](*arguments, **layout)
 
 
 def grid_of(x: Tensor) -> _Grid:
@@ -138,182 +109,72 @@ def grid_of(x: Tensor) -> _Grid:
     return _Grid(last, rows, pixels, blocks, tile, min(chunk, pixels))
 
 
-def _statistics(x: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
-    kernels = _kernels()
-    mean, var = _vectors(x, 2, grid.chunks)
-    kernels.statistics[grid.by_chunks](
-        x, mean, var, grid.rows, grid.pixels, grid.chunk, grid.all_rows, **grid.layout
-    )
-    return mean, var
-
-
-def _forward(
-    x: Tensor,
-    gate: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    instance_weight: Tensor,
-    instance_bias: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kernels, grid = _kernels(), grid_of(x)
-    samples, channels = x.shape[:2]
+def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalized map, statistics of the instances (2, N, C) and for the batch half (2, C)."""
+    *parameters, running_mean, running_var, counter, training, momentum, eps = rest
+    grid = grid_of(x)
+    y, instance, batch = _fake_forward(x)
     with _on(x):
-        means, variances = _statistics(x, grid)
-        # Outputs of an operator are not views of one another.
-        mean, var = (x.new_empty((samples, channels), dtype=torch.float32) for _ in range(2))
-        scale, offset = _vectors(x, 2)
-        batch = x.new_empty((2, channels), dtype=torch.float32)
-        kernels.coefficients[(-(-channels // _FEW_CHANNELS),)](
-            means,
-            variances,
-            gate,
-            weight,
-            bias,
-            instance_weight,
-            instance_bias,
-            running_mean,
-            running_var,
-            num_batches_tracked,
-            mean,
-            var,
-            batch,
-            scale,
-            offset,
-            samples,
-            channels,
-            grid.pixels,
-            grid.chunk,
-            grid.chunks,
-            momentum,
-            eps,
-            TRAINING=training,
-            **_between(samples),
-        )
-        y = torch.empty_like(x)
-        kernels.affine[grid.by_tiles](
-            x, y, mean, scale, offset, grid.rows, grid.pixels, **grid.layout
-        )
-    return y, mean, var, batch
+        arguments = _statistics(x, grid), instance, batch, running_mean, running_var, counter
+        sizes = grid.pixels, grid.chunk, grid.chunks
+        _launch_between(_kernels().batch_statistics, x, training, *arguments, *sizes, momentum)
+        _normalize(x, y, grid, instance, 1, *parameters, *batch, eps)
+    return y, instance, batch
 
 
-def _evaluate(
-    x: Tensor,
-    gate: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    instance_weight: Tensor,
-    instance_bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-) -> Tensor:
-    kernels, grid = _kernels(), grid_of(x)
+def _evaluate(x: Tensor, *rest: Any) -> Tensor:
+    grid, y = grid_of(x), torch.empty_like(x)
     with _on(x):
-        means, variances = _statistics(x, grid)
-        y = torch.empty_like(x)
-        kernels.evaluation[grid.by_tiles](
-            x,
-            y,
-            means,
-            variances,
-            gate,
-            weight,
-            bias,
-            instance_weight,
-            instance_bias,
-            running_mean,
-            running_var,
-            grid.rows,
-            x.shape[1],
-            grid.pixels,
-            grid.chunk,
-            grid.chunks,
-            grid.all_rows,
-            eps,
-            **grid.layout,
-        )
+        _normalize(x, y, grid, _statistics(x, grid), grid.chunks, *rest)
     return y
 
 
 def _backward(
-    gradient: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    batch: Tensor,
-    gate: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    instance_weight: Tensor,
-    instance_bias: Tensor,
-    training: bool,
-    eps: float,
-    needed: list[bool],
-) -> list[Tensor]:
-    """Those gradients, of x and the parameters, that are needed."""
-    kernels, grid = _kernels(), grid_of(x)
-    samples, channels = x.shape[:2]
-    parameters = (gate, weight, bias, instance_weight, instance_bias)
+    gradient: Tensor, x: Tensor, instance: Tensor, batch: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, empty where it is not needed, and of the parameters (5, C)."""
+    *parameters, training, eps, needs_x = rest
+    kernels, grid, maps = _kernels(), grid_of(x), (gradient, x)
+    of_x, of_parameters = _fake_backward(*maps, needs_x)
     with _on(x):
-        totals, products = _vectors(x, 2, grid.chunks)
-        kernels.sums[grid.by_chunks](
-            gradient,
-            x,
-            mean,
-            totals,
-            products,
-            grid.rows,
-            grid.pixels,
-            grid.chunk,
-            grid.all_rows,
-            **grid.layout,
-        )
-        a, b, c = _vectors(x, 3) if needed[0] else (None, None, None)
-        found = [
-            torch.empty_like(p) if is_needed else None
-            for p, is_needed in zip(parameters, needed[1:], strict=True)
-        ]
-        kernels.gradients[(-(-channels // _FEW_CHANNELS),)](
-            totals,
-            products,
-            mean,
-            var,
-            batch,
-            *parameters,
-            a,
-            b,
-            c,
-            *found,
-            samples,
-            channels,
-            grid.pixels,
-            grid.chunks,
-            eps,
-            TRAINING=training,
-            **_between(samples),
-        )
-        of_x = None
-        if needed[0]:
-            of_x = torch.empty_like(x)
-            kernels.combination[grid.by_tiles](
-                gradient, x, of_x, mean, a, b, c, grid.rows, grid.pixels, **grid.layout
-            )
-    return [gradient for gradient in (of_x, *found) if gradient is not None]
+        of_chunks = _vectors(x, 2, grid.chunks)
+        sizes = grid.rows, grid.pixels, grid.chunk
+        grid.launch(kernels.sums, grid.chunk, *maps, instance, of_chunks, *sizes)
+        abc = _vectors(x, 3) if needs_x else None
+        arguments = of_chunks, instance, batch, *parameters, of_parameters, abc
+        between = grid.pixels, grid.chunks, eps
+        _launch_between(kernels.gradients, x, training, *arguments, *between)
+        if needs_x:
+            vectors = instance, abc
+            grid.launch(kernels.combination, grid.tile[1], *maps, of_x, *vectors, *sizes[:2])
+    return of_x, of_parameters
 
 
-def _vectors(x: Tensor, count: int, chunks: int = 1) -> tuple[Tensor, ...]:
-    shape = x.shape[:2] if chunks == 1 else (chunks, *x.shape[:2])
-    return x.new_empty((count, *shape), dtype=torch.float32).unbind()
+def _statistics(x: Tensor, grid: _Grid) -> Tensor:
+    of_chunks = _vectors(x, 2, grid.chunks)
+    sizes = grid.rows, grid.pixels, grid.chunk
+    grid.launch(_kernels().statistics, grid.chunk, x, of_chunks, *sizes)
+    return of_chunks
 
 
-def _between(samples: int) -> dict[str, Any]:
-    return {"N": min(_SAMPLES, _power_of_2(samples)), "C": _FEW_CHANNELS, "num_warps": _WARPS}
+def _normalize(
+    x: Tensor, y: Tensor, grid: _Grid, instance: Tensor, chunks: int, *rest: Any
+) -> None:
+    *vectors, eps = rest
+    sizes = grid.rows, x.shape[1], grid.pixels, grid.chunk, chunks
+    grid.launch(_kernels().normalize, grid.tile[1], x, y, instance, *vectors, *sizes, eps)
+
+
+def _launch_between(kernel: Any, x: Tensor, training: bool, *arguments: Any) -> None:
+    """Launch a kernel between the passes over the map."""
+    samples, channels = x.shape[:2]
+    programs = (-(-channels // _FEW_CHANNELS),)
+    layout = {"N": min(_SAMPLES, _power_of_2(samples)), "C": _FEW_CHANNELS, "num_warps": _WARPS}
+    kernel[programs](*arguments, samples, channels, TRAINING=training, **layout)
+
+
+def _vectors(x: Tensor, *shape: int) -> Tensor:
+    return x.new_empty((*shape, *x.shape[:2]), dtype=torch.float32)
 
 
 def _on(x: Tensor) -> Any:
@@ -337,120 +198,85 @@ def _kernels() -> Any:
     return triton_kernels
 
 
-# The operator changes the running statistics, as batch normalization's own does, so its gradient
-# is registered with the dispatcher: torch.library.register_autograd takes functions alone.
-_ARGUMENTS = (
-    "Tensor x, Tensor gate, Tensor weight, Tensor bias, Tensor instance_weight, "
-    "Tensor instance_bias"
-)
-_LIBRARY = torch.library.Library("metabin", "FRAGMENT")
-_LIBRARY.define(
-    f"batch_instance_norm({_ARGUMENTS}, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
-    "Tensor(c!)? num_batches_tracked, bool training, float momentum, float eps) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
-)
-_LIBRARY.define(
-    f"batch_instance_norm_inference({_ARGUMENTS}, Tensor running_mean, Tensor running_var, "
-    "float eps) -> Tensor"
-)
-_LIBRARY.define(
-    "batch_instance_norm_backward(Tensor gradient, Tensor x, Tensor mean, Tensor var, "
-    "Tensor batch, Tensor gate, Tensor weight, Tensor bias, Tensor instance_weight, "
-    "Tensor instance_bias, bool training, float eps, bool[6] needed) -> Tensor[]"
-)
-_training = torch.ops.metabin.batch_instance_norm.default
-_evaluation = torch.ops.metabin.batch_instance_norm_inference.default
-_derivative = torch.ops.metabin.batch_instance_norm_backward.default
+def _fake_forward(x: Tensor, *_rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    batch = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    return torch.empty_like(x), _vectors(x, 2), batch
+
+
+def _fake_backward(_gradient: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    of_x = torch.empty_like(x) if rest[-1] else x.new_empty(0)
+    return of_x, x.new_empty((len(Parameters._fields), x.shape[1]), dtype=torch.float32)
 
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        gate: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        instance_weight: Tensor,
-        instance_bias: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        num_batches_tracked: Tensor | None,
-        training: bool,
-        momentum: float,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parameters = (gate, weight, bias, instance_weight, instance_bias)
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
-            y, mean, var, batch = _training(
-                x,
-                *parameters,
-                running_mean,
-                running_var,
-                num_batches_tracked,
-                training,
-                momentum,
-                eps,
-            )
-        ctx.save_for_backward(x, mean, var, batch, *parameters)
-        ctx.training, ctx.eps = training, eps
-        ctx.mark_non_differentiable(mean, var, batch)
+            y, instance, batch = _training(x, *rest)
+        *_, ctx.training, _momentum, ctx.eps = rest
+        ctx.save_for_backward(x, instance, batch, *rest[: len(Parameters._fields)])
+        ctx.mark_non_differentiable(instance, batch)
         # Else PyTorch fills their gradients with zeros, a launch each.
         ctx.set_materialize_grads(False)
-        return y, mean, var, batch
+        return y, instance, batch
 
     @staticmethod
     def backward(
         ctx: Any, gradient: Tensor | None, *_of_statistics: None
     ) -> tuple[Tensor | None, ...]:
+        none = (None,) * len(ctx.needs_input_grad)
         if gradient is None:
-            return (None,) * len(ctx.needs_input_grad)
-        x, mean, var, batch, *inputs = ctx.saved_tensors
-        needed = list(ctx.needs_input_grad[:6])
+            return none
+        x, instance, batch, *inputs = ctx.saved_tensors
+        needed = ctx.needs_input_grad[: 1 + len(inputs)]
+        of_all: tuple[Tensor | None, ...]
         if torch.is_grad_enabled():
             running = None if ctx.training else (batch[0], batch[1])
             parameters = Parameters(*inputs)
             with torch.autocast(x.device.type, enabled=False):
-                of_all = plain_gradient(gradient, x, parameters, running, ctx.eps, tuple(needed))
+                of_all = plain_gradient(gradient, x, parameters, running, ctx.eps, needed)
         else:
             # Of a sum, say, it is one value expanded.
             gradient = gradient.contiguous(memory_format=memory_format_of(x))
-            found = iter(
-                _derivative(gradient, x, mean, var, batch, *inputs, ctx.training, ctx.eps, needed)
+            of_x, of_parameters = _derivative(
+                gradient, x, instance, batch, *inputs, ctx.training, ctx.eps, needed[0]
             )
-            of_all = tuple(next(found) if is_needed else None for is_needed in needed)
-        return *of_all, *[None] * (len(ctx.needs_input_grad) - len(of_all))
+            found = (of_x, *(g.to(p.dtype) for g, p in zip(of_parameters, inputs, strict=True)))
+            of_all = tuple(
+                g if is_needed else None for g, is_needed in zip(found, needed, strict=True)
+            )
+        return of_all + none[len(of_all) :]
 
 
-for _name, _function in {
-    "batch_instance_norm": _forward,
-    "batch_instance_norm_inference": _evaluate,
-    "batch_instance_norm_backward": _backward,
-}.items():
+# The operator changes the running statistics, as batch normalization's own does, so its gradient
+# is registered with the dispatcher: torch.library.register_autograd takes functions alone.
+_PARAMETERS = ", ".join(f"Tensor {name}" for name in Parameters._fields)
+_LIBRARY = torch.library.Library("metabin", "FRAGMENT")
+for _schema, _function, _fake in (
+    (
+        f"batch_instance_norm(Tensor x, {_PARAMETERS}, Tensor(a!)? running_mean, "
+        "Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, bool training, float momentum, "
+        "float eps) -> (Tensor, Tensor, Tensor)",
+        _forward,
+        _fake_forward,
+    ),
+    (
+        f"batch_instance_norm_inference(Tensor x, {_PARAMETERS}, Tensor running_mean, "
+        "Tensor running_var, float eps) -> Tensor",
+        _evaluate,
+        lambda x, *_rest: torch.empty_like(x),
+    ),
+    (
+        "batch_instance_norm_backward(Tensor gradient, Tensor x, Tensor instance, Tensor batch, "
+        f"{_PARAMETERS}, bool training, float eps, bool needs_x) -> (Tensor, Tensor)",
+        _backward,
+        _fake_backward,
+    ),
+):
+    _name = _LIBRARY.define(_schema)
     _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"metabin::{_name}", _fake, lib=_LIBRARY)
 _LIBRARY.impl("batch_instance_norm", _Differentiable.apply, "Autograd")
-
-
-@torch.library.register_fake("metabin::batch_instance_norm", lib=_LIBRARY)
-def _fake_forward(x: Tensor, *_rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    mean, var = (x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
-    return torch.empty_like(x), mean, var, x.new_empty((2, x.shape[1]), dtype=torch.float32)
-
-
-@torch.library.register_fake("metabin::batch_instance_norm_inference", lib=_LIBRARY)
-def _fake_evaluate(x: Tensor, *_rest: Any) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.register_fake("metabin::batch_instance_norm_backward", lib=_LIBRARY)
-def _fake_backward(
-    _gradient: Tensor,
-    x: Tensor,
-    _mean: Tensor,
-    _var: Tensor,
-    _batch: Tensor,
-    *rest: Any,
-) -> list[Tensor]:
-    *parameters, _training, _eps, needed = rest
-    inputs = (x, *parameters)
-    return [torch.empty_like(t) for t, is_needed in zip(inputs, needed, strict=True) if is_needed]
+_training = torch.ops.metabin.batch_instance_norm.default
+_evaluation = torch.ops.metabin.batch_instance_norm_inference.default
+_derivative = torch.ops.metabin.batch_instance_norm_backward.default

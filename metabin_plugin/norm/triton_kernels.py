@@ -2,123 +2,94 @@
 
 A map is blocks of rows, one row for each sample and channel, of pixels. In a contiguous map there
 is one block of N * C rows, whose pixels lie together; in channels_last the N samples are blocks of
-C rows, and those lie together. A program takes a tile of rows and pixels of one block. Values for
-each row, (N, C), lie in the same order in both. All arithmetic is float32.
+C rows, and those lie together (``LAST``). A program takes a tile of ``R`` rows and ``P`` pixels of
+one block. Values for each row, (N, C), lie in the same order in both. All arithmetic is float32.
 
 Where there are too few rows to fill a device, ``statistics`` and ``sums`` split the pixels of a row
-into chunks, each of a program of its own, and the kernels after them join these. Formulas are those
-of ``formula.py``, under the names that they have there.
+into chunks, each of a program of its own, and the kernels after them join these. Between the passes
+over the map a program takes ``C`` channels and loops over their samples, ``N`` at a time. Formulas
+are those of ``formula.py``, under the names that they have there.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language import constexpr
 
 # Values that differ from layer to layer and are not worth a compiled version each.
-_GENERAL = ["samples", "channels", "chunk", "chunks", "all_rows"]
-_GENERAL_BETWEEN = [*_GENERAL, "pixels"]
+_GENERAL = ["samples", "channels", "pixels", "chunk", "chunks"]
 
 
 @triton.jit
-def _rows_of_tile(rows, R: tl.constexpr):
+def _rows_of_tile(rows, R: constexpr):
     """Numbers of a program's rows in their block, places in (N, C), and whether they exist."""
     row = tl.program_id(0) * R + tl.arange(0, R)
     return row, tl.program_id(2).to(tl.int64) * rows + row, row < rows
 
 
 @triton.jit
-def _places(row, rows, pixel, pixels, LAST: tl.constexpr):
-    """Places in the map of a tile of rows and pixels; the last dimension is the contiguous one."""
+def _places(row, rows, pixel, end, pixels, LAST: constexpr):
+    """Places in the map of a tile of rows and pixels, and whether they exist."""
+    there = (row < rows)[:, None] & (pixel < end)[None, :]
+    block = tl.program_id(2).to(tl.int64) * rows * pixels
     if LAST:
-        block = tl.program_id(2).to(tl.int64) * rows * pixels
-        return block + pixel[:, None].to(tl.int64) * rows + row[None, :]
+        return block + pixel[None, :].to(tl.int64) * rows + row[:, None], there
     else:
-        return row[:, None].to(tl.int64) * pixels + pixel[None, :]
+        return block + row[:, None].to(tl.int64) * pixels + pixel[None, :], there
 
 
 @triton.jit
-def _both(row_values, pixel_values, LAST: tl.constexpr):
-    """Whether a row and a pixel both exist, for a tile."""
-    if LAST:
-        return pixel_values[:, None] & row_values[None, :]
-    else:
-        return row_values[:, None] & pixel_values[None, :]
+def _store_chunk(out, at, first, second, rows, exists):
+    """Two values of each row of this program's chunk, into (2, chunks, N, C)."""
+    all_rows = tl.num_programs(2).to(tl.int64) * rows
+    out += tl.program_id(1) * all_rows + at
+    tl.store(out, first, mask=exists)
+    tl.store(out + tl.num_programs(1) * all_rows, second, mask=exists)
 
 
 @triton.jit
-def _spread(row_values, LAST: tl.constexpr):
-    """One value for each row, to be broadcast over a tile."""
-    if LAST:
-        return row_values[None, :]
-    else:
-        return row_values[:, None]
-
-
-@triton.jit
-def _zeros(LAST: tl.constexpr, R: tl.constexpr, P: tl.constexpr):
-    if LAST:
-        return tl.zeros((P, R), tl.float32)
-    else:
-        return tl.zeros((R, P), tl.float32)
-
-
-@triton.jit(do_not_specialize=["all_rows"])
-def statistics(
-    x,
-    mean,
-    var,
-    rows,
-    pixels,
-    chunk,
-    all_rows,
-    LAST: tl.constexpr,
-    R: tl.constexpr,
-    P: tl.constexpr,
-):
-    """Mean and biased variance of each chunk of each row, both (chunks, N, C).
+def statistics(x, out, rows, pixels, chunk, LAST: constexpr, R: constexpr, P: constexpr):
+    """Mean and biased variance of each chunk of each row, (2, chunks, N, C).
 
     Every place of the tile has a mean and a sum of squares of its own (Welford 1962), so that
     neither a large mean nor a bright pixel cancels what the others add.
     """
-    AXIS: tl.constexpr = 0 if LAST else 1
-    row, out, exists = _rows_of_tile(rows, R)
+    row, at, exists = _rows_of_tile(rows, R)
     start = tl.program_id(1) * chunk
     end = tl.minimum(start + chunk, pixels)
-    means = _zeros(LAST, R, P)
-    squares = _zeros(LAST, R, P)
+    means = tl.zeros((R, P), tl.float32)
+    squares = tl.zeros((R, P), tl.float32)
     counts = tl.zeros((P,), tl.float32)
     for first in range(start, end, P):
         pixel = first + tl.arange(0, P)
-        there = _both(exists, pixel < end, LAST)
-        places = _places(row, rows, pixel, pixels, LAST)
+        places, there = _places(row, rows, pixel, end, pixels, LAST)
         values = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
         change = tl.where(there, values - means, 0.0)
         means += change * (1.0 / ((first - start) // P + 1))
         squares += change * (values - means)
         counts += tl.where(pixel < end, 1.0, 0.0)
     count = (end - start).to(tl.float32)
-    weights = counts[:, None] if LAST else counts[None, :]
-    total = tl.sum(means * weights, AXIS) / count
-    between = means - _spread(total, LAST)
-    spread = tl.sum(squares + weights * between * between, AXIS) / count
-    out += tl.program_id(1).to(tl.int64) * all_rows
-    tl.store(mean + out, total, mask=exists)
-    tl.store(var + out, spread, mask=exists)
+    mean = tl.sum(means * counts[None, :], 1) / count
+    between = means - mean[:, None]
+    var = tl.sum(squares + counts[None, :] * between * between, 1) / count
+    _store_chunk(out, at, mean, var, rows, exists)
 
 
 @triton.jit
-def _joined_statistics(means, variances, place, exists, chunks, chunk, pixels, all_rows):
+def _joined_statistics(values, place, exists, chunks, chunk, pixels, all_rows):
     """Mean and variance of rows from those of their chunks (Chan et al. 1983)."""
-    mean = tl.load(means + place, mask=exists, other=0.0)
-    squares = tl.load(variances + place, mask=exists, other=0.0)
+    values += place
+    variances = values + chunks * tl.cast(all_rows, tl.int64)
+    mean = tl.load(values, mask=exists, other=0.0)
+    squares = tl.load(variances, mask=exists, other=0.0)
     if chunks > 1:
         count = chunk * 1.0
         squares *= count
         for k in range(1, chunks):
             there = tl.minimum(chunk, pixels - k * chunk) * 1.0
-            at = place + k * tl.cast(all_rows, tl.int64)
-            change = tl.load(means + at, mask=exists, other=0.0) - mean
+            at = k * tl.cast(all_rows, tl.int64)
+            change = tl.load(values + at, mask=exists, other=0.0) - mean
             share = there / (count + there)
             squares += tl.load(variances + at, mask=exists, other=0.0) * there
             squares += change * change * (count * share)
@@ -130,10 +101,31 @@ def _joined_statistics(means, variances, place, exists, chunks, chunk, pixels, a
 
 @triton.jit
 def _joined_sums(values, place, exists, chunks, all_rows):
-    total = tl.load(values + place, mask=exists, other=0.0)
-    for k in range(1, chunks):
-        total += tl.load(values + place + k * tl.cast(all_rows, tl.int64), mask=exists, other=0.0)
-    return total
+    """Both sums of rows from those of their chunks."""
+    values += place
+    total = tl.zeros(place.shape, tl.float32)
+    product = tl.zeros(place.shape, tl.float32)
+    for k in range(chunks):
+        at = k * tl.cast(all_rows, tl.int64)
+        total += tl.load(values + at, mask=exists, other=0.0)
+        at += chunks * tl.cast(all_rows, tl.int64)
+        product += tl.load(values + at, mask=exists, other=0.0)
+    return total, product
+
+
+@triton.jit
+def _channels(channels, C: constexpr):
+    """A program's channels, and whether they exist."""
+    channel = tl.program_id(0) * C + tl.arange(0, C)
+    return channel, channel < channels
+
+
+@triton.jit
+def _samples_of_channels(first, samples, channel, channels, N: constexpr):
+    """Places in (N, C) of a tile of samples and channels, and whether they exist."""
+    sample = first + tl.arange(0, N)
+    exists = (sample < samples)[:, None] & (channel < channels)[None, :]
+    return sample[:, None].to(tl.int64) * channels + channel[None, :], exists
 
 
 @triton.jit
@@ -142,48 +134,30 @@ def _of_channel(values, channel, exists):
 
 
 @triton.jit
-def _scale_and_offset(
-    mean, var, batch_mean, batch_var, channel, exists, gate, weight, bias, i_weight, i_bias, eps
-):
-    """Eq. 1 as ``scale * (x - mean) + offset``; see ``formula.mixed_affine``."""
-    rho = _of_channel(gate, channel, exists)
-    batch_scale = rho * _of_channel(weight, channel, exists) * tl.rsqrt(batch_var + eps)
-    instance = (1 - rho) * _of_channel(i_weight, channel, exists)
-    biases = rho * _of_channel(bias, channel, exists)
-    biases += (1 - rho) * _of_channel(i_bias, channel, exists)
-    scale = batch_scale + instance * tl.rsqrt(var + eps)
-    return scale, batch_scale * (mean - batch_mean) + biases
+def _move(running, channel, exists, value, momentum):
+    before = _of_channel(running, channel, exists)
+    tl.store(running + channel, before + momentum * (value - before), mask=exists)
 
 
-@triton.jit(do_not_specialize=_GENERAL_BETWEEN)
-def coefficients(
-    means,
-    variances,
-    gate,
-    weight,
-    bias,
-    i_weight,
-    i_bias,
+@triton.jit(do_not_specialize=_GENERAL)
+def batch_statistics(
+    of_chunks,
+    instance,
+    batch,
     running_mean,
     running_var,
     counter,
-    mean,
-    var,
-    batch,
-    scale,
-    offset,
-    samples,
-    channels,
     pixels,
     chunk,
     chunks,
     momentum,
-    eps,
-    TRAINING: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
+    samples,
+    channels,
+    TRAINING: constexpr,
+    N: constexpr,
+    C: constexpr,
 ):
-    """Joined statistics (N, C), those for the batch half (2, C), scale and offset (N, C).
+    """Mean and variance of instances, (2, N, C), and those for the batch half, (2, C).
 
     In training the running statistics are moved, unless they are None; in evaluation they are used.
     A counter is increased by 1.
@@ -192,282 +166,182 @@ def coefficients(
     if counter is not None:  # noqa: SIM102
         if tl.program_id(0) == 0:
             tl.store(counter, tl.load(counter) + 1)
-    channel = tl.program_id(0) * C + tl.arange(0, C)
-    is_channel = channel < channels
-    all_rows = samples * channels
-    if TRAINING:
-        total = tl.zeros((C,), tl.float32)
-        within = tl.zeros((C,), tl.float32)
-        for first in range(0, samples, N):
-            sample = first + tl.arange(0, N)
-            exists = (sample < samples)[:, None] & is_channel[None, :]
-            place = sample[:, None].to(tl.int64) * channels + channel[None, :]
-            m, v = _joined_statistics(
-                means, variances, place, exists, chunks, chunk, pixels, all_rows
-            )
-            total += tl.sum(m, 0)
-            within += tl.sum(v, 0)
-        batch_mean = total / samples
-        between = tl.zeros((C,), tl.float32)
-        for first in range(0, samples, N):
-            sample = first + tl.arange(0, N)
-            exists = (sample < samples)[:, None] & is_channel[None, :]
-            place = sample[:, None].to(tl.int64) * channels + channel[None, :]
-            m, v = _joined_statistics(
-                means, variances, place, exists, chunks, chunk, pixels, all_rows
-            )
-            change = tl.where(exists, m - batch_mean[None, :], 0.0)
-            between += tl.sum(change * change, 0)
-        batch_var = (within + between) / samples
-        if running_mean is not None:
-            count = samples * 1.0 * pixels
-            before = _of_channel(running_mean, channel, is_channel)
-            after = before + momentum * (batch_mean - before)
-            tl.store(running_mean + channel, after, mask=is_channel)
-            before = _of_channel(running_var, channel, is_channel)
-            after = before + momentum * (batch_var * (count / (count - 1)) - before)
-            tl.store(running_var + channel, after, mask=is_channel)
-    else:
-        batch_mean = _of_channel(running_mean, channel, is_channel)
-        batch_var = _of_channel(running_var, channel, is_channel)
-    tl.store(batch + channel, batch_mean, mask=is_channel)
-    tl.store(batch + channels + channel, batch_var, mask=is_channel)
+    channel, is_channel = _channels(channels, C)
+    all_rows = samples * tl.cast(channels, tl.int64)
+    mean = tl.zeros((C,), tl.float32)
+    squares = tl.zeros((C,), tl.float32)
     for first in range(0, samples, N):
-        sample = first + tl.arange(0, N)
-        exists = (sample < samples)[:, None] & is_channel[None, :]
-        place = sample[:, None].to(tl.int64) * channels + channel[None, :]
-        m, v = _joined_statistics(means, variances, place, exists, chunks, chunk, pixels, all_rows)
-        a, b = _scale_and_offset(
-            m,
-            v,
-            batch_mean[None, :],
-            batch_var[None, :],
-            channel[None, :],
-            is_channel[None, :],
-            gate,
-            weight,
-            bias,
-            i_weight,
-            i_bias,
-            eps,
-        )
-        tl.store(mean + place, m, mask=exists)
-        tl.store(var + place, v, mask=exists)
-        tl.store(scale + place, a, mask=exists)
-        tl.store(offset + place, b, mask=exists)
+        place, exists = _samples_of_channels(first, samples, channel, channels, N)
+        m, v = _joined_statistics(of_chunks, place, exists, chunks, chunk, pixels, all_rows)
+        tl.store(instance + place, m, mask=exists)
+        tl.store(instance + all_rows + place, v, mask=exists)
+        # The mean of the variances plus the variance of the means (Chan et al. 1983).
+        there = tl.minimum(samples - first, N) * 1.0
+        own = tl.sum(m, 0) / there
+        within = tl.where(exists, m - own[None, :], 0.0)
+        share = there / (first + there)
+        squares += tl.sum(v + within * within, 0) + (own - mean) * (own - mean) * (first * share)
+        mean += (own - mean) * share
+    var = squares / samples
+    if not TRAINING:
+        mean = _of_channel(running_mean, channel, is_channel)
+        var = _of_channel(running_var, channel, is_channel)
+    elif running_mean is not None:
+        count = samples * 1.0 * pixels
+        _move(running_mean, channel, is_channel, mean, momentum)
+        _move(running_var, channel, is_channel, var * (count / (count - 1)), momentum)
+    tl.store(batch + channel, mean, mask=is_channel)
+    tl.store(batch + channels + channel, var, mask=is_channel)
 
 
-@triton.jit
-def affine(
-    x, y, mean, scale, offset, rows, pixels, LAST: tl.constexpr, R: tl.constexpr, P: tl.constexpr
-):
-    """``y = scale * (x - mean) + offset``."""
-    row, at, exists = _rows_of_tile(rows, R)
-    pixel = tl.program_id(1) * P + tl.arange(0, P)
-    there = _both(exists, pixel < pixels, LAST)
-    places = _places(row, rows, pixel, pixels, LAST)
-    values = tl.load(x + places, mask=there).to(tl.float32)
-    values -= _spread(tl.load(mean + at, mask=exists), LAST)
-    values *= _spread(tl.load(scale + at, mask=exists), LAST)
-    tl.store(y + places, values + _spread(tl.load(offset + at, mask=exists), LAST), mask=there)
-
-
-@triton.jit(do_not_specialize=_GENERAL)
-def evaluation(
+@triton.jit(do_not_specialize=["channels", "chunk"])
+def normalize(
     x,
     y,
-    means,
-    variances,
+    instance,
     gate,
     weight,
     bias,
-    i_weight,
-    i_bias,
-    running_mean,
-    running_var,
+    instance_weight,
+    instance_bias,
+    batch_mean,
+    batch_var,
     rows,
     channels,
     pixels,
     chunk,
     chunks,
-    all_rows,
     eps,
-    LAST: tl.constexpr,
-    R: tl.constexpr,
-    P: tl.constexpr,
+    LAST: constexpr,
+    R: constexpr,
+    P: constexpr,
 ):
-    """Eq. 1 with running statistics, from the statistics of the chunks."""
+    """Eq. 1 as ``scale * (x - mean) + offset``; see ``formula.mixed_affine``."""
     row, at, exists = _rows_of_tile(rows, R)
-    channel = row % channels
-    m, v = _joined_statistics(means, variances, at, exists, chunks, chunk, pixels, all_rows)
-    scale, offset = _scale_and_offset(
-        m,
-        v,
-        _of_channel(running_mean, channel, exists),
-        _of_channel(running_var, channel, exists),
-        channel,
-        exists,
-        gate,
-        weight,
-        bias,
-        i_weight,
-        i_bias,
-        eps,
-    )
+    all_rows = tl.num_programs(2) * rows
+    mean, var = _joined_statistics(instance, at, exists, chunks, chunk, pixels, all_rows)
+    channel = row if LAST else row % channels
+    rho = _of_channel(gate, channel, exists)
+    factor = tl.rsqrt(_of_channel(batch_var, channel, exists) + eps)
+    batch_scale = rho * _of_channel(weight, channel, exists) * factor
+    scale = (1 - rho) * _of_channel(instance_weight, channel, exists) * tl.rsqrt(var + eps)
+    scale += batch_scale
+    offset = batch_scale * (mean - _of_channel(batch_mean, channel, exists))
+    offset += rho * _of_channel(bias, channel, exists)
+    offset += (1 - rho) * _of_channel(instance_bias, channel, exists)
     pixel = tl.program_id(1) * P + tl.arange(0, P)
-    there = _both(exists, pixel < pixels, LAST)
-    places = _places(row, rows, pixel, pixels, LAST)
-    values = tl.load(x + places, mask=there).to(tl.float32) - _spread(m, LAST)
-    values = values * _spread(scale, LAST) + _spread(offset, LAST)
+    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
+    values = tl.load(x + places, mask=there).to(tl.float32) - mean[:, None]
+    values = values * scale[:, None] + offset[:, None]
     tl.store(y + places, values, mask=there)
 
 
-@triton.jit(do_not_specialize=["all_rows"])
-def sums(
-    gradient,
-    x,
-    mean,
-    totals,
-    products,
-    rows,
-    pixels,
-    chunk,
-    all_rows,
-    LAST: tl.constexpr,
-    R: tl.constexpr,
-    P: tl.constexpr,
-):
-    """Sums of ``gradient`` and of ``gradient * (x - mean)`` over chunks of rows, (chunks, N, C)."""
-    AXIS: tl.constexpr = 0 if LAST else 1
+@triton.jit
+def sums(gradient, x, mean, out, rows, pixels, chunk, LAST: constexpr, R: constexpr, P: constexpr):
+    """Sums of ``gradient`` and of ``gradient * (x - mean)`` of each chunk, (2, chunks, N, C)."""
     row, at, exists = _rows_of_tile(rows, R)
     start = tl.program_id(1) * chunk
     end = tl.minimum(start + chunk, pixels)
-    centre = _spread(tl.load(mean + at, mask=exists, other=0.0), LAST)
-    total = _zeros(LAST, R, P)
-    product = _zeros(LAST, R, P)
+    centre = tl.load(mean + at, mask=exists, other=0.0)[:, None]
+    total = tl.zeros((R, P), tl.float32)
+    product = tl.zeros((R, P), tl.float32)
     for first in range(start, end, P):
         pixel = first + tl.arange(0, P)
-        there = _both(exists, pixel < end, LAST)
-        places = _places(row, rows, pixel, pixels, LAST)
+        places, there = _places(row, rows, pixel, end, pixels, LAST)
         slopes = tl.load(gradient + places, mask=there, other=0.0).to(tl.float32)
         total += slopes
         product += slopes * (tl.load(x + places, mask=there, other=0.0).to(tl.float32) - centre)
-    at += tl.program_id(1).to(tl.int64) * all_rows
-    tl.store(totals + at, tl.sum(total, AXIS), mask=exists)
-    tl.store(products + at, tl.sum(product, AXIS), mask=exists)
+    _store_chunk(out, at, tl.sum(total, 1), tl.sum(product, 1), rows, exists)
 
 
-@triton.jit(do_not_specialize=_GENERAL_BETWEEN)
+@triton.jit(do_not_specialize=_GENERAL)
 def gradients(
-    totals,
-    products,
-    mean,
-    var,
+    of_chunks,
+    instance,
     batch,
     gate,
     weight,
     bias,
-    i_weight,
-    i_bias,
-    a,
-    b,
-    c,
-    of_gate,
-    of_weight,
-    of_bias,
-    of_i_weight,
-    of_i_bias,
-    samples,
-    channels,
+    instance_weight,
+    instance_bias,
+    of_parameters,
+    abc,
     pixels,
     chunks,
     eps,
-    TRAINING: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
+    samples,
+    channels,
+    TRAINING: constexpr,
+    N: constexpr,
+    C: constexpr,
 ):
-    """The gradient of ``formula.mixed_affine_gradient``; of outputs that are None, nothing."""
-    channel = tl.program_id(0) * C + tl.arange(0, C)
-    is_channel = channel < channels
-    all_rows = samples * channels
+    """``formula.mixed_affine_gradient``: the parameters' (5, C), and a, b, c of the map (3, N, C).
+
+    Where ``abc`` is None, the parameters' alone. It is the derivative of ``formula.mixed_affine``,
+    and of ``scale * (x - mean) + offset``, by the chain rule.
+    """
+    channel, is_channel = _channels(channels, C)
+    all_rows = samples * tl.cast(channels, tl.int64)
     rho = _of_channel(gate, channel, is_channel)
     batch_weight = _of_channel(weight, channel, is_channel)
-    instance_weight = _of_channel(i_weight, channel, is_channel)
+    own_weight = _of_channel(instance_weight, channel, is_channel)
     batch_mean = _of_channel(batch, channel, is_channel)
     batch_factor = tl.rsqrt(_of_channel(batch + channels, channel, is_channel) + eps)
+    # Derivatives by the scales of both halves; that of the instance half is per sample.
     d_batch_scale = tl.zeros((C,), tl.float32)
     d_instance_scale = tl.zeros((C,), tl.float32)
     d_bias = tl.zeros((C,), tl.float32)
     for first in range(0, samples, N):
-        sample = first + tl.arange(0, N)
-        exists = (sample < samples)[:, None] & is_channel[None, :]
-        place = sample[:, None].to(tl.int64) * channels + channel[None, :]
-        total = _joined_sums(totals, place, exists, chunks, all_rows)
-        product = _joined_sums(products, place, exists, chunks, all_rows)
-        factor = tl.rsqrt(tl.load(var + place, mask=exists, other=1.0) + eps)
-        from_batch = tl.load(mean + place, mask=exists, other=0.0) - batch_mean[None, :]
-        d_batch_scale += tl.sum(product + total * from_batch, 0)
+        place, exists = _samples_of_channels(first, samples, channel, channels, N)
+        total, product = _joined_sums(of_chunks, place, exists, chunks, all_rows)
+        mean = tl.load(instance + place, mask=exists, other=0.0)
+        factor = tl.rsqrt(tl.load(instance + all_rows + place, mask=exists, other=1.0) + eps)
+        d_batch_scale += tl.sum(product + total * (mean - batch_mean[None, :]), 0)
         d_instance_scale += tl.sum(factor * product, 0)
         d_bias += tl.sum(total, 0)
-    if of_gate is not None:
-        of_biases = _of_channel(bias, channel, is_channel)
-        of_biases -= _of_channel(i_bias, channel, is_channel)
-        slope = batch_weight * batch_factor * d_batch_scale - instance_weight * d_instance_scale
-        tl.store(of_gate + channel, slope + of_biases * d_bias, mask=is_channel)
-    if of_weight is not None:
-        tl.store(of_weight + channel, rho * batch_factor * d_batch_scale, mask=is_channel)
-    if of_bias is not None:
-        tl.store(of_bias + channel, rho * d_bias, mask=is_channel)
-    if of_i_weight is not None:
-        tl.store(of_i_weight + channel, (1 - rho) * d_instance_scale, mask=is_channel)
-    if of_i_bias is not None:
-        tl.store(of_i_bias + channel, (1 - rho) * d_bias, mask=is_channel)
-    if a is not None:
+    biases = _of_channel(bias, channel, is_channel)
+    biases -= _of_channel(instance_bias, channel, is_channel)
+    of_gate = batch_weight * batch_factor * d_batch_scale - own_weight * d_instance_scale
+    out = of_parameters + channel
+    tl.store(out, of_gate + biases * d_bias, mask=is_channel)
+    tl.store(out + channels, rho * batch_factor * d_batch_scale, mask=is_channel)
+    tl.store(out + 2 * channels, rho * d_bias, mask=is_channel)
+    tl.store(out + 3 * channels, (1 - rho) * d_instance_scale, mask=is_channel)
+    tl.store(out + 4 * channels, (1 - rho) * d_bias, mask=is_channel)
+    if abc is not None:
         batch_scale = rho * batch_weight * batch_factor
         d_batch_mean = -batch_scale * d_bias
         d_batch_var = -0.5 * batch_factor * batch_factor * batch_scale * d_batch_scale
         for first in range(0, samples, N):
-            sample = first + tl.arange(0, N)
-            exists = (sample < samples)[:, None] & is_channel[None, :]
-            place = sample[:, None].to(tl.int64) * channels + channel[None, :]
-            total = _joined_sums(totals, place, exists, chunks, all_rows)
-            product = _joined_sums(products, place, exists, chunks, all_rows)
-            factor = tl.rsqrt(tl.load(var + place, mask=exists, other=1.0) + eps)
-            instance_scale = ((1 - rho) * instance_weight)[None, :] * factor
+            place, exists = _samples_of_channels(first, samples, channel, channels, N)
+            total, product = _joined_sums(of_chunks, place, exists, chunks, all_rows)
+            factor = tl.rsqrt(tl.load(instance + all_rows + place, mask=exists, other=1.0) + eps)
+            instance_scale = ((1 - rho) * own_weight)[None, :] * factor
+            # The offset has the batch scale times the mean; both scales have x around the mean.
             d_mean = -instance_scale * total
             d_var = -0.5 * factor * factor * instance_scale * product
             if TRAINING:
-                from_batch = tl.load(mean + place, mask=exists, other=0.0) - batch_mean[None, :]
-                d_mean += (d_batch_mean[None, :] + 2 * d_batch_var[None, :] * from_batch) / samples
+                mean = tl.load(instance + place, mask=exists, other=0.0) - batch_mean[None, :]
+                d_mean += (d_batch_mean[None, :] + 2 * d_batch_var[None, :] * mean) / samples
                 d_var += d_batch_var[None, :] / samples
-            tl.store(a + place, batch_scale[None, :] + instance_scale, mask=exists)
-            tl.store(b + place, d_var * (2.0 / pixels), mask=exists)
-            tl.store(c + place, d_mean / pixels, mask=exists)
+            tl.store(abc + place, batch_scale[None, :] + instance_scale, mask=exists)
+            tl.store(abc + all_rows + place, d_var * (2.0 / pixels), mask=exists)
+            tl.store(abc + 2 * all_rows + place, d_mean / pixels, mask=exists)
 
 
 @triton.jit
 def combination(
-    gradient,
-    x,
-    of_x,
-    mean,
-    a,
-    b,
-    c,
-    rows,
-    pixels,
-    LAST: tl.constexpr,
-    R: tl.constexpr,
-    P: tl.constexpr,
+    gradient, x, of_x, mean, abc, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr
 ):
     """``of_x = a * gradient + b * (x - mean) + c``."""
     row, at, exists = _rows_of_tile(rows, R)
+    all_rows = tl.num_programs(2).to(tl.int64) * rows
     pixel = tl.program_id(1) * P + tl.arange(0, P)
-    there = _both(exists, pixel < pixels, LAST)
-    places = _places(row, rows, pixel, pixels, LAST)
+    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
     values = tl.load(x + places, mask=there).to(tl.float32)
-    values -= _spread(tl.load(mean + at, mask=exists), LAST)
-    values *= _spread(tl.load(b + at, mask=exists), LAST)
+    values -= tl.load(mean + at, mask=exists)[:, None]
+    values *= tl.load(abc + all_rows + at, mask=exists)[:, None]
     slopes = tl.load(gradient + places, mask=there).to(tl.float32)
-    values += slopes * _spread(tl.load(a + at, mask=exists), LAST)
-    tl.store(of_x + places, values + _spread(tl.load(c + at, mask=exists), LAST), mask=there)
+    values += slopes * tl.load(abc + at, mask=exists)[:, None]
+    values += tl.load(abc + 2 * all_rows + at, mask=exists)[:, None]
+    tl.store(of_x + places, values, mask=there)

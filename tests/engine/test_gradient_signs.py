@@ -105,13 +105,14 @@ def test_each_loss_is_differentiated_alone_at_the_gates_before_the_update(
 def test_losses_are_measured_when_it_is_their_turn_with_one_more_reading(tmp_path: Path) -> None:
     trainer = trainer_in_a_run(tmp_path, "METABIN.GRADIENT_SIGNS_PERIOD", "3")
     reads = []
+    once = 2 * len(trainer.model.gates) + 4 + 2 + 4
     with trainer.storage:
         for iteration in range(6):
             trainer.iter = trainer.storage.iter = iteration
             with counted() as (_, read):
                 trainer._hooks[0].after_step()
             reads.append(read)
-    assert reads == [[10], [10], [10, 6]] * 2
+    assert reads == [[once], [once], [once, 6]] * 2
     history = trainer.storage.history("inner_gradient_positive/scatter").values()
     assert [iteration for _, iteration in history] == [2, 5]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metabin_plugin.norm import formula
@@ -31,97 +32,72 @@ class EmulatedKernels:
         return Launcher()
 
 
-def _statistics(x: Tensor, mean: Tensor, var: Tensor, *_sizes: Any, **_layout: Any) -> None:
-    for output, value in zip((mean, var), formula.instance_statistics(x.float()), strict=True):
-        output.copy_(value)
+def _statistics(x: Tensor, out: Tensor, *_sizes: Any, **_layout: Any) -> None:
+    out[:, 0] = torch.stack(formula.instance_statistics(x.float()))
 
 
-def _coefficients(
-    means: Tensor, variances: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
+def _batch_statistics(
+    of_chunks: Tensor, instance: Tensor, batch: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
 ) -> None:
-    parameters, (running_mean, running_var, counter) = rest[:5], rest[5:8]
-    mean, var, both, scale, offset = rest[8:13]
-    *_, pixels, _chunk, _chunks, momentum, eps = rest[13:]
+    running_mean, running_var, counter, pixels, _, _, momentum, samples, _ = rest
     if counter is not None:
         counter.add_(1)
-    if TRAINING:
-        batch = formula.batch_statistics(means, variances)
-        if running_mean is not None:
-            count = len(means) * pixels
-            formula.update_running_statistics_(
-                running_mean, running_var, batch.mean, batch.var, count, momentum
-            )
-    else:
-        batch = formula.BatchStatistics(running_mean, running_var, len(means))
-    found = formula.mixed_affine(formula.Parameters(*parameters), batch, means, variances, eps)
-    outputs = (mean, var, both[0], both[1], scale, offset)
-    for output, value in zip(
-        outputs, (means, variances, batch.mean, batch.var, *found), strict=True
-    ):
-        output.copy_(value)
+    instance.copy_(of_chunks[:, 0])
+    if not TRAINING:
+        batch.copy_(torch.stack([running_mean, running_var]))
+        return
+    own = formula.batch_statistics(*instance)
+    batch.copy_(torch.stack([own.mean, own.var]))
+    if running_mean is not None:
+        count = samples * pixels
+        formula.update_running_statistics_(
+            running_mean, running_var, own.mean, own.var, count, momentum
+        )
 
 
-def _affine(
-    x: Tensor, y: Tensor, mean: Tensor, scale: Tensor, offset: Tensor, *_sizes: Any, **_layout: Any
-) -> None:
-    mean, scale, offset = map(formula.over_map, (mean, scale, offset))
+def _normalize(x: Tensor, y: Tensor, instance: Tensor, *rest: Any, **_layout: Any) -> None:
+    parameters, (batch_mean, batch_var), eps = rest[:5], rest[5:7], rest[-1]
+    mean, var = instance.view(2, *x.shape[:2])
+    batch = formula.BatchStatistics(batch_mean, batch_var, len(x))
+    found = formula.mixed_affine(formula.Parameters(*parameters), batch, mean, var, eps)
+    mean, scale, offset = map(formula.over_map, (mean, *found))
     y.copy_(scale * (x.float() - mean) + offset)
 
 
-def _evaluation(
-    x: Tensor, y: Tensor, means: Tensor, variances: Tensor, *rest: Any, **_layout: Any
-) -> None:
-    parameters, running, eps = formula.Parameters(*rest[:5]), rest[5:7], rest[-1]
-    batch = formula.BatchStatistics(*running, len(x))
-    found = formula.mixed_affine(parameters, batch, means, variances, eps)
-    _affine(x, y, means, *found)
-
-
 def _sums(
-    gradient: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    totals: Tensor,
-    products: Tensor,
-    *_sizes: Any,
-    **_layout: Any,
+    gradient: Tensor, x: Tensor, instance: Tensor, out: Tensor, *_sizes: Any, **_layout: Any
 ) -> None:
-    totals.copy_(gradient.float().sum((2, 3)))
-    products.copy_((gradient.float() * (x.float() - formula.over_map(mean))).sum((2, 3)))
+    products = gradient.float() * (x.float() - formula.over_map(instance[0]))
+    out[:, 0] = torch.stack([gradient.float().sum((2, 3)), products.sum((2, 3))])
 
 
 def _gradients(
-    totals: Tensor, products: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
+    of_chunks: Tensor, instance: Tensor, batch: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
 ) -> None:
-    (mean, var, both), parameters, outputs = rest[:3], rest[3:8], rest[8:16]
-    _samples, _channels, pixels, _chunks, eps = rest[16:]
-    found = formula.mixed_affine_gradient(
-        totals,
-        products,
+    parameters, of_parameters, abc = rest[:5], *rest[5:7]
+    pixels, _chunks, eps, samples, _channels = rest[7:]
+    of_map, found = formula.mixed_affine_gradient(
+        *of_chunks[:, 0],
         formula.Parameters(*parameters),
-        formula.BatchStatistics(both[0], both[1], len(mean)),
-        mean,
-        var,
+        formula.BatchStatistics(*batch, samples),
+        *instance,
         eps,
         size=pixels,
         training=TRAINING,
     )
-    values = (found.a, found.b, found.c, *found.parameters)
-    for output, value in zip(outputs, values, strict=True):
-        if output is not None:
-            output.copy_(value)
+    of_parameters.copy_(torch.stack(found))
+    if abc is not None:
+        abc.copy_(torch.stack(of_map))
 
 
 def _combination(
     gradient: Tensor,
     x: Tensor,
     of_x: Tensor,
-    mean: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
+    instance: Tensor,
+    abc: Tensor,
     *_sizes: Any,
     **_layout: Any,
 ) -> None:
-    mean, a, b, c = map(formula.over_map, (mean, a, b, c))
+    mean, a, b, c = map(formula.over_map, (instance[0], *abc))
     of_x.copy_(a * gradient.float() + b * (x.float() - mean) + c)

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # They make a tensor without touching its values, or none at all.
-_FREE = ("empty", "detach", "alias", "unbind", "split", "promote_types", "profiler")
+_FREE = ("empty", "detach", "alias", "unbind", "split", "_unsafe_view", "promote_types", "profiler")
 
 
 class Operators(TorchDispatchMode):

@@ -143,7 +143,7 @@ def test_a_map_is_split_into_chunks_and_joined(memory_format: torch.memory_forma
     y = batch_instance_norm(*inputs, form="triton")
     expected = batch_instance_norm(*exact, form="plain")
     close(y, expected.detach(), 5e-6, "y")
-    _, own_mean, own_var, _ = torch.ops.metabin.batch_instance_norm(
+    _, (own_mean, own_var), _ = torch.ops.metabin.batch_instance_norm(
         *inputs, None, None, None, True, 0.0, 1e-5
     )
     close(own_mean, mean, 1e-6, "mean")
@@ -278,7 +278,7 @@ def test_a_layer_is_few_launches(memory_format, monkeypatch: pytest.MonkeyPatch)
     x = torch.randn(2, 3, 4, 4, device=DEVICE).to(memory_format=memory_format).requires_grad_()
     with Operators() as operators:
         y = layer(x)
-    assert launched == ["statistics", "coefficients", "affine"]
+    assert launched == ["statistics", "batch_statistics", "normalize"]
     assert layer.num_batches_tracked == 1
     forward = len(operators.called) - 1 + len(launched)
     launched.clear()
@@ -292,7 +292,7 @@ def test_a_layer_is_few_launches(memory_format, monkeypatch: pytest.MonkeyPatch)
     layer.eval()
     with torch.no_grad(), Operators() as operators:
         layer(x)
-    assert launched == ["statistics", "evaluation"]
+    assert launched == ["statistics", "normalize"]
     assert len(operators.called) - 1 + len(launched) <= 3
 
 
@@ -311,9 +311,9 @@ def test_no_operator_of_pytorch_hides_in_a_launch(monkeypatch: pytest.MonkeyPatc
     statistics = [torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)]
     counter = torch.zeros((), dtype=torch.int64, device=DEVICE)
     with torch.no_grad(), Operators() as operators:
-        _, mean, var, batch = form._forward(x, *rest, *statistics, counter, True, 0.1, 1e-5)
+        _, instance, batch = form._forward(x, *rest, *statistics, counter, True, 0.1, 1e-5)
         form._evaluate(x, *rest, *statistics, 1e-5)
-        form._backward(x, x, mean, var, batch, *rest, True, 1e-5, [True] * 6)
+        form._backward(x, x, instance, batch, *rest, True, 1e-5, True)
     assert operators.called == []
 
 
@@ -347,12 +347,12 @@ def test_the_operators_keep_what_pytorch_asks_of_one() -> None:
     constants = [t.detach() for t in leaves]
     opcheck(operators.batch_instance_norm_inference.default, (*constants, *statistics, 1e-5))
     x = constants[0]
-    mean, var = x.mean((2, 3)), x.var((2, 3))
-    given = (x, x, mean, var, torch.stack(statistics), *constants[1:], True, 1e-5)
-    for needed in ([True] * 6, [False, True, False, False, False, False]):
+    instance = torch.stack([x.mean((2, 3)), x.var((2, 3))])
+    given = (x, x, instance, torch.stack(statistics), *constants[1:], True, 1e-5)
+    for needs_x in (True, False):
         opcheck(
             operators.batch_instance_norm_backward.default,
-            (*given, needed),
+            (*given, needs_x),
             # It has no derivative of its own.
             test_utils=("test_schema", "test_faketensor"),
         )
