@@ -30,9 +30,13 @@ from metabin_plugin.config.table import (
     check_values,
     shown_value,
 )
-from metabin_plugin.data import SAMPLER
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.registries import BACKBONE_NORM_REGISTRY, NORM_REGISTRY, registered
+from metabin_plugin.registries import (
+    BACKBONE_NORM_REGISTRY,
+    NORM_REGISTRY,
+    registered,
+    sampler_names,
+)
 
 
 def _norms() -> list[str]:
@@ -108,7 +112,7 @@ _EXPANSION: Mapping[str, Rule] = {
 _DATA: Mapping[str, Rule] = {
     "DATASETS.NAMES": Names(),
     "DATASETS.TESTS": Names(),
-    "DATALOADER.SAMPLER_TRAIN": SAMPLER,
+    "DATALOADER.SAMPLER_TRAIN": Choice(sampler_names),
     "DATALOADER.NUM_INSTANCE": Count(1),
     "SOLVER.IMS_PER_BATCH": Count(1),
     "TEST.IMS_PER_BATCH": Count(1),

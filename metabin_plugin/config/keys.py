@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metabin_plugin.config.table import Choice, Count, Key, Names, Number, Registered, add_keys
@@ -18,14 +17,8 @@ _LARGEST_STEP = (2 - 2**-23) * 2.0**127
 _LONGEST_PERIOD = 10**6
 
 
-def _norm_forms() -> Sequence[str]:
-    from metabin_plugin.norm import NORM_FORMS
-
-    return NORM_FORMS
-
-
 # Also of label_domains, which is used on configs that were not checked.
-DOMAIN_KIND = Choice(("dataset", "camera"))
+DOMAIN_RULE = Choice(("dataset", "camera"))
 _META_LOSSES = Names(
     Registered("META_LOSS_REGISTRY"),
     needs_one=True,
@@ -43,7 +36,7 @@ KEYS = (
     Key(
         "METABIN.DOMAIN",
         "dataset",
-        DOMAIN_KIND,
+        DOMAIN_RULE,
         comment='What a domain is: "dataset" (an entry of DATASETS.NAMES, or a value of a '
         'manifest\'s domain column) or "camera" (single-source training, Section 4.4).',
         symbol="D_k",
@@ -180,7 +173,7 @@ KEYS = (
     Key(
         "METABIN.NORM_FORM",
         "auto",
-        Choice(_norm_forms),
+        Choice(("auto", "plain", "native", "triton")),
         comment="How BIN layers (Eq. 1) are computed; the numbers are the same but for rounding. "
         '"auto" takes kernels of the plugin\'s own on a GPU ("triton"), PyTorch\'s norm kernels on '
         'a CPU ("native"), and the autograd formula ("plain") elsewhere; each can be asked for.',

@@ -171,7 +171,8 @@ class Registered:
     registry: str
 
     def __call__(self) -> list[str]:
-        # It needs fastreid, and has its names when the plugin is registered.
+        """Look the names up."""
+        # Needs fastreid, which cannot be imported before the plugin is registered.
         from metabin_plugin import registries
 
         return registries.registered(getattr(registries, self.registry))
@@ -202,9 +203,11 @@ class Choice:
 
     @property
     def allowed(self) -> str:
+        """The names."""
         return _described(self.choices)
 
     def check(self, key: str, value: Any) -> None:
+        """Refuse what is not one of the names."""
         names = _names(self.choices)
         if value not in names:
             raise ConfigError(f"{key} is {shown_value(value)}; choose among {', '.join(names)}")
@@ -226,10 +229,12 @@ class Names:
 
     @property
     def allowed(self) -> str:
+        """The names, and how many are needed."""
         names = "names" if self.choices is None else _described(self.choices)
         return names + (", at least one" if self.needs_one else "")
 
     def check(self, key: str, value: Any) -> None:
+        """Refuse a list with something else, or with a name twice, or one that is too short."""
         if self.needs_one and not value:
             known = "" if self.choices is None else f" of {', '.join(_names(self.choices))}"
             otherwise = self.otherwise and f", or {self.otherwise}"
@@ -252,9 +257,11 @@ class Count:
 
     @property
     def allowed(self) -> str:
+        """The interval."""
         return _interval(self.low, math.inf if self.high == _LARGEST_COUNT else self.high)
 
     def check(self, key: str, value: Any) -> None:
+        """Refuse a fraction, and what is outside the interval."""
         if type(value) is not int:
             raise ConfigError(f"{key} is {shown_value(value)}; give it a whole number")
         _check_interval(key, value, self.low, self.high)
@@ -269,9 +276,11 @@ class Number:
 
     @property
     def allowed(self) -> str:
+        """The interval."""
         return _interval(self.low, self.high)
 
     def check(self, key: str, value: Any) -> None:
+        """Refuse infinity and NaN, and what is outside the interval."""
         # Python compares whole numbers of any size, but cannot convert all of them.
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key} is {value!r}; give it a finite number")
@@ -287,10 +296,12 @@ class Numbers:
 
     @property
     def allowed(self) -> str:
+        """How many, and above what."""
         limit = "" if self.above == -math.inf else f" above {self.above:g}"
         return f"{self.count} finite numbers{limit}"
 
     def check(self, key: str, value: Any) -> None:
+        """Refuse a list of another length, or with something else in it."""
         if len(value) != self.count or not all(map(self._has, value)):
             raise ConfigError(f"{key} is {shown_value(value)}; give it {self.allowed}")
 

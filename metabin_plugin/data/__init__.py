@@ -11,10 +11,10 @@ from metabin_plugin.data.domains import DomainDataset, label_domains
 from metabin_plugin.data.image_files import ReadableDataset
 from metabin_plugin.data.lookup import build_dataset, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset
-from metabin_plugin.data.sampler import SAMPLER, SAMPLER_NAMES, DomainBalancedSampler
+from metabin_plugin.data.sampler import DomainBalancedSampler
+from metabin_plugin.registries import SAMPLER_NAMES
 
 __all__ = [
-    "SAMPLER",
     "SAMPLER_NAMES",
     "DomainBalancedSampler",
     "DomainDataset",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from metabin_plugin.config.keys import DOMAIN_KIND
+from metabin_plugin.config.keys import DOMAIN_RULE
 from metabin_plugin.data.image_files import ReadableDataset
 from metabin_plugin.errors import DatasetError
 
@@ -105,7 +105,7 @@ def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> 
     Raises:
         ConfigError: ``kind`` is not one of the two.
     """
-    DOMAIN_KIND.check("METABIN.DOMAIN", kind)
+    DOMAIN_RULE.check("METABIN.DOMAIN", kind)
     items: list[Sequence[Any]] = []
     keys: list[tuple[int, str]] = []
     for position, (name, dataset) in enumerate(sources):

@@ -13,24 +13,7 @@ from torch.utils.data import Sampler
 from metabin_plugin.config.table import Choice
 from metabin_plugin.data.balance import Balance, group_images
 from metabin_plugin.errors import ConfigError, DatasetError
-from metabin_plugin.registries import SAMPLER_REGISTRY, registered
-
-# fastreid's own; it knows them by name, not by a registry.
-SAMPLER_NAMES = (
-    "TrainingSampler",
-    "NaiveIdentitySampler",
-    "BalancedIdentitySampler",
-    "SetReWeightSampler",
-    "ImbalancedDatasetSampler",
-)
-
-
-def _samplers() -> list[str]:
-    return [*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)]
-
-
-# The rule of DATALOADER.SAMPLER_TRAIN.
-SAMPLER = Choice(_samplers)
+from metabin_plugin.registries import SAMPLER_REGISTRY, registered, sampler_names
 
 
 def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
@@ -49,7 +32,7 @@ def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name in registered(SAMPLER_REGISTRY):
         return SAMPLER_REGISTRY.get(name)(cfg, train_set)
-    SAMPLER.check("DATALOADER.SAMPLER_TRAIN", name)
+    Choice(sampler_names).check("DATALOADER.SAMPLER_TRAIN", name)
     _check_identities(cfg, train_set)
     _check_weights(cfg, train_set)
     return None

@@ -25,6 +25,7 @@ from metabin_plugin.config.table import (
     check_types,
 )
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.norm import NORM_FORMS
 from metabin_plugin.registries import HOOK_REGISTRY
 
 TABLE = (
@@ -88,6 +89,11 @@ def test_a_config_of_an_earlier_version_gets_the_keys_it_lacks() -> None:
     add_metabin_config(cfg)
     assert (cfg.METABIN.OUTER_LR, cfg.METABIN.NORM_FORM) == (0.3, "auto")
     assert cfg.SOLVER.CHECKPOINT_ITERS == 0
+
+
+def test_norm_forms_are_those_of_the_layer() -> None:
+    rule = next(key.rule for key in KEYS if key.name == "METABIN.NORM_FORM")
+    assert rule == Choice(NORM_FORMS)
 
 
 RULES: list[tuple[Rule, list[Any], dict[str, list[Any]]]] = [
