@@ -28,6 +28,15 @@ Training samplers for ``DATALOADER.SAMPLER_TRAIN``, called with ``obj(cfg, datas
 endless stream of dataset indices, of which this rank takes ``IMS_PER_BATCH / world size`` a batch.
 """
 
+# fastreid's own; it knows them by name, not by a registry.
+SAMPLER_NAMES = (
+    "TrainingSampler",
+    "NaiveIdentitySampler",
+    "BalancedIdentitySampler",
+    "SetReWeightSampler",
+    "ImbalancedDatasetSampler",
+)
+
 HOOK_REGISTRY = Registry("HOOK")
 HOOK_REGISTRY.__doc__ = """
 Hooks for ``METABIN.HOOKS``, called with ``obj(cfg, trainer)``; each gives a fastreid ``HookBase``.
@@ -46,3 +55,8 @@ what the meta step moves.
 def registered(registry: Registry) -> list[str]:
     """Names in a fastreid registry, sorted."""
     return sorted(registry._obj_map)
+
+
+def sampler_names() -> list[str]:
+    """Names of training samplers, fastreid's own and registered ones."""
+    return [*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)]

@@ -1,15 +1,17 @@
-"""Write configs/KEYS.md: every config key of the plugin and of its projects, from their sources.
+"""Write configs/KEYS.md: every config key of the plugin and of its projects, from their tables.
 
 python tools/make_key_reference.py [--output configs/KEYS.md]
 
-Names, defaults and comments are read from metabin_plugin/config/keys.py and from the
-config.py of each project.
+The tables are KEYS in metabin_plugin/config/keys.py and in the config.py of each project.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +22,33 @@ metabin_plugin.register()
 from fastreid.config import CfgNode
 
 from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.config.key_page import Entry, KeyReferenceError, read_entries, section
+from metabin_plugin.config.keys import KEYS
+from metabin_plugin.config.table import Key
 from metabin_plugin.engine import read_config
+from metabin_plugin.errors import MetaBINError
 from metabin_plugin.files import reason, replace_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "configs" / "KEYS.md"
-PLUGIN = ROOT / "metabin_plugin" / "config" / "keys.py"
 ABOUT = """# Config keys
 
-Written by `python tools/make_key_reference.py` from the comments in
+Written by `python tools/make_key_reference.py` from the tables in
 [`metabin_plugin/config/keys.py`](../metabin_plugin/config/keys.py) and in the projects'
-`config.py`; change them there. Section, equation and table numbers are the paper's. Every key can
-be set in a YAML file, or as `KEY VALUE` behind a command. fastreid's own keys (`MODEL`, `DATASETS`,
-`SOLVER` ...) are in its [`config/defaults.py`](https://github.com/JDAI-CV/fast-reid/blob/master/fastreid/config/defaults.py).
+`config.py`; change them there. Symbols are those of the method; section, equation and table
+numbers are the paper's. Every key can be set in a YAML file, or as `KEY VALUE` behind a command.
+fastreid's own keys (`MODEL`, `DATASETS`, `SOLVER` ...) are in its [`config/defaults.py`](https://github.com/JDAI-CV/fast-reid/blob/master/fastreid/config/defaults.py).
 """
 
 
+class KeyReferenceError(MetaBINError):
+    """The page of keys cannot be written."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the sources and write the page.
+    """Make the page and write it.
 
     Raises:
-        KeyReferenceError: a key has no comment, or the page cannot be written.
+        KeyReferenceError: it cannot be written.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=PAGE, help="the page (configs/KEYS.md)")
@@ -60,27 +67,32 @@ def page() -> str:
     """The whole page."""
     recipe = dict(flat(read_config(str(ROOT / "configs" / "MetaBIN.yml"), [])))
     parts = [ABOUT]
-    for node, entries in by_node(entries_of(PLUGIN)).items():
+    for node, keys in by_node(KEYS).items():
         about = "Beside fastreid's own." if node != "METABIN" else ""
-        parts.append(section(node, about, entries, recipe))
-    for path in sorted((ROOT / "projects").glob("*/*/config.py")):
-        project = path.parents[1].name
-        for node, entries in by_node(entries_of(path)).items():
+        parts.append(section(node, about, keys, recipe))
+    for project, table in project_tables().items():
+        for node, keys in by_node(table).items():
             about = f"Of [`projects/{project}`](../projects/{project}/README.md)."
-            parts.append(section(node, about, entries, {}))
+            parts.append(section(node, about, keys, {}))
     return "\n".join(parts)
 
 
-def entries_of(path: Path) -> list[Entry]:
-    """Keys of a source file of the repository."""
-    return read_entries(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+def project_tables() -> dict[str, Sequence[Key]]:
+    """The tables of the projects that have keys of their own, by the project's name."""
+    tables = {}
+    for path in sorted((ROOT / "projects").glob("*/*/config.py")):
+        project, package = path.parents[1], path.parent.name
+        if str(project) not in sys.path:
+            sys.path.append(str(project))
+        tables[project.name] = importlib.import_module(f"{package}.config").KEYS
+    return tables
 
 
-def by_node(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Entries by the first part of their names."""
-    nodes: dict[str, list[Entry]] = {}
-    for entry in entries:
-        nodes.setdefault(next(iter(entry.defaults)).partition(".")[0], []).append(entry)
+def by_node(keys: Sequence[Key]) -> dict[str, list[Key]]:
+    """Keys by the first part of their names."""
+    nodes: dict[str, list[Key]] = {}
+    for key in keys:
+        nodes.setdefault(key.name.partition(".")[0], []).append(key)
     return nodes
 
 
@@ -91,6 +103,55 @@ def flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def section(title: str, about: str, keys: Sequence[Key], recipe: Mapping[str, Any]) -> str:
+    """A heading, a sentence and a table of keys.
+
+    Args:
+        title: the heading.
+        about: Markdown below it; may be empty.
+        keys: the rows.
+        recipe: what MetaBIN.yml sets, by dotted name; it is shown where it differs from the
+            default. Columns without any entry are left out.
+
+    Returns:
+        Markdown that ends with a newline.
+    """
+    rows = [
+        {
+            "key": f"`{key.name}`",
+            "default": f"`{shown(key.default)}`",
+            "`MetaBIN.yml`": ""
+            if recipe.get(key.name, key.default) == key.default
+            else f"`{shown(recipe[key.name])}`",
+            "allowed": escaped(key.allowed),
+            "symbol": escaped(key.symbol),
+            "meaning": escaped(key.comment),
+        }
+        for key in keys
+    ]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    cells = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    return "\n\n".join(filter(None, [f"## {title}", about, table])) + "\n"
+
+
+def shown(value: Any) -> str:
+    """A value as one writes it in Python, with double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        inner = ", ".join(map(shown, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return repr(value)
+
+
+def escaped(text: str) -> str:
+    """A text as a cell of a Markdown table."""
+    for sign in ("|", "*", "<"):
+        text = text.replace(sign, f"\\{sign}")
+    return text
 
 
 if __name__ == "__main__":

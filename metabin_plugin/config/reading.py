@@ -9,7 +9,7 @@ from typing import Any
 
 from fastreid.config import CfgNode, get_cfg
 
-from metabin_plugin.config.values import check_types
+from metabin_plugin.config.table import check_types
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.text import shown
 

@@ -7,11 +7,12 @@ from metabin_plugin.data.build import (
     route_test_loader,
     route_train_loader,
 )
-from metabin_plugin.data.domains import DomainDataset, check_domain_kind, label_domains
+from metabin_plugin.data.domains import DomainDataset, label_domains
 from metabin_plugin.data.image_files import ReadableDataset
 from metabin_plugin.data.lookup import build_dataset, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset
-from metabin_plugin.data.sampler import SAMPLER_NAMES, DomainBalancedSampler, check_sampler
+from metabin_plugin.data.sampler import DomainBalancedSampler
+from metabin_plugin.registries import SAMPLER_NAMES
 
 __all__ = [
     "SAMPLER_NAMES",
@@ -23,8 +24,6 @@ __all__ = [
     "build_reid_test_loader",
     "build_reid_train_loader",
     "build_train_set",
-    "check_domain_kind",
-    "check_sampler",
     "datasets_root",
     "label_domains",
     "route_test_loader",

@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from metabin_plugin.config.keys import DOMAIN_RULE
 from metabin_plugin.data.image_files import ReadableDataset
-from metabin_plugin.errors import ConfigError, DatasetError
-from metabin_plugin.text import shown
-
-DOMAIN_KINDS = ("dataset", "camera")
+from metabin_plugin.errors import DatasetError
 
 
 class Source(NamedTuple):
@@ -89,18 +87,6 @@ class DomainLabels(NamedTuple):
     domain_names: list[str]
 
 
-def check_domain_kind(kind: str) -> None:
-    """Refuse a value of ``METABIN.DOMAIN`` that is not one of ``DOMAIN_KINDS``.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if kind not in DOMAIN_KINDS:
-        raise ConfigError(
-            f"METABIN.DOMAIN is {shown(repr(kind))}; choose among {', '.join(DOMAIN_KINDS)}"
-        )
-
-
 def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> DomainLabels:
     """Join the training images of the source datasets and number their domains.
 
@@ -119,7 +105,7 @@ def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> 
     Raises:
         ConfigError: ``kind`` is not one of the two.
     """
-    check_domain_kind(kind)
+    DOMAIN_RULE.check("METABIN.DOMAIN", kind)
     items: list[Sequence[Any]] = []
     keys: list[tuple[int, str]] = []
     for position, (name, dataset) in enumerate(sources):

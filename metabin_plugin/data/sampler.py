@@ -10,32 +10,10 @@ from fastreid.config import CfgNode, configurable
 from fastreid.utils import comm
 from torch.utils.data import Sampler
 
+from metabin_plugin.config.table import Choice
 from metabin_plugin.data.balance import Balance, group_images
 from metabin_plugin.errors import ConfigError, DatasetError
-from metabin_plugin.registries import SAMPLER_REGISTRY, registered
-from metabin_plugin.text import shown
-
-# fastreid's own; it knows them by name, not by a registry.
-SAMPLER_NAMES = (
-    "TrainingSampler",
-    "NaiveIdentitySampler",
-    "BalancedIdentitySampler",
-    "SetReWeightSampler",
-    "ImbalancedDatasetSampler",
-)
-
-
-def check_sampler(name: str) -> None:
-    """Refuse a value of ``DATALOADER.SAMPLER_TRAIN`` that no sampler has as its name.
-
-    Raises:
-        ConfigError: none has.
-    """
-    choices = [*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)]
-    if name not in choices:
-        raise ConfigError(
-            f"DATALOADER.SAMPLER_TRAIN is {shown(repr(name))}; choose among {', '.join(choices)}"
-        )
+from metabin_plugin.registries import SAMPLER_REGISTRY, registered, sampler_names
 
 
 def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
@@ -54,7 +32,7 @@ def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name in registered(SAMPLER_REGISTRY):
         return SAMPLER_REGISTRY.get(name)(cfg, train_set)
-    check_sampler(name)
+    Choice(sampler_names).check("DATALOADER.SAMPLER_TRAIN", name)
     _check_identities(cfg, train_set)
     _check_weights(cfg, train_set)
     return None

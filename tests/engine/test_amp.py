@@ -29,7 +29,7 @@ from tests.engine.tiny_data import HALF_PRECISION, tiny_config
 
 
 def test_float16_on_cpu_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"SOLVER\.AMP\.DTYPE is float16.*DTYPE bfloat16"):
+    with pytest.raises(ConfigError, match=r"SOLVER\.AMP\.DTYPE is 'float16'.*DTYPE bfloat16"):
         MetaBINTrainer(tiny_config(tmp_path, *HALF_PRECISION, "SOLVER.AMP.DTYPE", "float16"))
 
 

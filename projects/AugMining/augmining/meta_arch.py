@@ -14,7 +14,8 @@ from fastreid.utils.events import get_event_storage
 from torch import Tensor
 
 from augmining.augmentations import augmented_copies, classify, hardest, select_copies
-from augmining.config import check_augmining
+from augmining.config import KEYS
+from metabin_plugin.config.table import check_keys
 
 
 @META_ARCH_REGISTRY.register()
@@ -48,7 +49,7 @@ class AugMining(Baseline):
         Raises:
             ConfigError: a value cannot work.
         """
-        check_augmining(cfg.AUGMINING)
+        check_keys(cfg, KEYS)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
