@@ -28,8 +28,7 @@ from metabin_plugin.engine.finite import (
     nonfinite_names,
 )
 from metabin_plugin.errors import ConfigError, NonFiniteError
-from metabin_plugin.meta import MetaStep, meta_step
-from metabin_plugin.meta.step import gradients_of
+from metabin_plugin.meta import MetaStep, gradients_of, meta_step
 from metabin_plugin.modeling import MetaBIN, logged_name
 from metabin_plugin.norm import clip_gates_
 from metabin_plugin.weights.checkpoint_states import check_state

@@ -4,27 +4,129 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from fastreid.config import CfgNode
 from fastreid.evaluation import ReidEvaluator
+from fastreid.evaluation.query_expansion import aqe
+from fastreid.evaluation.roc import evaluate_roc
 from fastreid.utils import comm
+from fastreid.utils.compute_dist import build_dist
+from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from metabin_plugin.data import ReadableDataset, build_reid_test_loader
-from metabin_plugin.evaluation.images import Images, Members, without_repetition
+from metabin_plugin.data.datasets.base import TestItem
 from metabin_plugin.evaluation.results import SplitResults, over_splits
-from metabin_plugin.evaluation.scoring import LEFT_OUT, QUERIES, score
-from metabin_plugin.ranking.gallery import LabelledGallery
+from metabin_plugin.ranking import LabelledGallery, evaluate_features, evaluate_rank
 
 logger = logging.getLogger(__name__)
 
+QUERIES, LEFT_OUT = "queries", "left_out"
+_RANKS = (1, 5, 10)
+_FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 # The place of an image in its batch, and the batch's size, move its features by a few 1e-7.
 _ROUNDING = 1e-5
-
 Sides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Images(NamedTuple):
+    """Features and labels of N images.
+
+    Attributes:
+        features: features (N, D), float32, on the CPU.
+        identities: identity of each image (N,).
+        cameras: camera of each image (N,).
+    """
+
+    features: Tensor
+    identities: np.ndarray
+    cameras: np.ndarray
+
+    def part(self, which: slice) -> Images:
+        """Return some of the images."""
+        return Images(self.features[which], self.identities[which], self.cameras[which])
+
+
+def score(cfg: CfgNode, query: Images, gallery: Images) -> OrderedDict[str, float]:
+    """Compute the metrics that fastreid's ``ReidEvaluator`` computes, under its names.
+
+    The distances are held in memory as a whole only for re-ranking and the ROC curve.
+
+    Args:
+        cfg: the config; ``TEST.METRIC``, ``AQE``, ``RERANK`` and ``ROC`` count.
+        query: the queries.
+        gallery: the gallery.
+
+    Returns:
+        ``Rank-1``, ``Rank-5``, ``Rank-10``, ``mAP``, ``mINP`` and ``metric``, the mean of ``mAP``
+        and ``Rank-1``, in percent; with the ROC curve, true-positive rates in [0, 1]. After them
+        ``queries``, the number of queries that these metrics are of, and ``left_out``, the number
+        of the others: no gallery image shows their person under another camera.
+
+    Raises:
+        DatasetError: no query has a match in the gallery.
+    """
+    features = query.features, gallery.features
+    if cfg.TEST.AQE.ENABLED:
+        features = _expanded(cfg.TEST.AQE, *features)
+    labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+    if cfg.TEST.RERANK.ENABLED or cfg.TEST.ROC.ENABLED:
+        distances = _distances(cfg, *features)
+        curve, *by_query = evaluate_rank(distances, *labels)
+    else:
+        curve, *by_query = evaluate_features(*features, *labels, metric=cfg.TEST.METRIC)
+    results = _percentages(curve, *by_query)
+    if cfg.TEST.ROC.ENABLED:
+        results.update(_true_positive_rates(distances, labels))
+    scored = len(by_query[0])
+    results.update({QUERIES: scored, LEFT_OUT: len(query.identities) - scored})
+    return results
+
+
+def _expanded(keys: CfgNode, query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    # fastreid's function needs more images than neighbours.
+    neighbours = min(keys.QE_K, len(query) + len(gallery) - 1)
+    return aqe(query, gallery, keys.QE_TIME, neighbours, keys.ALPHA)
+
+
+def _distances(cfg: CfgNode, query: Tensor, gallery: Tensor) -> np.ndarray:
+    distances = build_dist(query, gallery, cfg.TEST.METRIC)
+    keys = cfg.TEST.RERANK
+    if not keys.ENABLED:
+        return distances
+    if cfg.TEST.METRIC == "cosine":
+        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
+    jaccard = build_dist(query, gallery, "jaccard", k1=keys.K1, k2=keys.K2)
+    return jaccard * (1 - keys.LAMBDA) + distances * keys.LAMBDA
+
+
+def _percentages(
+    curve: np.ndarray, average_precision: list[float], inverse_penalty: list[float]
+) -> OrderedDict[str, float]:
+    mean_precision = np.mean(average_precision)
+    results = OrderedDict()
+    for rank in _RANKS:
+        # All matches of a gallery with fewer entries are within its last rank.
+        results[f"Rank-{rank}"] = curve[min(rank, len(curve)) - 1] * 100
+    results["mAP"] = mean_precision * 100
+    results["mINP"] = np.mean(inverse_penalty) * 100
+    results["metric"] = (mean_precision + curve[0]) / 2 * 100
+    return results
+
+
+def _true_positive_rates(distances: np.ndarray, labels: tuple[np.ndarray, ...]) -> dict[str, float]:
+    scores, is_other = evaluate_roc(distances, *labels)
+    false_rates, true_rates, _ = roc_curve(is_other, scores)
+    return {
+        f"TPR@FPR={rate:.0e}": true_rates[np.argmin(np.abs(false_rates - rate))]
+        for rate in _FALSE_POSITIVE_RATES
+    }
 
 
 class RankingEvaluator(ReidEvaluator):
@@ -105,6 +207,46 @@ class RankingEvaluator(ReidEvaluator):
         return score(self.cfg, query, gallery)
 
 
+def _joined(batches: list[dict[str, Any]]) -> Images:
+    names = ("feats", "pids", "camids")
+    # Taken out, or the features would be in memory twice during the ranking.
+    features, identities, cameras = (torch.cat([b.pop(name) for b in batches]) for name in names)
+    return Images(features, identities.numpy(), cameras.numpy())
+
+
+def _count_copies(query: Images, gallery: Images) -> int:
+    """Number of queries with the features of a gallery image of their person, another camera's."""
+    entries = LabelledGallery(gallery.identities, gallery.cameras)
+    found = entries.entries_of(query.identities, query.cameras)
+    return sum(
+        bool(len(matches)) and _has_equal(features, gallery.features[matches])
+        for features, (matches, _) in zip(query.features, found, strict=True)
+    )
+
+
+def _has_equal(features: Tensor, others: Tensor) -> bool:
+    differences = (others - features).abs().amax(1)
+    return bool((differences <= _ROUNDING * features.abs().max()).any())
+
+
+class Members(NamedTuple):
+    """The queries or the gallery of a split, as positions in a list of images.
+
+    Attributes:
+        positions: where each image is in the list (N,).
+        identities: identity of each image in this split (N,).
+        cameras: camera of each image in this split (N,).
+    """
+
+    positions: np.ndarray
+    identities: np.ndarray
+    cameras: np.ndarray
+
+    def images(self, features: Tensor) -> Images:
+        """Return the members' images, given the features of the whole list."""
+        return Images(features[self.positions], self.identities, self.cameras)
+
+
 class MultiSplitEvaluator(RankingEvaluator):
     """Scores several splits of the same images, whose features are extracted once.
 
@@ -136,28 +278,6 @@ class MultiSplitEvaluator(RankingEvaluator):
         )
 
 
-def _count_copies(query: Images, gallery: Images) -> int:
-    """Number of queries with the features of a gallery image of their person, another camera's."""
-    entries = LabelledGallery(gallery.identities, gallery.cameras)
-    found = entries.entries_of(query.identities, query.cameras)
-    return sum(
-        bool(len(matches)) and _has_equal(features, gallery.features[matches])
-        for features, (matches, _) in zip(query.features, found, strict=True)
-    )
-
-
-def _has_equal(features: Tensor, others: Tensor) -> bool:
-    differences = (others - features).abs().amax(1)
-    return bool((differences <= _ROUNDING * features.abs().max()).any())
-
-
-def _joined(batches: list[dict[str, Any]]) -> Images:
-    names = ("feats", "pids", "camids")
-    # Taken out, or the features would be in memory twice during the ranking.
-    features, identities, cameras = (torch.cat([b.pop(name) for b in batches]) for name in names)
-    return Images(features, identities.numpy(), cameras.numpy())
-
-
 def build_evaluator(
     cfg: CfgNode,
     loader: Any,
@@ -186,3 +306,29 @@ def build_evaluator(
     test_set = ReadableDataset(items, loader.dataset.transform, relabel=False)
     loader, _ = build_reid_test_loader(cfg, test_set=test_set)
     return loader, MultiSplitEvaluator(cfg, members, output_dir, sides)
+
+
+def without_repetition(
+    splits: Sequence[tuple[Sequence[TestItem], Sequence[TestItem]]],
+) -> tuple[list[TestItem], list[tuple[Members, Members]]]:
+    """List the images of all splits once, and the splits as positions in that list.
+
+    Args:
+        splits: pairs of query and gallery items ``(path, identity, camera)``. The same image may
+            have other labels in another split.
+
+    Returns:
+        One item for each path, and the query and the gallery members of each split.
+    """
+    items: dict[str, Any] = {}
+    for item in (item for split in splits for side in split for item in side):
+        items.setdefault(item[0], item)
+    positions = {path: position for position, path in enumerate(items)}
+
+    def members(side: Sequence[TestItem]) -> Members:
+        paths, identities, cameras = zip(*(item[:3] for item in side), strict=True)
+        return Members(
+            np.array([positions[path] for path in paths]), np.array(identities), np.array(cameras)
+        )
+
+    return list(items.values()), [(members(query), members(gallery)) for query, gallery in splits]

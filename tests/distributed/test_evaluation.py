@@ -13,7 +13,7 @@ from fastreid.config import CfgNode
 
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.evaluation import evaluators
-from metabin_plugin.evaluation.images import Images
+from metabin_plugin.evaluation.evaluators import Images
 from tests.distributed import small_backbone
 from tests.distributed.processes import run_ranks
 from tests.engine.tiny_data import tiny_config, write_manifest

@@ -14,9 +14,9 @@ from fastreid.evaluation import ReidEvaluator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metabin_plugin import ranking
 from metabin_plugin.evaluation import MultiSplitEvaluator, RankingEvaluator, evaluators
-from metabin_plugin.evaluation.images import Members
-from metabin_plugin.ranking import distances
+from metabin_plugin.evaluation.evaluators import Members
 
 BATCH = 16
 KEYS = ("AQE", "RERANK", "ROC")
@@ -115,8 +115,8 @@ def test_few_images_need_no_smaller_settings(enabled: tuple[str, ...]) -> None:
 
 def test_the_distances_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(RankingEvaluator(config("cosine"), 20), 0, 80)
-    monkeypatch.setattr(distances, "CHUNK_ELEMENTS", 100)
-    monkeypatch.delattr("metabin_plugin.evaluation.scoring.build_dist")
+    monkeypatch.setattr(ranking, "CHUNK_ELEMENTS", 100)
+    monkeypatch.delattr("metabin_plugin.evaluation.evaluators.build_dist")
     assert evaluate(RankingEvaluator(config("cosine"), 20), 0, 80) == pytest.approx(whole)
 
 
