@@ -1,17 +1,19 @@
 """Domain labels, the domain-balanced sampler, manifests and the data loaders."""
 
 from metabin_plugin.data.build import (
+    SAMPLER_NAMES,
     build_reid_test_loader,
     build_reid_train_loader,
     build_train_set,
+    check_sampler,
     route_test_loader,
     route_train_loader,
 )
-from metabin_plugin.data.domains import DomainDataset, check_domain_kind, label_domains
-from metabin_plugin.data.image_files import ReadableDataset
+from metabin_plugin.data.domains import check_domain_kind, label_domains
+from metabin_plugin.data.images import DomainDataset, ReadableDataset
 from metabin_plugin.data.lookup import build_dataset, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset
-from metabin_plugin.data.sampler import SAMPLER_NAMES, DomainBalancedSampler, check_sampler
+from metabin_plugin.data.sampler import DomainBalancedSampler
 
 __all__ = [
     "SAMPLER_NAMES",

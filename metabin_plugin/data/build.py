@@ -14,99 +14,24 @@ from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from yacs.config import CfgNode
 
-from metabin_plugin.data.domains import DomainDataset, Source, label_domains
-from metabin_plugin.data.image_files import ReadableDataset
-from metabin_plugin.data.lookup import build_nonempty_dataset
+from metabin_plugin.data.domains import label_domains
+from metabin_plugin.data.images import DomainDataset, ReadableDataset, Source
+from metabin_plugin.data.lookup import build_nonempty_dataset, splits_of
 from metabin_plugin.data.manifest import ManifestDataset
-from metabin_plugin.data.matches import splits_of
 from metabin_plugin.data.resumable import ResumableLoader
-from metabin_plugin.data.sampler import build_registered_sampler, stream_seed
+from metabin_plugin.data.sampler import stream_seed
 from metabin_plugin.errors import ConfigError, DatasetError
+from metabin_plugin.registries import SAMPLER_REGISTRY, registered
+from metabin_plugin.text import shown
 
-
-def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDataset:
-    """Join the training images of ``DATASETS.NAMES`` and label their domains.
-
-    Args:
-        cfg: a fastreid config; one without ``METABIN.DOMAIN`` has datasets as domains.
-        transforms: what turns a PIL image into a tensor.
-        **kwargs: passed on to the datasets, ``combineall`` for example.
-
-    Returns:
-        The images in fastreid's order. Their labels do not depend on where the data are.
-
-    Raises:
-        DatasetError: a dataset is unknown, missing or without training images, or all images are of
-            one identity.
-        ConfigError: no dataset is named, or ``METABIN.DOMAIN`` has an unknown value.
-    """
-    if not cfg.DATASETS.NAMES:
-        raise ConfigError("DATASETS.NAMES is empty; name at least one dataset to train on.")
-    sources = []
-    for name in cfg.DATASETS.NAMES:
-        dataset = build_nonempty_dataset(name, ["train"], key="DATASETS.NAMES", **kwargs)
-        if comm.is_main_process():
-            dataset.show_train()
-        sources.append((name, dataset))
-    labels = _distinguish(sources)
-    kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
-    train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
-    train_set.sources = [
-        Source(label, len(dataset.train))
-        for label, (_, dataset) in zip(labels, sources, strict=True)
-    ]
-    if train_set.num_classes < 2:
-        raise DatasetError(
-            "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
-            "tell people apart; add images of others."
-        )
-    return train_set
-
-
-def _distinguish(sources: Sequence[tuple[str, Any]]) -> list[str]:
-    """Keep manifests apart that have the same name in different folders; the label of each source.
-
-    Their number in ``DATASETS.NAMES`` does it, as folders may be renamed.
-    """
-    labels: dict[Path, str] = {}
-    taken = {dataset.dataset_name for _, dataset in sources if isinstance(dataset, ManifestDataset)}
-    first: set[str] = set()
-    found = []
-    for name, dataset in sources:
-        if not isinstance(dataset, ManifestDataset):
-            found.append(name)
-            continue
-        # One that is named twice has the same people twice.
-        file, stem = dataset.file.resolve(), dataset.dataset_name
-        if file not in labels:
-            numbered = (f"{stem}#{number}" for number in itertools.count(2))
-            labels[file] = next(n for n in numbered if n not in taken) if stem in first else stem
-            first.add(stem)
-            taken.add(labels[file])
-        dataset.distinguish(labels[file])
-        found.append(labels[file])
-    return found
-
-
-class TargetImages(ReadableDataset):
-    """The query images of a target, then its gallery images.
-
-    Args:
-        dataset: a fastreid ``ImageDataset``.
-        transform: what turns a PIL image into a tensor.
-
-    Attributes:
-        num_query: number of query images.
-        splits: pairs of query and gallery items, the dataset's own first; one pair where the
-            dataset has no further splits.
-    """
-
-    def __init__(self, dataset: Any, transform: Any) -> None:
-        super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
-        self.num_query = len(dataset.query)
-        self.splits = splits_of(dataset)
-
-
+# fastreid's own; it knows them by name, not by a registry.
+SAMPLER_NAMES = (
+    "TrainingSampler",
+    "NaiveIdentitySampler",
+    "BalancedIdentitySampler",
+    "SetReWeightSampler",
+    "ImbalancedDatasetSampler",
+)
 Loader = Callable[..., Any]
 
 
@@ -225,3 +150,162 @@ def _build_test_loader(
     # Else each evaluation would draw from the generator that the training draws from.
     loader.generator = torch.Generator()
     return loader, num_query
+
+
+class TargetImages(ReadableDataset):
+    """The query images of a target, then its gallery images.
+
+    Args:
+        dataset: a fastreid ``ImageDataset``.
+        transform: what turns a PIL image into a tensor.
+
+    Attributes:
+        num_query: number of query images.
+        splits: pairs of query and gallery items, the dataset's own first; one pair where the
+            dataset has no further splits.
+    """
+
+    def __init__(self, dataset: Any, transform: Any) -> None:
+        super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
+        self.num_query = len(dataset.query)
+        self.splits = splits_of(dataset)
+
+
+def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDataset:
+    """Join the training images of ``DATASETS.NAMES`` and label their domains.
+
+    Args:
+        cfg: a fastreid config; one without ``METABIN.DOMAIN`` has datasets as domains.
+        transforms: what turns a PIL image into a tensor.
+        **kwargs: passed on to the datasets, ``combineall`` for example.
+
+    Returns:
+        The images in fastreid's order. Their labels do not depend on where the data are.
+
+    Raises:
+        DatasetError: a dataset is unknown, missing or without training images, or all images are of
+            one identity.
+        ConfigError: no dataset is named, or ``METABIN.DOMAIN`` has an unknown value.
+    """
+    if not cfg.DATASETS.NAMES:
+        raise ConfigError("DATASETS.NAMES is empty; name at least one dataset to train on.")
+    sources = []
+    for name in cfg.DATASETS.NAMES:
+        dataset = build_nonempty_dataset(name, ["train"], key="DATASETS.NAMES", **kwargs)
+        if comm.is_main_process():
+            dataset.show_train()
+        sources.append((name, dataset))
+    labels = _distinguish(sources)
+    kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
+    train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
+    train_set.sources = [
+        Source(label, len(dataset.train))
+        for label, (_, dataset) in zip(labels, sources, strict=True)
+    ]
+    if train_set.num_classes < 2:
+        raise DatasetError(
+            "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
+            "tell people apart; add images of others."
+        )
+    return train_set
+
+
+def _distinguish(sources: Sequence[tuple[str, Any]]) -> list[str]:
+    """Keep manifests apart that have the same name in different folders; the label of each source.
+
+    Their number in ``DATASETS.NAMES`` does it, as folders may be renamed.
+    """
+    labels: dict[Path, str] = {}
+    taken = {dataset.dataset_name for _, dataset in sources if isinstance(dataset, ManifestDataset)}
+    first: set[str] = set()
+    found = []
+    for name, dataset in sources:
+        if not isinstance(dataset, ManifestDataset):
+            found.append(name)
+            continue
+        # One that is named twice has the same people twice.
+        file, stem = dataset.file.resolve(), dataset.dataset_name
+        if file not in labels:
+            numbered = (f"{stem}#{number}" for number in itertools.count(2))
+            labels[file] = next(n for n in numbered if n not in taken) if stem in first else stem
+            first.add(stem)
+            taken.add(labels[file])
+        dataset.distinguish(labels[file])
+        found.append(labels[file])
+    return found
+
+
+def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
+    """Build the sampler that ``DATALOADER.SAMPLER_TRAIN`` names, if it is a registered one.
+
+    Args:
+        cfg: a fastreid config.
+        train_set: the training images, a fastreid ``CommDataset``.
+
+    Returns:
+        The sampler, or None if the name is that of one of fastreid's own.
+
+    Raises:
+        ConfigError: no sampler has this name, or fastreid's would never fill a batch.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name in registered(SAMPLER_REGISTRY):
+        return SAMPLER_REGISTRY.get(name)(cfg, train_set)
+    check_sampler(name)
+    _check_identities(cfg, train_set)
+    _check_weights(cfg, train_set)
+    return None
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a value of ``DATALOADER.SAMPLER_TRAIN`` that no sampler has as its name.
+
+    Raises:
+        ConfigError: none has.
+    """
+    choices = [*SAMPLER_NAMES, *registered(SAMPLER_REGISTRY)]
+    if name not in choices:
+        raise ConfigError(
+            f"DATALOADER.SAMPLER_TRAIN is {shown(repr(name))}; choose among {', '.join(choices)}"
+        )
+
+
+def _check_identities(cfg: CfgNode, train_set: Any) -> None:
+    # With a batch that these two samplers cannot fill exactly they search for ever.
+    if cfg.DATALOADER.SAMPLER_TRAIN not in ("NaiveIdentitySampler", "BalancedIdentitySampler"):
+        return
+    batch, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    unit = instances * comm.get_world_size()
+    if batch < unit or batch % unit:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, but with {cfg.DATALOADER.SAMPLER_TRAIN} it must be "
+            f"a multiple of {unit}, DATALOADER.NUM_INSTANCE x processes; set it to "
+            f"{max(1, batch // unit) * unit}."
+        )
+    needed = batch // instances
+    if train_set.num_classes < needed:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {batch} with DATALOADER.NUM_INSTANCE {instances} needs {needed} "
+            f"identities, but the training images have {train_set.num_classes}; lower the first or "
+            "raise the second."
+        )
+
+
+def _check_weights(cfg: CfgNode, train_set: Any) -> None:
+    if cfg.DATALOADER.SAMPLER_TRAIN != "SetReWeightSampler":
+        return
+    # The sampler looks cameras up by their number, and fastreid's own datasets name them.
+    weights = list(cfg.DATALOADER.SET_WEIGHT)
+    if not weights or train_set.cams != list(range(len(weights))):
+        raise ConfigError(
+            "DATALOADER.SAMPLER_TRAIN is SetReWeightSampler, which needs cameras numbered from 0 "
+            f"and one entry of DATALOADER.SET_WEIGHT for each, but there are {len(weights)} "
+            f"entries and the first camera is {train_set.cams[0]!r}; choose another sampler"
+        )
+    unit = sum(weights) * cfg.DATALOADER.NUM_INSTANCE
+    if unit < 1 or unit >= cfg.SOLVER.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH % unit:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but with SetReWeightSampler it "
+            f"must be a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE, and "
+            "larger than it"
+        )

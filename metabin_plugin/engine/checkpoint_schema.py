@@ -1,11 +1,11 @@
 """What a checkpoint holds, checked before a run goes on from it.
 
-A checkpoint is a file of ``torch.save`` with plain values (``weight_files``). Its entries:
+A checkpoint is a file of ``torch.save`` with plain values (``weights/files.py``). Its entries:
 
 - ``format``: ``FORMAT``. Checkpoints of version 0.1 and of plain fastreid have none.
-- ``model``: the network's state dict (``compat/checkpoint_fit.py``).
+- ``model``: the network's state dict (``weights/checkpoint_states.py``).
 - ``optimizer``, ``lr_sched``, ``warmup_sched``, ``grad_scaler``: their states
-  (``compat/checkpoint_states.py``).
+  (``weights/checkpoint_states.py``).
 - ``checkpoints``, ``momentum_teacher``, and hooks by name: their states. ``load_state_dict`` of
   each raises ``ValueError`` for a state that it cannot have.
 - ``epoch``: number of the last finished epoch, from -1 to ``SOLVER.MAX_EPOCH`` - 1.

@@ -24,7 +24,7 @@ from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import momentum_teacher, use_dtype
 from metabin_plugin.config.check import checked
 from metabin_plugin.data.identity_record import training_record
-from metabin_plugin.data.matches import check_targets, require_matches
+from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.base_step import finite_base_step
 from metabin_plugin.engine.checkpoints import CheckpointHook
