@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.compat.training import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.data import DomainBalancedSampler
@@ -168,19 +167,22 @@ class MetaLearningHook(HookBase):
     With ``METABIN.EPISODE_SEPARATION`` False it moves all parameters. Domain split and inner step
     size are functions of the seed and the iteration; the state of the hook is the seed, the outer
     optimizer (plain SGD, Section 4.1), the loss scale, the number of updates that were skipped
-    because of it, and the position in the stream of batches.
+    because of it, and the position in its own stream of batches.
 
     Args:
         cfg: the config with the METABIN node.
         trainer: a trainer that already has its model and data loader.
+
+    Attributes:
+        batches: stream of the hook's own batches; None where it draws the next of the trainer's,
+            which are balanced alike.
 
     Raises:
         ConfigError: the model is no MetaBIN, or the domains do not suffice for the split.
     """
 
     def __init__(self, cfg: CfgNode, trainer: DefaultTrainer) -> None:
-        model = trainer.model
-        self.model: MetaBIN = model.module if isinstance(model, DistributedDataParallel) else model
+        self.model: MetaBIN = trainer.network
         if not isinstance(self.model, MetaBIN):
             raise ConfigError(
                 "METABIN.HOOKS has MetaLearningHook, which needs MODEL.META_ARCHITECTURE MetaBIN, "
@@ -207,7 +209,7 @@ class MetaLearningHook(HookBase):
         )
         self.skipped_steps = 0
         self._signs_period = node.GRADIENT_SIGNS_PERIOD
-        self.batches: Any = _meta_batches(cfg, trainer, self.episodes.seed)
+        self.batches: Any = _own_batches(cfg, trainer, self.episodes.seed)
 
     def after_step(self) -> None:
         """Run one meta-train / meta-test episode and update the gates.
@@ -286,7 +288,8 @@ class MetaLearningHook(HookBase):
         check_state(self.grad_scaler, state["grad_scaler"])
         check_count(state["skipped_steps"])
         if state["batches"] is not None:
-            check_position(state["batches"], most_batches(self.trainer))
+            most = most_batches(self.trainer.cfg, self.trainer.iters_per_epoch)
+            check_position(state["batches"], most)
         self.episodes.seed = state["seed"]
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         # The state has the step size of the run that saved it; this one has its own.
@@ -294,7 +297,8 @@ class MetaLearningHook(HookBase):
             group["lr"] = self._outer_lr
         self.grad_scaler.load_state_dict(state["grad_scaler"])
         self.skipped_steps = state["skipped_steps"]
-        if state["batches"] is not None:
+        # Earlier versions kept the position in the trainer's stream here too.
+        if state["batches"] is not None and self.batches is not None:
             self.batches.load_state_dict(state["batches"])
 
     def _loss_scale(self) -> float | Tensor:
@@ -339,7 +343,7 @@ class MetaLearningHook(HookBase):
         return {name: share for pair in named for name, share in pair.items()}
 
     def _next_batch(self) -> dict[str, Tensor]:
-        batch = next(self.batches)
+        batch = next(self.trainer.base_batches if self.batches is None else self.batches)
         device = self.model.device
         tensors = {name: batch[name].to(device) for name in ("images", "targets", "domains")}
         self.episodes.check_order(tensors["domains"])
@@ -368,12 +372,12 @@ def _logged_names(step: MetaStep) -> list[str]:
     return [f"{stage}_loss_{logged_name(name)}" for stage, losses in stages for name in losses]
 
 
-def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Batches for the meta step: the base loader's own stream where that is balanced alike."""
+def _own_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Any:
+    """Batches for the meta step; None where the trainer's are balanced alike."""
     size = cfg.METABIN.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
     balanced = DomainBalancedSampler.__name__ == cfg.DATALOADER.SAMPLER_TRAIN
     if balanced and size == cfg.SOLVER.IMS_PER_BATCH:
-        return trainer.base_batches
+        return None
     dataset = trainer.data_loader.dataset
     sampler = DomainBalancedSampler(
         cfg,

@@ -97,7 +97,7 @@ def written_by_a_training(folder: Path, with_line: bool) -> str:
         trainer = noisy_trainer(
             noisy_options(folder, SOLVER__MAX_EPOCH=2, METABIN__KEEP_MEMORY=False)
         )
-        (line,) = [hook for hook in trainer._hooks if isinstance(hook, LiveLine)]
+        line = trainer.hook(LiveLine)
         line._seconds = 0.0
         if not with_line:
             trainer._hooks.remove(line)
