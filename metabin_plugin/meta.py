@@ -181,11 +181,19 @@ def inner_update(
     steps = torch._foreach_mul([gradients[name].detach() for name in parameters], inner_lr)
     values = torch._foreach_sub([value.detach() for value in parameters.values()], steps)
     moved = dict(zip(parameters, values, strict=True))
-    clipped = [moved[name] for name in (parameters if gates is None else gates)]
-    if clipped:
-        torch._foreach_clamp_min_(clipped, 0.0)
-        torch._foreach_clamp_max_(clipped, 1.0)
+    clip_([moved[name] for name in (parameters if gates is None else gates)])
     return moved
+
+
+def clip_(gates: list[Tensor]) -> None:
+    """Clip gates to [0, 1], in place (Eq. 9 and 10).
+
+    Args:
+        gates: tensors that require no gradient.
+    """
+    if gates:
+        torch._foreach_clamp_min_(gates, 0.0)
+        torch._foreach_clamp_max_(gates, 1.0)
 
 
 def gradients_of(
@@ -226,6 +234,54 @@ def _hessian_product(gradients: Tensors, leaves: Tensors, direction: Tensors) ->
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     rows = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, rows, strict=True))
+
+
+# Of gradients, in the order of the shares.
+SIGNS = ("positive", "negative")
+
+
+def sign_shares(gradients: Mapping[str, Tensor]) -> Tensor:
+    """Shares of gates with a positive and with a negative gradient, in the order of ``SIGNS``.
+
+    Args:
+        gradients: gradients of the gates, by name.
+
+    Returns:
+        Two numbers in [0, 1] on the device, not yet read.
+    """
+    flat = torch.cat([gradient.detach().flatten() for gradient in gradients.values()])
+    return torch.stack([flat > 0, flat < 0]).float().mean(1)
+
+
+def sign_shares_by_loss(
+    names: Collection[str],
+    losses: Callable[[tuple[str, ...], Tensors], Tensors],
+    gates: Mapping[str, Tensor],
+    scale: float | Tensor,
+    average: Callable[[Tensors], Tensors],
+) -> dict[str, list[float]]:
+    """``sign_shares`` of each loss alone: a forward and a backward pass more for each.
+
+    The device is waited for once. PyTorch's random generators are afterwards as they were.
+
+    Args:
+        names: the losses.
+        losses: computes those of the given names at the given gates.
+        gates: rho, by name. Only their values are used.
+        scale: factor on the losses during differentiation (mixed precision).
+        average: mean over the processes of a gradient by name.
+
+    Returns:
+        Two numbers by loss.
+    """
+    leaves = {name: gate.detach().requires_grad_() for name, gate in gates.items()}
+    device = next(iter(leaves.values())).device
+    shares = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for name in names:
+            gradients = gradients_of(losses((name,), leaves), leaves, scale)
+            shares.append(sign_shares(average(gradients)))
+    return dict(zip(names, torch.stack(shares).tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from metabin_plugin.compat.training import autocast_dtype
 from metabin_plugin.engine.checkpoint_schema import check_count
-from metabin_plugin.engine.episodes import Episodes, mean_over_processes
 from metabin_plugin.engine.finite import Fault, all_finite, nonfinite_error, nonfinite_names
+from metabin_plugin.engine.meta_learning import Episodes, mean_over_processes
 from metabin_plugin.errors import ConfigError, NonFiniteError
 from metabin_plugin.meta import MLDGStep, held_call, mldg_step
 from metabin_plugin.norm import gate_parameters

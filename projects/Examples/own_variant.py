@@ -17,7 +17,7 @@ from fastreid.engine.train_loop import HookBase
 from torch import Tensor
 
 from metabin_plugin.engine import MetaBINTrainer, run_command_line
-from metabin_plugin.engine.episodes import Episodes, mean_over_processes
+from metabin_plugin.engine.meta_learning import Episodes, mean_over_processes
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.meta import MetaStep, meta_step
 from metabin_plugin.modeling import MetaBIN

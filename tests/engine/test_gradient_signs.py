@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metabin_plugin.engine import MetaBINTrainer, meta_learning
-from metabin_plugin.engine.meta_learning import sign_shares, sign_shares_by_loss
+from metabin_plugin.meta import sign_shares, sign_shares_by_loss
 from tests.distributed import small_backbone
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.starting import started
