@@ -10,8 +10,6 @@ from typing import Any
 from tabulate import tabulate
 from yacs.config import CfgNode
 
-from metabin_plugin.data.benchmark_counts import compare, differences
-from metabin_plugin.data.benchmark_counts import table as published_table
 from metabin_plugin.data.check.faults import (
     TRAIN,
     Collection,
@@ -26,6 +24,8 @@ from metabin_plugin.data.check.faults import (
 )
 from metabin_plugin.data.check.images import Picture, read_pictures
 from metabin_plugin.data.check.leaks import find_leaks
+from metabin_plugin.data.check.published import compare, differences
+from metabin_plugin.data.check.published import table as published_table
 from metabin_plugin.data.domains import DomainLabels
 from metabin_plugin.data.lookup import require_matches
 from metabin_plugin.data.sampler import Balance
