@@ -3,7 +3,7 @@
 A checkpoint is a file of ``torch.save`` with plain values (``weights/files.py``). Its entries:
 
 - ``format``: ``FORMAT``. Checkpoints of version 0.1 and of plain fastreid have none.
-- ``model``: the network's state dict (``weights/checkpoint_states.py``).
+- ``model``: the network's state dict (``weights/checkpointer.py``).
 - ``optimizer``, ``lr_sched``, ``warmup_sched``, ``grad_scaler``: their states
   (``weights/checkpoint_states.py``).
 - ``checkpoints``, ``momentum_teacher``, and hooks by name: their states. ``load_state_dict`` of
