@@ -30,13 +30,14 @@ _log = logging.getLogger(__name__)
 SUBSETS = ("train", "query", "gallery", "test")
 _REQUIRED = ("path", "pid", "camid")
 _COLUMNS = (*_REQUIRED, "domain", "subset")
-JUNK = -1
-DISTRACTOR = 0
+
+JUNK, DISTRACTOR = -1, 0
 # A spreadsheet or a table of numbers with gaps writes -1 as -1.0.
 _JUNK = re.compile(r"-0*1(\.0*)?")
 _ZERO = re.compile(r"0+(\.0*)?")
 # As releases in the form of Market-1501 name their files: 0000_c1s1_000151_01.jpg.
 _DISTRACTOR_NAME = re.compile(r"0{4,}_c\d+s\d+(?!\d)")
+
 TrainItem = tuple[str, str, str]
 TestItem = tuple[str, int, int]
 TestSplit = tuple[list[TestItem], list[TestItem]]

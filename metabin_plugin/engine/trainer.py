@@ -54,76 +54,6 @@ from metabin_plugin.run_folder import (
     write_config,
 )
 
-
-class ClipGatesHook(HookBase):
-    """Clips gates that the base optimizer trains (BIN without meta-learning) after each step.
-
-    Args:
-        model: the network.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def after_step(self) -> None:
-        """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
-        clip_gates_(self.model)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of rank 0, in place; all processes must call it.
-
-    Each process moves its running statistics by its own share of the batches (without
-    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
-    process does a part, is thus that of the network that is saved. Training in batch statistics
-    does not read them.
-
-    Args:
-        model: network, wrapped or not; the same in all processes but for the buffers.
-    """
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
-
-
-class _BaseStepBatches(Iterator[Any]):
-    """What the base step draws: the trainer's stream, as the hooks want it.
-
-    Args:
-        trainer: a weak reference, so that dropping the trainer ends the loader's workers.
-    """
-
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-
-    def __next__(self) -> Any:
-        batch = next(self._trainer.base_batches)
-        for hook in self._trainer._named_hooks.values():
-            if hasattr(hook, "base_batch"):
-                batch = hook.base_batch(batch)
-        return batch
-
-
-def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
-    """A config whose ``SOLVER.STEPS`` make fastreid decay at these epochs of the whole training.
-
-    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, so its milestones
-    lie later by the epochs before.
-
-    Args:
-        cfg: the config; it is not changed.
-        iters_per_epoch: iterations in an epoch.
-
-    Returns:
-        A copy with the milestones moved back by the epochs that the scheduler does not see.
-    """
-    unseen = max(0, math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch) - 1)
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]
-    return cfg
-
-
 logger = logging.getLogger(__name__)
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -514,3 +444,72 @@ class MetaBINTrainer(DefaultTrainer):
         if cfg.METABIN.STEPS_COUNT_WARMUP:
             cfg = steps_from_start(cfg, iters_per_epoch)
         return super().build_lr_scheduler(cfg, optimizer, iters_per_epoch)
+
+
+class _BaseStepBatches(Iterator[Any]):
+    """What the base step draws: the trainer's stream, as the hooks want it.
+
+    Args:
+        trainer: a weak reference, so that dropping the trainer ends the loader's workers.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def __next__(self) -> Any:
+        batch = next(self._trainer.base_batches)
+        for hook in self._trainer._named_hooks.values():
+            if hasattr(hook, "base_batch"):
+                batch = hook.base_batch(batch)
+        return batch
+
+
+class ClipGatesHook(HookBase):
+    """Clips gates that the base optimizer trains (BIN without meta-learning) after each step.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def after_step(self) -> None:
+        """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
+        clip_gates_(self.model)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of rank 0, in place; all processes must call it.
+
+    Each process moves its running statistics by its own share of the batches (without
+    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
+    process does a part, is thus that of the network that is saved. Training in batch statistics
+    does not read them.
+
+    Args:
+        model: network, wrapped or not; the same in all processes but for the buffers.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
+    """A config whose ``SOLVER.STEPS`` make fastreid decay at these epochs of the whole training.
+
+    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, so its milestones
+    lie later by the epochs before.
+
+    Args:
+        cfg: the config; it is not changed.
+        iters_per_epoch: iterations in an epoch.
+
+    Returns:
+        A copy with the milestones moved back by the epochs that the scheduler does not see.
+    """
+    unseen = max(0, math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch) - 1)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]
+    return cfg

@@ -32,6 +32,7 @@ _RANKS = (1, 5, 10)
 _FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 # The place of an image in its batch, and the batch's size, move its features by a few 1e-7.
 _ROUNDING = 1e-5
+
 Sides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
