@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metabin_plugin.evaluation.evaluators import Images
+from metabin_plugin.evaluation import Images
 from metabin_plugin.ranking import distance_chunks, evaluate_features
 from metabin_plugin.search.faults import SearchError
 

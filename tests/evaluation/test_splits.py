@@ -19,8 +19,7 @@ from fastreid.data.datasets.bases import ImageDataset
 
 from metabin_plugin.data import build_dataset, images
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.evaluation.evaluators import without_repetition
-from metabin_plugin.evaluation.results import write_results
+from metabin_plugin.evaluation import without_repetition, write_results
 from tests.engine.tiny_data import tiny_config
 from tests.evaluation.target_trees import write_targets
 
