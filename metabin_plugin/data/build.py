@@ -32,6 +32,91 @@ SAMPLER_NAMES = (
     "SetReWeightSampler",
     "ImbalancedDatasetSampler",
 )
+
+
+def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDataset:
+    """Join the training images of ``DATASETS.NAMES`` and label their domains.
+
+    Args:
+        cfg: a fastreid config; one without ``METABIN.DOMAIN`` has datasets as domains.
+        transforms: what turns a PIL image into a tensor.
+        **kwargs: passed on to the datasets, ``combineall`` for example.
+
+    Returns:
+        The images in fastreid's order. Their labels do not depend on where the data are.
+
+    Raises:
+        DatasetError: a dataset is unknown, missing or without training images, or all images are of
+            one identity.
+        ConfigError: no dataset is named, or ``METABIN.DOMAIN`` has an unknown value.
+    """
+    if not cfg.DATASETS.NAMES:
+        raise ConfigError("DATASETS.NAMES is empty; name at least one dataset to train on.")
+    sources = []
+    for name in cfg.DATASETS.NAMES:
+        dataset = build_nonempty_dataset(name, ["train"], key="DATASETS.NAMES", **kwargs)
+        if comm.is_main_process():
+            dataset.show_train()
+        sources.append((name, dataset))
+    labels = _distinguish(sources)
+    kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
+    train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
+    train_set.sources = [
+        Source(label, len(dataset.train))
+        for label, (_, dataset) in zip(labels, sources, strict=True)
+    ]
+    if train_set.num_classes < 2:
+        raise DatasetError(
+            "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
+            "tell people apart; add images of others."
+        )
+    return train_set
+
+
+def _distinguish(sources: Sequence[tuple[str, Any]]) -> list[str]:
+    """Keep manifests apart that have the same name in different folders; the label of each source.
+
+    Their number in ``DATASETS.NAMES`` does it, as folders may be renamed.
+    """
+    labels: dict[Path, str] = {}
+    taken = {dataset.dataset_name for _, dataset in sources if isinstance(dataset, ManifestDataset)}
+    first: set[str] = set()
+    found = []
+    for name, dataset in sources:
+        if not isinstance(dataset, ManifestDataset):
+            found.append(name)
+            continue
+        # One that is named twice has the same people twice.
+        file, stem = dataset.file.resolve(), dataset.dataset_name
+        if file not in labels:
+            numbered = (f"{stem}#{number}" for number in itertools.count(2))
+            labels[file] = next(n for n in numbered if n not in taken) if stem in first else stem
+            first.add(stem)
+            taken.add(labels[file])
+        dataset.distinguish(labels[file])
+        found.append(labels[file])
+    return found
+
+
+class TargetImages(ReadableDataset):
+    """The query images of a target, then its gallery images.
+
+    Args:
+        dataset: a fastreid ``ImageDataset``.
+        transform: what turns a PIL image into a tensor.
+
+    Attributes:
+        num_query: number of query images.
+        splits: pairs of query and gallery items, the dataset's own first; one pair where the
+            dataset has no further splits.
+    """
+
+    def __init__(self, dataset: Any, transform: Any) -> None:
+        super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
+        self.num_query = len(dataset.query)
+        self.splits = splits_of(dataset)
+
+
 Loader = Callable[..., Any]
 
 
@@ -150,89 +235,6 @@ def _build_test_loader(
     # Else each evaluation would draw from the generator that the training draws from.
     loader.generator = torch.Generator()
     return loader, num_query
-
-
-class TargetImages(ReadableDataset):
-    """The query images of a target, then its gallery images.
-
-    Args:
-        dataset: a fastreid ``ImageDataset``.
-        transform: what turns a PIL image into a tensor.
-
-    Attributes:
-        num_query: number of query images.
-        splits: pairs of query and gallery items, the dataset's own first; one pair where the
-            dataset has no further splits.
-    """
-
-    def __init__(self, dataset: Any, transform: Any) -> None:
-        super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
-        self.num_query = len(dataset.query)
-        self.splits = splits_of(dataset)
-
-
-def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDataset:
-    """Join the training images of ``DATASETS.NAMES`` and label their domains.
-
-    Args:
-        cfg: a fastreid config; one without ``METABIN.DOMAIN`` has datasets as domains.
-        transforms: what turns a PIL image into a tensor.
-        **kwargs: passed on to the datasets, ``combineall`` for example.
-
-    Returns:
-        The images in fastreid's order. Their labels do not depend on where the data are.
-
-    Raises:
-        DatasetError: a dataset is unknown, missing or without training images, or all images are of
-            one identity.
-        ConfigError: no dataset is named, or ``METABIN.DOMAIN`` has an unknown value.
-    """
-    if not cfg.DATASETS.NAMES:
-        raise ConfigError("DATASETS.NAMES is empty; name at least one dataset to train on.")
-    sources = []
-    for name in cfg.DATASETS.NAMES:
-        dataset = build_nonempty_dataset(name, ["train"], key="DATASETS.NAMES", **kwargs)
-        if comm.is_main_process():
-            dataset.show_train()
-        sources.append((name, dataset))
-    labels = _distinguish(sources)
-    kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
-    train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
-    train_set.sources = [
-        Source(label, len(dataset.train))
-        for label, (_, dataset) in zip(labels, sources, strict=True)
-    ]
-    if train_set.num_classes < 2:
-        raise DatasetError(
-            "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
-            "tell people apart; add images of others."
-        )
-    return train_set
-
-
-def _distinguish(sources: Sequence[tuple[str, Any]]) -> list[str]:
-    """Keep manifests apart that have the same name in different folders; the label of each source.
-
-    Their number in ``DATASETS.NAMES`` does it, as folders may be renamed.
-    """
-    labels: dict[Path, str] = {}
-    taken = {dataset.dataset_name for _, dataset in sources if isinstance(dataset, ManifestDataset)}
-    first: set[str] = set()
-    found = []
-    for name, dataset in sources:
-        if not isinstance(dataset, ManifestDataset):
-            found.append(name)
-            continue
-        # One that is named twice has the same people twice.
-        file, stem = dataset.file.resolve(), dataset.dataset_name
-        if file not in labels:
-            numbered = (f"{stem}#{number}" for number in itertools.count(2))
-            labels[file] = next(n for n in numbered if n not in taken) if stem in first else stem
-            first.add(stem)
-            taken.add(labels[file])
-        dataset.distinguish(labels[file])
-        found.append(labels[file])
-    return found
 
 
 def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:

@@ -16,6 +16,31 @@ from metabin_plugin.config.reading import read_config
 from metabin_plugin.engine.trainer import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
 
+
+def trained_network(cfg: CfgNode, if_empty: str) -> nn.Module:
+    """The network of a config with ``MODEL.WEIGHTS``; ImageNet weights are not looked for.
+
+    Args:
+        cfg: the config; it is not changed.
+        if_empty: first part of the sentence that refuses an empty ``MODEL.WEIGHTS``.
+
+    Raises:
+        ConfigError: ``MODEL.WEIGHTS`` is empty, or the config cannot work.
+        WeightsError: the file is damaged or does not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            f"{if_empty}; add MODEL.WEIGHTS and the path of a checkpoint, "
+            "OUTPUT_DIR/model_final.pth for example"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    network = MetaBINTrainer.build_model(cfg)
+    Checkpointer(network).load(cfg.MODEL.WEIGHTS)
+    return network
+
+
 _GO_ON = (
     "the same command with --resume goes on from the last checkpoint in OUTPUT_DIR, or starts "
     "again where there is none"
@@ -69,27 +94,3 @@ def train_or_evaluate(
         run = trainer(cfg)
         run.resume_or_load(resume=arguments.resume)
         return run.train()
-
-
-def trained_network(cfg: CfgNode, if_empty: str) -> nn.Module:
-    """The network of a config with ``MODEL.WEIGHTS``; ImageNet weights are not looked for.
-
-    Args:
-        cfg: the config; it is not changed.
-        if_empty: first part of the sentence that refuses an empty ``MODEL.WEIGHTS``.
-
-    Raises:
-        ConfigError: ``MODEL.WEIGHTS`` is empty, or the config cannot work.
-        WeightsError: the file is damaged or does not fit.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError(
-            f"{if_empty}; add MODEL.WEIGHTS and the path of a checkpoint, "
-            "OUTPUT_DIR/model_final.pth for example"
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    network = MetaBINTrainer.build_model(cfg)
-    Checkpointer(network).load(cfg.MODEL.WEIGHTS)
-    return network
