@@ -72,8 +72,8 @@ class MetaBINTrainer(DefaultTrainer):
 
     Attributes:
         start_iter: number of the first iteration.
-        base_batches: stream of the training's batches. The base step draws from it, and whoever has
-            none of his own.
+        base_batches: stream of the training's batches. The base step draws from it, and so do hooks
+            without a stream of their own.
 
     Raises:
         MetaBINError: config or data cannot work.
