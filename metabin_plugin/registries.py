@@ -42,6 +42,7 @@ HOOK_REGISTRY.__doc__ = """
 Hooks for ``METABIN.HOOKS``, called with ``obj(cfg, trainer)``; each gives a fastreid ``HookBase``.
 A hook with ``state_dict`` and ``load_state_dict`` is checkpointed under its registered name. The
 state is plain values and tensors; ``load_state_dict`` raises ``ValueError`` for what is not one.
+A method ``base_batch(batch)`` returns what the base step is to see of a batch.
 """
 
 META_LOSS_REGISTRY = Registry("META_LOSS")

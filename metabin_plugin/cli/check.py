@@ -18,7 +18,7 @@ import argparse
 import os
 
 from metabin_plugin.data.check import Report, check_configured, check_named, drop_images
-from metabin_plugin.data.manifest_rows import is_manifest
+from metabin_plugin.data.manifest import is_manifest
 from metabin_plugin.engine import check_data_keys, read_config
 from metabin_plugin.text import shown, visible
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from metabin_plugin.data.image_files import FoundFiles, find_files
-from metabin_plugin.data.manifest_rows import SUBSETS
+from metabin_plugin.data.manifest import SUBSETS
 from metabin_plugin.data.photographs.photograph import Photograph, label_photographs
 from metabin_plugin.data.photographs.subsets import (
     assign_subsets,

@@ -21,7 +21,7 @@ import torch
 from metabin_plugin.cli.demo import numbers
 from metabin_plugin.data.lookup import build_nonempty_dataset
 from metabin_plugin.engine import read_config
-from metabin_plugin.evaluation.images import Images
+from metabin_plugin.evaluation import Images
 from metabin_plugin.search.faults import SearchError, check_output, write_csv
 from metabin_plugin.search.features import Describer
 from metabin_plugin.search.ranked_lists import Place, RankedLists, choose_queries, queries_of

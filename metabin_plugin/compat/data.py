@@ -185,7 +185,7 @@ def repair_image_reading() -> None:
     """A data set from elsewhere can make fastreid start Ghostscript, wait for ever or run out.
 
     An EPS file may have any name, a name may be that of a pipe, and a few kB of PNG may stand for
-    gigabytes. The plugin's own data sets read by ``metabin_plugin.data.image_files``.
+    gigabytes. The plugin's own data sets read by ``metabin_plugin.data.images``.
     """
     from fastreid.data import data_utils
 
@@ -195,7 +195,7 @@ def repair_image_reading() -> None:
 def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
     def read_image(file_name: str, format: str | None = None) -> Any:
         # Here, because the package of the data sets needs a repaired fastreid.
-        from metabin_plugin.data.image_files import open_image
+        from metabin_plugin.data.images import open_image
 
         with open_image(file_name):
             return original(file_name, format)

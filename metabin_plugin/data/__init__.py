@@ -7,8 +7,8 @@ from metabin_plugin.data.build import (
     route_test_loader,
     route_train_loader,
 )
-from metabin_plugin.data.domains import DomainDataset, label_domains
-from metabin_plugin.data.image_files import ReadableDataset
+from metabin_plugin.data.domains import label_domains
+from metabin_plugin.data.images import DomainDataset, ReadableDataset
 from metabin_plugin.data.lookup import build_dataset, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset
 from metabin_plugin.data.sampler import DomainBalancedSampler

@@ -3,74 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from metabin_plugin.config.keys import DOMAIN_RULE
-from metabin_plugin.data.image_files import ReadableDataset
-from metabin_plugin.errors import DatasetError
-
-
-class Source(NamedTuple):
-    """A dataset among those whose images are joined.
-
-    Attributes:
-        label: its name, without the folder.
-        size: number of its images.
-    """
-
-    label: str
-    size: int
-
-
-class DomainDataset(ReadableDataset):
-    """Training images with identity, camera and domain.
-
-    Args:
-        img_items: one ``(path, identity, camera)`` for each image.
-        domains: domain of each image, an index in [0, K).
-        domain_names: names of the K domains.
-        transform: what turns a PIL image into a tensor.
-        relabel: whether identities and cameras are numbered from 0.
-
-    Attributes:
-        sources: where the images are from, in their order; empty if that is not known.
-
-    Raises:
-        DatasetError: images and domains differ in number, or a domain has no name or no image.
-    """
-
-    def __init__(
-        self,
-        img_items: Sequence[Sequence[Any]],
-        domains: Sequence[int],
-        domain_names: Sequence[str],
-        transform: Callable[[Any], Any] | None = None,
-        relabel: bool = True,
-    ) -> None:
-        super().__init__(img_items, transform, relabel)
-        if len(img_items) != len(domains):
-            raise DatasetError(
-                f"There are {len(img_items)} images but {len(domains)} domain labels; give one "
-                "for each image."
-            )
-        if set(domains) != set(range(len(domain_names))):
-            raise DatasetError(
-                f"The domain labels are {sorted(set(domains))} but there are {len(domain_names)} "
-                "domain names; number the domains from 0 and give each a name and images."
-            )
-        self.domains = list(domains)
-        self.domain_names = list(domain_names)
-        self.sources: list[Source] = []
-
-    @property
-    def num_domains(self) -> int:
-        """K, the number of domains."""
-        return len(self.domain_names)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return fastreid's item of an image, and its domain as ``"domains"``."""
-        return {**super().__getitem__(index), "domains": self.domains[index]}
 
 
 class DomainLabels(NamedTuple):

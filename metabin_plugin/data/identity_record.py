@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from metabin_plugin.data.domains import Source
+from metabin_plugin.data.images import Source
 from metabin_plugin.text import shown
 
 _BYTES = 16

@@ -1,23 +1,25 @@
-"""Find the datasets that a config names."""
+"""Find the datasets that a config names, and check that they can be used."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import fastreid.data.build
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from metabin_plugin.data.manifest import ManifestDataset
-from metabin_plugin.data.manifest_rows import is_manifest
+from metabin_plugin.data.manifest import ManifestDataset, is_manifest
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.registries import registered
+from metabin_plugin.text import shown
 
 _NOT_FOUND = re.compile(r'"(?P<path>.*)" is not found')
+Items = Sequence[Sequence[Any]]
 
 
 def datasets_root() -> str:
@@ -111,6 +113,59 @@ def read_subset(
     """
     with _explain_missing_files(key, name, datasets_root() if root is None else root):
         return getattr(dataset, subset)
+
+
+def check_targets(names: Iterable[str]) -> None:
+    """Check before a training that each target can be evaluated after it. No image is read.
+
+    Args:
+        names: ``DATASETS.TESTS``.
+
+    Raises:
+        DatasetError: a target is unknown, missing or empty, or none of its queries can be scored.
+    """
+    for name in names:
+        dataset = build_nonempty_dataset(name, ["query", "gallery"], key="DATASETS.TESTS")
+        require_matches(name, splits_of(dataset))
+
+
+def require_matches(name: str, splits: Sequence[tuple[Items, Items]]) -> None:
+    """Check that a target can be evaluated.
+
+    Args:
+        name: the target, as the config names it.
+        splits: its splits; each must have a query that can be scored.
+
+    Raises:
+        DatasetError: a split has none.
+    """
+    for query, gallery in splits:
+        if len(unmatched_queries(query, gallery)) == len(query):
+            cameras = {item[2] for side in (query, gallery) for item in side}
+            raise DatasetError(
+                f'Target "{shown(name)}" cannot be evaluated: none of its {len(query)} queries '
+                "has a gallery image of the same person from another camera (cameras in all: "
+                f"{len(cameras)}); correct the persons and cameras of its images, or name another "
+                "dataset in DATASETS.TESTS."
+            )
+
+
+def unmatched_queries(query: Items, gallery: Items) -> list[str]:
+    """Paths of the queries whose identity no other camera's gallery image shows.
+
+    Args:
+        query: one ``(path, identity, camera)`` for each query.
+        gallery: the same for each gallery image.
+    """
+    cameras: dict[Any, set[Any]] = defaultdict(set)
+    for item in gallery:
+        cameras[item[1]].add(item[2])
+    return [path for path, identity, camera, *_ in query if not cameras[identity] - {camera}]
+
+
+def splits_of(dataset: Any) -> Sequence[tuple[Items, Items]]:
+    """Query and gallery of each split of a target; one pair where it has no further splits."""
+    return getattr(dataset, "splits", None) or [(dataset.query, dataset.gallery)]
 
 
 @contextmanager

@@ -1,23 +1,102 @@
-"""A dataset described by a CSV file."""
+"""A dataset described by a CSV file, the manifest: its rows, and what is made of them.
+
+Junk and distractors are labels of nobody, as Market-1501 has them. Junk, identity -1, is what a
+detector took for a person: it is used nowhere. Distractors, identity 0, are people and things that
+nobody asks for: they are in the gallery only, never a query and never trained on.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import logging
 import os
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import re
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from metabin_plugin.data.manifest_rows import Row, read_rows, stop
 from metabin_plugin.data.splits import NUM_SPLITS, single_shot_split
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import name_on_disk
+from metabin_plugin.files import name_on_disk, open_regular
+from metabin_plugin.text import shown
+
+_log = logging.getLogger(__name__)
+
+SUBSETS = ("train", "query", "gallery", "test")
+_REQUIRED = ("path", "pid", "camid")
+_COLUMNS = (*_REQUIRED, "domain", "subset")
+
+JUNK, DISTRACTOR = -1, 0
+# A spreadsheet or a table of numbers with gaps writes -1 as -1.0.
+_JUNK = re.compile(r"-0*1(\.0*)?")
+_ZERO = re.compile(r"0+(\.0*)?")
+# As releases in the form of Market-1501 name their files: 0000_c1s1_000151_01.jpg.
+_DISTRACTOR_NAME = re.compile(r"0{4,}_c\d+s\d+(?!\d)")
 
 TrainItem = tuple[str, str, str]
 TestItem = tuple[str, int, int]
 TestSplit = tuple[list[TestItem], list[TestItem]]
+
+
+def is_manifest(name: str) -> bool:
+    """Whether what stands in a data set's place names a manifest."""
+    return name.lower().endswith(".csv")
+
+
+def is_junk(label: str) -> bool:
+    """Whether an identity's label is that of junk: -1, in every data set.
+
+    Args:
+        label: what a file's name or a manifest says who is on an image.
+    """
+    return _JUNK.fullmatch(label) is not None
+
+
+def is_distractor(label: str, path: str) -> bool:
+    """Whether an image is a distractor: its label and its file's name both say so.
+
+    Many number their own people from 0, or number those of a release anew. So label 0 alone is a
+    person; it is a distractor where the file is named as in a release as well, ``0000_c1s1_…``.
+
+    Args:
+        label: what a file's name or a manifest says who is on the image.
+        path: of the image, with ``/`` or the system's separator between folders.
+    """
+    name = re.split(r"[/\\]", path)[-1]
+    return bool(_ZERO.fullmatch(label) and _DISTRACTOR_NAME.match(name))
+
+
+class Row(NamedTuple):
+    """One image of a manifest.
+
+    Attributes:
+        path: path of the image file, with the manifest's folder.
+        pid: label of the identity.
+        camid: label of the camera.
+        domain: name of the domain, or "" if the manifest has no such column.
+        subset: one of ``SUBSETS``.
+    """
+
+    path: str
+    pid: str
+    camid: str
+    domain: str
+    subset: str
+
+    @property
+    def is_distractor(self) -> bool:
+        """Whether it shows nobody who is asked for, and so is in the gallery only."""
+        return is_distractor(self.pid, self.path)
+
+
+def stop(fault: DatasetError) -> None:
+    """Raise a row's fault, what reading does by default."""
+    raise fault
 
 
 class ManifestDataset(ImageDataset):
@@ -36,7 +115,7 @@ class ManifestDataset(ImageDataset):
 
     Rows of ``pid`` -1 are junk, which is used nowhere. Rows of ``pid`` 0 whose files are named as
     Market-1501's distractors, ``0000_c1s1_000151_01.jpg``, are only ever gallery images; with any
-    other file name, 0 is a person (``nobody``).
+    other file name, 0 is a person (``is_distractor``).
 
     Training labels begin with ``dataset_name``, wherever the file is; ``distinguish`` keeps those
     of two manifests of one name apart. The identities and cameras of query and gallery are numbers,
@@ -138,27 +217,6 @@ class ManifestDataset(ImageDataset):
         return row.path, prefix + row.pid, prefix + row.camid
 
 
-def find_manifest(manifest: str, root: str) -> Path:
-    """The path of a manifest that is named relative to the working directory or to a root.
-
-    Raises:
-        DatasetError: it is in neither.
-    """
-    path = name_on_disk(manifest)
-    # Joining an absolute path to the root gives the path itself.
-    candidates = (Path(path), Path(root) / path)
-    for candidate in candidates:
-        # Unlike Path.exists, this takes names that no file can have.
-        if os.path.exists(candidate):
-            return candidate
-    if candidates[0].is_absolute():
-        raise DatasetError(f"Manifest {manifest} does not exist; correct its path in DATASETS.")
-    raise DatasetError(
-        f"Manifest {manifest} is neither in the working directory nor in the datasets root {root}; "
-        "correct its path in DATASETS or set FASTREID_DATASETS."
-    )
-
-
 def _number(labels: Sequence[tuple[str, ...]]) -> list[int]:
     number = {label: index for index, label in enumerate(sorted(set(labels)))}
     return [number[label] for label in labels]
@@ -188,3 +246,180 @@ def _split_by_column(rows: list[Row], items: list[TestItem]) -> TestSplit:
         [item for row, item in named if row.subset == "query"],
         [item for row, item in named if row.subset == "gallery"],
     )
+
+
+def find_manifest(manifest: str, root: str) -> Path:
+    """The path of a manifest that is named relative to the working directory or to a root.
+
+    Raises:
+        DatasetError: it is in neither.
+    """
+    path = name_on_disk(manifest)
+    # Joining an absolute path to the root gives the path itself.
+    candidates = (Path(path), Path(root) / path)
+    for candidate in candidates:
+        # Unlike Path.exists, this takes names that no file can have.
+        if os.path.exists(candidate):
+            return candidate
+    if candidates[0].is_absolute():
+        raise DatasetError(f"Manifest {manifest} does not exist; correct its path in DATASETS.")
+    raise DatasetError(
+        f"Manifest {manifest} is neither in the working directory nor in the datasets root {root}; "
+        "correct its path in DATASETS or set FASTREID_DATASETS."
+    )
+
+
+def read_rows(manifest: Path, on_fault: Callable[[DatasetError], None] = stop) -> list[Row]:
+    """Read a manifest and check that its values are there and its images exist.
+
+    Junk, and distractors in ``train`` and ``query``, are left out; the log says how many.
+
+    Args:
+        manifest: UTF-8 CSV file with the columns ``path,pid,camid[,domain][,subset]``, in any
+            order and among any others; relative paths start from its folder.
+        on_fault: what is called with the fault of each faulty row, which is then left out.
+
+    Returns:
+        Its rows, in order; a row without subset is of ``train``.
+
+    Raises:
+        DatasetError: the file is unreadable, lacks a column or any row, or a row is faulty: one
+            of ``test`` beside one of ``query`` or ``gallery`` is, too.
+    """
+    lines = _read_lines(manifest)
+    _, columns = next(lines, (1, []))
+    columns = [name.strip() for name in columns]
+    _check_header(manifest, columns)
+    rows: list[Row] = []
+    first_lines: dict[tuple[str, str], int] = {}
+    first_of: dict[str, int] = {}
+    line = 0
+    for line, cells in lines:
+        try:
+            row = _read_row(manifest, line, _name_cells(manifest, line, columns, cells))
+            first = first_lines.setdefault((row.subset, row.path), line)
+            if first != line:
+                what = f"repeats {shown(row.path)} of line {first} in {row.subset}"
+                raise _fault(manifest, line, what, "remove it")
+            _check_mixture(manifest, line, row.subset, first_of)
+            first_of.setdefault(row.subset, line)
+            rows.append(row)
+        except DatasetError as fault:
+            on_fault(fault)
+    if not line:
+        raise DatasetError(f"Manifest {manifest} has no rows; add one for each image.")
+    return list(_without_nobody(manifest, rows))
+
+
+def _without_nobody(manifest: Path, rows: Sequence[Row]) -> Iterator[Row]:
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        if is_junk(row.pid):
+            left_out["of identity -1 (junk)"] += 1
+        elif row.is_distractor and row.subset in ("train", "query"):
+            left_out[f"of distractors (0000) in {row.subset}"] += 1
+        else:
+            yield row
+    for what, count in left_out.items():
+        _log.warning("Manifest %s: %d images %s are left out", manifest, count, what)
+
+
+def _read_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of every line that is not empty."""
+    reader = csv.reader(io.StringIO(_read_text(manifest), newline=""))
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        fault = f"cannot be read ({error})"
+        raise _fault(manifest, reader.line_num, fault, "fix it") from None
+
+
+def _read_text(manifest: Path) -> str:
+    try:
+        with open_regular(manifest) as file:
+            data = file.read()
+    except OSError as error:
+        raise DatasetError(
+            f"Manifest {manifest} cannot be read ({error.strerror}); fix it."
+        ) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _fault(manifest, line, f"is not UTF-8 ({error.reason})", "convert the file") from None
+
+
+def _check_header(manifest: Path, columns: Sequence[str]) -> None:
+    missing = [column for column in _REQUIRED if column not in columns]
+    if missing:
+        raise DatasetError(
+            f'Manifest {manifest} has no column "{missing[0]}" (its first line is '
+            f'"{shown(",".join(columns))}"); start it with "path,pid,camid".'
+        )
+    for column in _COLUMNS:
+        if columns.count(column) > 1:
+            raise DatasetError(
+                f'Manifest {manifest} has the column "{column}" twice; rename or remove one.'
+            )
+
+
+def _name_cells(
+    manifest: Path, line: int, columns: Sequence[str], cells: Sequence[str]
+) -> dict[str, str]:
+    if any(cells[len(columns) :]):
+        raise _fault(
+            manifest,
+            line,
+            f"has {len(cells)} values for {len(columns)} columns",
+            'put a value with a comma between "quotes"',
+        )
+    # A short line lacks its last values.
+    padded = [*cells, *[""] * (len(columns) - len(cells))]
+    named = zip(columns, padded[: len(columns)], strict=True)
+    return {name: cell.strip() for name, cell in named if name in _COLUMNS}
+
+
+def _read_row(manifest: Path, line: int, cells: dict[str, str]) -> Row:
+    subset = cells.pop("subset", "") or "train"
+    for column, value in cells.items():
+        if not value:
+            raise _fault(manifest, line, f'has no "{column}"', "fill it in")
+    if subset not in SUBSETS:
+        raise _fault(
+            manifest, line, f'has the subset "{shown(subset)}"', f"use one of {', '.join(SUBSETS)}"
+        )
+    image = manifest.parent / name_on_disk(cells["path"])
+    problem = _image_problem(image)
+    if problem:
+        fault, remedy = problem
+        raise _fault(manifest, line, f"names the image {shown(str(image))}, which {fault}", remedy)
+    return Row(str(image), cells["pid"], cells["camid"], cells.get("domain", ""), subset)
+
+
+def _check_mixture(manifest: Path, line: int, subset: str, first_of: dict[str, int]) -> None:
+    others = {"test": ("query", "gallery"), "query": ("test",), "gallery": ("test",)}
+    for other in others.get(subset, ()):
+        if other in first_of:
+            what = f"has the subset {subset}, but line {first_of[other]} has {other}"
+            remedy = "leave the splits to the plugin (test) or make one (query and gallery)"
+            raise _fault(manifest, line, what, remedy)
+
+
+def _image_problem(image: Path) -> tuple[str, str] | None:
+    try:
+        status = image.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist", "paths start from the manifest's folder"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", "fix it"
+    except ValueError:
+        return "has a character that no path has", "fix the line"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a file", "name an image"
+    return None if status.st_size else ("is empty", "restore it")
+
+
+def _fault(manifest: Path, line: int, fault: str, remedy: str) -> DatasetError:
+    return DatasetError(f"Manifest {manifest}, line {line}, {fault}; {remedy}.")

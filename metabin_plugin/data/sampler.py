@@ -1,8 +1,9 @@
-"""Mini-batches with equally many images of every domain (paper, Section 4.1)."""
+"""Batches with equally many images of every domain (paper, Section 4.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,84 +11,8 @@ from fastreid.config import CfgNode, configurable
 from fastreid.utils import comm
 from torch.utils.data import Sampler
 
-from metabin_plugin.config.table import Choice
-from metabin_plugin.data.balance import Balance, group_images
-from metabin_plugin.errors import ConfigError, DatasetError
-from metabin_plugin.registries import SAMPLER_REGISTRY, registered, sampler_names
-
-
-def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
-    """Build the sampler that ``DATALOADER.SAMPLER_TRAIN`` names, if it is a registered one.
-
-    Args:
-        cfg: a fastreid config.
-        train_set: the training images, a fastreid ``CommDataset``.
-
-    Returns:
-        The sampler, or None if the name is that of one of fastreid's own.
-
-    Raises:
-        ConfigError: no sampler has this name, or fastreid's would never fill a batch.
-    """
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name in registered(SAMPLER_REGISTRY):
-        return SAMPLER_REGISTRY.get(name)(cfg, train_set)
-    Choice(sampler_names).check("DATALOADER.SAMPLER_TRAIN", name)
-    _check_identities(cfg, train_set)
-    _check_weights(cfg, train_set)
-    return None
-
-
-def _check_identities(cfg: CfgNode, train_set: Any) -> None:
-    # With a batch that these two samplers cannot fill exactly they search for ever.
-    if cfg.DATALOADER.SAMPLER_TRAIN not in ("NaiveIdentitySampler", "BalancedIdentitySampler"):
-        return
-    batch, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
-    unit = instances * comm.get_world_size()
-    if batch < unit or batch % unit:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {batch}, but with {cfg.DATALOADER.SAMPLER_TRAIN} it must be "
-            f"a multiple of {unit}, DATALOADER.NUM_INSTANCE x processes; set it to "
-            f"{max(1, batch // unit) * unit}."
-        )
-    needed = batch // instances
-    if train_set.num_classes < needed:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {batch} with DATALOADER.NUM_INSTANCE {instances} needs {needed} "
-            f"identities, but the training images have {train_set.num_classes}; lower the first or "
-            "raise the second."
-        )
-
-
-def _check_weights(cfg: CfgNode, train_set: Any) -> None:
-    if cfg.DATALOADER.SAMPLER_TRAIN != "SetReWeightSampler":
-        return
-    # The sampler looks cameras up by their number, and fastreid's own datasets name them.
-    weights = list(cfg.DATALOADER.SET_WEIGHT)
-    if not weights or train_set.cams != list(range(len(weights))):
-        raise ConfigError(
-            "DATALOADER.SAMPLER_TRAIN is SetReWeightSampler, which needs cameras numbered from 0 "
-            f"and one entry of DATALOADER.SET_WEIGHT for each, but there are {len(weights)} "
-            f"entries and the first camera is {train_set.cams[0]!r}; choose another sampler"
-        )
-    unit = sum(weights) * cfg.DATALOADER.NUM_INSTANCE
-    if unit < 1 or unit >= cfg.SOLVER.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH % unit:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but with SetReWeightSampler it "
-            f"must be a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE, and "
-            "larger than it"
-        )
-
-
-def stream_seed(cfg: CfgNode) -> int:
-    """Return ``METABIN.SEED``, or a random seed shared by all ranks if it is negative or missing.
-
-    Args:
-        cfg: a fastreid config.
-    """
-    seed = cfg.METABIN.SEED if "METABIN" in cfg else -1
-    return seed if seed >= 0 else comm.shared_random_seed()
-
+from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
+from metabin_plugin.text import shown
 
 # Spawn keys that keep the random streams of one seed apart.
 _IDENTITIES, _IMAGES = 0, 1
@@ -218,3 +143,118 @@ class DomainBalancedSampler(Sampler[int]):
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
+
+
+def stream_seed(cfg: CfgNode) -> int:
+    """Return ``METABIN.SEED``, or a random seed shared by all ranks if it is negative or missing.
+
+    Args:
+        cfg: a fastreid config.
+    """
+    seed = cfg.METABIN.SEED if "METABIN" in cfg else -1
+    return seed if seed >= 0 else comm.shared_random_seed()
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Sizes of a domain-balanced batch.
+
+    Attributes:
+        batch_size: images in the global batch, over all ranks.
+        num_instances: images of each identity.
+        world_size: number of processes.
+        batch_key: config key of ``batch_size``, for the error texts.
+    """
+
+    batch_size: int
+    num_instances: int
+    world_size: int
+    batch_key: str
+
+    def slots(self, num_domains: int) -> int:
+        """Return the number of identities of each domain in the global batch."""
+        return self.batch_size // (num_domains * self.num_instances)
+
+    def check_divisible(self, num_domains: int) -> None:
+        """Raise ConfigError unless all ranks get the same number of identities of each domain."""
+        if self.num_instances < 1:
+            raise ConfigError(
+                f"DATALOADER.NUM_INSTANCE is {self.num_instances}; set it to 1 or more."
+            )
+        unit = num_domains * self.num_instances * self.world_size
+        if self.batch_size < 1 or self.batch_size % unit:
+            below = self.batch_size // unit * unit
+            choices = f"{below} or {below + unit}" if below > 0 else str(unit)
+            raise ConfigError(
+                f"{self.batch_key} is {self.batch_size}, but it must be a multiple of {unit} = "
+                f"{num_domains} domains x {self.num_instances} (DATALOADER.NUM_INSTANCE) x "
+                f"{self.world_size} processes; set it to {choices}."
+            )
+
+    def check_identities(self, counts: Mapping[str, int]) -> None:
+        """Raise an error unless every domain has enough identities for a batch.
+
+        Args:
+            counts: number of identities by name of the domain.
+
+        Raises:
+            DatasetError: a domain has one identity, so nothing to tell it from.
+            ConfigError: a domain has fewer identities than a batch needs.
+        """
+        for fault in self.small_domains(counts):
+            raise fault
+
+    def small_domains(self, counts: Mapping[str, int]) -> Iterator[MetaBINError]:
+        """Give the errors of all domains that ``check_identities`` would refuse.
+
+        Args:
+            counts: number of identities by name of the domain.
+        """
+        slots = self.slots(len(counts))
+        for name, count in counts.items():
+            if count < 2:
+                yield too_few_identities(name, count)
+            elif count < slots:
+                yield ConfigError(
+                    f"{self.batch_key} {self.batch_size} with DATALOADER.NUM_INSTANCE "
+                    f"{self.num_instances} needs {slots} identities of each of the {len(counts)} "
+                    f'domains, but domain "{shown(name)}" has {count}; lower the first or raise '
+                    "the second."
+                )
+
+
+def too_few_identities(name: str, count: int) -> DatasetError:
+    """The error of a domain with less than two identities, whatever the batch."""
+    return DatasetError(
+        f'Domain "{shown(name)}" has {count} identity in its training images, but at least 2 are '
+        "needed; remove it from DATASETS.NAMES or add images of other people."
+    )
+
+
+def group_images(identities: Sequence[Any], domains: Sequence[Any]) -> list[list[np.ndarray]]:
+    """Group image indices by domain and, within it, by identity, both in sorted order.
+
+    Args:
+        identities: identity of every image.
+        domains: domain of every image.
+
+    Returns:
+        For each domain and each of its identities, the indices of its images.
+
+    Raises:
+        DatasetError: there are no images, or the two sequences differ in length.
+    """
+    if len(identities) != len(domains):
+        raise DatasetError(
+            f"There are {len(identities)} identities but {len(domains)} domains; give one of each "
+            "for every image."
+        )
+    if not len(identities):
+        raise DatasetError("There are no training images; name a dataset in DATASETS.NAMES.")
+    groups: dict[Any, dict[Any, list[int]]] = {}
+    for index, (identity, domain) in enumerate(zip(identities, domains, strict=True)):
+        groups.setdefault(domain, {}).setdefault(identity, []).append(index)
+    return [
+        [np.array(images) for _, images in sorted(groups[domain].items())]
+        for domain in sorted(groups)
+    ]

@@ -1,11 +1,11 @@
 """What a checkpoint holds, checked before a run goes on from it.
 
-A checkpoint is a file of ``torch.save`` with plain values (``weight_files``). Its entries:
+A checkpoint is a file of ``torch.save`` with plain values (``weights/files.py``). Its entries:
 
 - ``format``: ``FORMAT``. Checkpoints of version 0.1 and of plain fastreid have none.
-- ``model``: the network's state dict (``compat/checkpoint_fit.py``).
+- ``model``: the network's state dict (``weights/checkpointer.py``).
 - ``optimizer``, ``lr_sched``, ``warmup_sched``, ``grad_scaler``: their states
-  (``compat/checkpoint_states.py``).
+  (``weights/checkpoint_states.py``).
 - ``checkpoints``, ``momentum_teacher``, and hooks by name: their states. ``load_state_dict`` of
   each raises ``ValueError`` for a state that it cannot have.
 - ``epoch``: number of the last finished epoch, from -1 to ``SOLVER.MAX_EPOCH`` - 1.
@@ -27,7 +27,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from fastreid.config import CfgNode
 
 from metabin_plugin import random_state
 from metabin_plugin.config.yaml_text import read_yaml
@@ -39,33 +41,32 @@ from metabin_plugin.errors import WeightsError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
 
-if TYPE_CHECKING:
-    from metabin_plugin.engine.trainer import MetaBINTrainer
-
 # Raised when entries change their meaning.
 FORMAT = 1
 # Batches that a trainer can draw in an iteration: base step, meta step, and some of a subclass.
 _BATCHES_AT_ONCE = 10
 
 
-def check_checkpoint(content: Mapping[str, Any], trainer: MetaBINTrainer, source: str) -> None:
+def check_checkpoint(
+    content: Mapping[str, Any], cfg: CfgNode, iters_per_epoch: int, source: str
+) -> None:
     """Refuse a checkpoint from which a run cannot go on; nothing of it is applied here.
 
     The states of network, optimizer, schedules and hooks are checked where they are loaded.
 
     Args:
         content: the checkpoint.
-        trainer: the trainer that is to go on.
+        cfg: config of the run that is to go on.
+        iters_per_epoch: iterations in its epochs.
         source: its file, for the message.
 
     Raises:
         WeightsError: an entry is not what the table of this module says.
     """
-
     _check_entries(content, {"format": _check_format}, source, required=False)
-    is_of_format = content.get("format", 0) > 0
+    is_of_format, max_epoch = content.get("format", 0) > 0, cfg.SOLVER.MAX_EPOCH
     checks: dict[str, Callable[[Any], object]] = {
-        "epoch": lambda value: _check_whole(value, -1, trainer.max_epoch - 1),
+        "epoch": lambda value: _check_whole(value, -1, max_epoch - 1),
         "metric": check_metric,
         "config": _check_config,
         "progress": _check_progress,
@@ -73,13 +74,13 @@ def check_checkpoint(content: Mapping[str, Any], trainer: MetaBINTrainer, source
     _check_entries(content, checks, source, required=is_of_format)
     if "progress" not in content:
         return
-    progress, per_epoch = content["progress"], trainer.iters_per_epoch
-    first = (content.get("epoch", -1) + 1) * per_epoch
+    progress = content["progress"]
+    first = (content.get("epoch", -1) + 1) * iters_per_epoch
     # An epoch that was not evaluated yet is not finished.
-    last = min(first + per_epoch, trainer.max_epoch * per_epoch)
+    last = min(first + iters_per_epoch, max_epoch * iters_per_epoch)
     checks = {
-        "iteration": lambda value: _check_iteration(value, first, last, per_epoch),
-        "batches": lambda value: _check_batches(value, most_batches(trainer)),
+        "iteration": lambda value: _check_iteration(value, first, last, iters_per_epoch),
+        "batches": lambda value: _check_batches(value, most_batches(cfg, iters_per_epoch)),
         "scalars": lambda value: check_history(value, progress["iteration"]),
         "random_states": _check_random_states,
     }
@@ -110,14 +111,15 @@ def _check_entries(
             ) from error
 
 
-def most_batches(trainer: MetaBINTrainer) -> int:
+def most_batches(cfg: CfgNode, iters_per_epoch: int) -> int:
     """Largest position in a stream of batches that a run can have reached.
 
     Args:
-        trainer: the run's trainer.
+        cfg: config of the run.
+        iters_per_epoch: iterations in its epochs.
     """
-    iterations = trainer.max_epoch * trainer.iters_per_epoch
-    return _BATCHES_AT_ONCE * iterations + trainer.cfg.METABIN.FIRST_BASE_UPDATES
+    iterations = cfg.SOLVER.MAX_EPOCH * iters_per_epoch
+    return _BATCHES_AT_ONCE * iterations + cfg.METABIN.FIRST_BASE_UPDATES
 
 
 def check_metric(value: Any) -> None:

@@ -133,8 +133,16 @@ class CheckpointHook(HookBase):
 
     def _save(self, name: str, iteration: int, epoch: int, tag_last: bool = True) -> None:
         require_finite_weights(self.trainer)
-        extra = progress_state(self.trainer, iteration, epoch)
-        self.trainer.checkpointer.save(name, tag_last=tag_last, metric=self._metric(), **extra)
+        trainer = self.trainer
+        progress = progress_state(
+            trainer.cfg,
+            iteration,
+            epoch,
+            batches=trainer.base_batches,
+            storage=trainer.storage,
+            training_data=trainer.training_data,
+        )
+        trainer.checkpointer.save(name, tag_last=tag_last, metric=self._metric(), **progress)
         if tag_last:
             self._saved_at = (iteration, epoch)
 

@@ -20,14 +20,22 @@ from metabin_plugin.norm.gates import WHOLE, network_parts
 from metabin_plugin.run_folder import logged_scalars
 from metabin_plugin.text import shown
 
+logger = logging.getLogger(__name__)
+
 # fastreid's setup_logger gives it the handlers, and the plugin's loggers are below it.
 _LOGGER = "fastreid"
 _SECONDS_BETWEEN = 0.5
 _METRICS = ("Rank-1", "mAP")
 # fastreid's own windows for the scalars and for the time of an iteration.
-_WINDOW, _TIME_WINDOW = 20, 1000
+_LINE_WINDOW, _TIME_WINDOW = 20, 1000
 _USUAL_WIDTH = 80
 _GAP = "  "
+# fastreid's default of 1,000 would add half a megabyte to the events file at every writing.
+BINS = 20
+# Longest window over which fastreid's writers smooth a scalar.
+WINDOW = 200
+# How long things took is no result, and differs between two runs that are otherwise the same.
+_TIMES = ("time", "data_time", "eta_seconds")
 
 
 class LiveLine(HookBase):
@@ -60,7 +68,7 @@ class LiveLine(HookBase):
             self._shown_at = now
             trainer = self.trainer
             epoch = f"epoch {trainer.epoch + 1}/{trainer.max_epoch}"
-            self._show([epoch, *progress(trainer.storage, trainer.iter + 1, trainer.max_iter)])
+            self._show([epoch, *line_parts(trainer.storage, trainer.iter + 1, trainer.max_iter)])
 
     def after_train(self) -> None:
         """Remove the line."""
@@ -98,7 +106,7 @@ def live_lines() -> list[LiveLine]:
     return [LiveLine(h) for h in handlers if isinstance(h, logging.StreamHandler) and _shows(h)][:1]
 
 
-def progress(storage: EventStorage, done: int, total: int) -> list[str]:
+def line_parts(storage: EventStorage, done: int, total: int) -> list[str]:
     """Iterations, time left, losses and accuracies, the more important first.
 
     Args:
@@ -130,7 +138,7 @@ def fitting(parts: Sequence[str], width: int) -> str:
 
 def _sum_of_losses(storage: EventStorage, label: str, prefix: str) -> list[str]:
     histories = storage.histories().items()
-    terms = [history.median(_WINDOW) for name, history in histories if name.startswith(prefix)]
+    terms = [history.median(_LINE_WINDOW) for name, history in histories if name.startswith(prefix)]
     return [f"{label} {sum(terms):.4g}"] if terms else []
 
 
@@ -156,10 +164,6 @@ def _width(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or _USUAL_WIDTH
     except OSError:
         return _USUAL_WIDTH
-
-
-# fastreid's default of 1,000 would add half a megabyte to the events file at every writing.
-BINS = 20
 
 
 class GateLog(EventWriter):
@@ -203,14 +207,6 @@ def _put_scalars(storage: EventStorage, part: str, gates: Tensor) -> None:
 
 def _layer(name: str) -> str:
     return name.removeprefix("module.").removeprefix("backbone.").removesuffix(".gate")
-
-
-logger = logging.getLogger(__name__)
-
-# Longest window over which fastreid's writers smooth a scalar.
-WINDOW = 200
-# How long things took is no result, and differs between two runs that are otherwise the same.
-_TIMES = ("time", "data_time", "eta_seconds")
 
 
 class RunStorage(EventStorage):

@@ -1,9 +1,9 @@
-"""The meta-learning episode (Algorithm 1, lines 7-15) as a fastreid hook."""
+"""Meta-learning episodes, and the MetaBIN step (Algorithm 1, lines 7-15) as a fastreid hook."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,14 +12,14 @@ from fastreid.config import CfgNode
 from fastreid.data import build as loaders
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
+from fastreid.utils import comm
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.compat.training import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.data import DomainBalancedSampler
 from metabin_plugin.data.resumable import check_position
+from metabin_plugin.data.sampler import stream_seed
 from metabin_plugin.engine.checkpoint_schema import check_count, most_batches
-from metabin_plugin.engine.episodes import Episodes, mean_over_processes
 from metabin_plugin.engine.finite import (
     LOWEST_LOSS_SCALE,
     Fault,
@@ -27,67 +27,372 @@ from metabin_plugin.engine.finite import (
     nonfinite_error,
     nonfinite_names,
 )
-from metabin_plugin.errors import ConfigError, NonFiniteError
-from metabin_plugin.meta import MetaStep, meta_step
-from metabin_plugin.meta.step import gradients_of
+from metabin_plugin.errors import ConfigError, DatasetError, NonFiniteError
+from metabin_plugin.meta import (
+    SIGNS,
+    MetaStep,
+    Tensors,
+    clip_,
+    meta_step,
+    sign_shares,
+    sign_shares_by_loss,
+    split_domains,
+    triangular,
+)
 from metabin_plugin.modeling import MetaBIN, logged_name
-from metabin_plugin.norm import clip_gates_
 from metabin_plugin.weights.checkpoint_states import check_state
 
-SIGNS = ("positive", "negative")
-
-Tensors = dict[str, Tensor]
+_RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")
 
 
-def sign_shares(gradients: Mapping[str, Tensor]) -> Tensor:
-    """Shares of gates with a positive and with a negative gradient, in the order of ``SIGNS``.
+class Episodes:
+    """Domain split and inner step size of each iteration, functions of the seed and its number.
 
     Args:
-        gradients: gradients of the gates, by name.
+        cfg: the config with the METABIN node.
+        trainer: a trainer that already has its data loader.
+        batch_size: images in the mini-batch that is split.
+        batch_key: the config key of that size, for messages.
 
-    Returns:
-        Two numbers in [0, 1] on the device, not yet read.
+    Attributes:
+        seed: of the domain splits; what a checkpoint has to hold.
+
+    Raises:
+        ConfigError: the domains, or the images of each, do not suffice for the split.
     """
-    flat = torch.cat([gradient.detach().flatten() for gradient in gradients.values()])
-    return torch.stack([flat > 0, flat < 0]).mean(1, dtype=torch.float32)
+
+    def __init__(
+        self, cfg: CfgNode, trainer: DefaultTrainer, batch_size: int, batch_key: str
+    ) -> None:
+        node = cfg.METABIN
+        self.seed = stream_seed(cfg)
+        self.num_domains = trainer.data_loader.dataset.num_domains
+        self._num_meta_train = node.NUM_META_TRAIN
+        self._inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)
+        self._period = max(1, round(node.INNER_LR.PERIOD * trainer.iters_per_epoch))
+        self._knows_order = False
+        _check_split(self._num_meta_train, self.num_domains, node.DOMAIN)
+        _check_sides(self._num_meta_train, self.num_domains, batch_size, batch_key)
+
+    def split(self, iteration: int) -> tuple[list[int], list[int]]:
+        """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
+        return split_domains(self.num_domains, self._num_meta_train, self.seed, iteration)
+
+    def inner_lr(self, iteration: int) -> float:
+        """beta of Eq. 9 at an iteration; the first one is a step above the low end."""
+        return triangular(iteration + 1, self._period, *self._inner_lr_range)
+
+    def check_order(self, labels: Tensor) -> None:
+        """Refuse a mini-batch without equally many images of each domain, one domain by one.
+
+        Only the first batch is looked at, for to look is to wait for the device.
+
+        Args:
+            labels: domain of each image (N,).
+
+        Raises:
+            DatasetError: the images are not in this order.
+        """
+        if self._knows_order:
+            return
+        per_domain, rest = divmod(len(labels), self.num_domains)
+        expected = torch.arange(self.num_domains).repeat_interleave(per_domain)
+        if rest or not torch.equal(labels.cpu(), expected):
+            raise DatasetError(
+                "the mini-batch for METABIN.HOOKS does not hold equally many images of each "
+                "domain, in the order of the domains; draw it with DATALOADER.SAMPLER_TRAIN "
+                "DomainBalancedSampler"
+            )
+        self._knows_order = True
+
+    def select(self, batch: Mapping[str, Any], domains: Collection[int]) -> dict[str, Any]:
+        """Rows of some domains.
+
+        Rows are known by their place: to look for labels would be to wait for the device.
+
+        Args:
+            batch: a tensor or list of N entries for each name, in the order of the domains.
+            domains: numbers of the domains.
+
+        Returns:
+            The entries of these domains.
+        """
+        return {name: self._rows(values, domains) for name, values in batch.items()}
+
+    def _rows(self, values: Any, domains: Collection[int]) -> Any:
+        if isinstance(values, Tensor):
+            parts = values.chunk(self.num_domains)
+            return torch.cat([parts[d] for d in domains])
+        size = len(values) // self.num_domains
+        return [value for d in domains for value in values[d * size : (d + 1) * size]]
 
 
-def sign_shares_by_loss(
-    names: Collection[str],
-    losses: Callable[[tuple[str, ...], Tensors], Tensors],
-    gates: Mapping[str, Tensor],
-    scale: float | Tensor,
-    average: Callable[[Tensors], Tensors],
-) -> dict[str, list[float]]:
-    """``sign_shares`` of each loss alone: a forward and a backward pass more for each.
-
-    The device is waited for once. PyTorch's random generators are afterwards as they were.
+def mean_over_processes(tensors: Tensors) -> Tensors:
+    """Mean over the processes, in one collective for all tensors.
 
     Args:
-        names: the losses.
-        losses: computes those of the given names at the given gates.
-        gates: rho, by name. Only their values are used.
-        scale: factor on the losses during differentiation (mixed precision).
-        average: mean over the processes of a gradient by name.
-
-    Returns:
-        Two numbers by loss.
+        tensors: the same names and shapes in each process.
     """
-    leaves = {name: gate.detach().requires_grad_() for name, gate in gates.items()}
-    device = next(iter(leaves.values())).device
-    shares = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for name in names:
-            gradients = gradients_of(losses((name,), leaves), leaves, scale)
-            shares.append(sign_shares(average(gradients)))
-    return dict(zip(names, torch.stack(shares).tolist(), strict=True))
-
-
-def named_shares(name: str, shares: Collection[float]) -> dict[str, float]:
-    """Shares by the names that they have in the log."""
+    if comm.get_world_size() == 1:
+        return tensors
+    mean = torch.cat([tensor.flatten() for tensor in tensors.values()])
+    torch.distributed.all_reduce(mean)
+    mean /= comm.get_world_size()
+    parts = mean.split([tensor.numel() for tensor in tensors.values()])
     return {
-        f"inner_gradient_{sign}/{name}": share for sign, share in zip(SIGNS, shares, strict=True)
+        name: part.view_as(tensor)
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
     }
+
+
+def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
+    if num_domains < 2:
+        raise ConfigError(
+            f"METABIN.DOMAIN {domain!r}: the training data has {num_domains} domain(s), and "
+            "meta-learning needs at least 2; add a data set to DATASETS.NAMES, or set "
+            'METABIN.DOMAIN "camera" for a single source'
+        )
+    if not 1 <= num_meta_train < num_domains:
+        raise ConfigError(
+            f"METABIN.NUM_META_TRAIN is {num_meta_train} of {num_domains} domains; choose 1 to "
+            f"{num_domains - 1}, so that meta-train and meta-test both have one"
+        )
+
+
+def _check_sides(num_meta_train: int, num_domains: int, size: int, key: str) -> None:
+    per_domain = size // num_domains // comm.get_world_size()
+    if min(num_meta_train, num_domains - num_meta_train) * per_domain < 2:
+        raise ConfigError(
+            f"{key} is {size}, which leaves one image in each process to meta-train or meta-test; "
+            "raise it, for both need 2"
+        )
+
+
+class MetaLearningHook(HookBase):
+    """Moves the gates after each base step, on a domain-balanced mini-batch of its own.
+
+    With ``METABIN.EPISODE_SEPARATION`` False it moves all parameters. Domain split and inner step
+    size are functions of the seed and the iteration; the state of the hook is the seed, the outer
+    optimizer (plain SGD, Section 4.1), the loss scale, the number of updates that were skipped
+    because of it, and the position in its own stream of batches.
+
+    Args:
+        cfg: the config with the METABIN node.
+        trainer: a trainer that already has its model and data loader.
+
+    Attributes:
+        batches: stream of the hook's own batches; None where it draws the next of the trainer's,
+            which are balanced alike.
+
+    Raises:
+        ConfigError: the model is no MetaBIN, or the domains do not suffice for the split.
+    """
+
+    def __init__(self, cfg: CfgNode, trainer: DefaultTrainer) -> None:
+        self.model: MetaBIN = trainer.network
+        if not isinstance(self.model, MetaBIN):
+            raise ConfigError(
+                "METABIN.HOOKS has MetaLearningHook, which needs MODEL.META_ARCHITECTURE MetaBIN, "
+                f"not {type(self.model).__name__}; change one of the two"
+            )
+        node = cfg.METABIN
+        size = node.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
+        self.episodes = Episodes(
+            cfg, trainer, size, "METABIN.IMS_PER_BATCH (or SOLVER.IMS_PER_BATCH, where it is 0)"
+        )
+        self.train_losses, self.test_losses = node.META_TRAIN_LOSSES, node.META_TEST_LOSSES
+        self.second_order = node.SECOND_ORDER
+        # Other views of the parameters: their .grad is the base optimizer's, or must stay None.
+        self._moved = {name: p.detach() for name, p in self.model.meta_parameters.items()}
+        self._gates = list(self.model.gates)
+        self._outer_lr = node.OUTER_LR
+        self.outer_optimizer = torch.optim.SGD(
+            self._moved.values(), lr=self._outer_lr, foreach=True
+        )
+        self.amp, self.amp_dtype = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE
+        self.grad_scaler = (
+            build_grad_scaler(self.model.device, self.amp_dtype)
+            if self.amp
+            else LossScaler(enabled=False)
+        )
+        self.skipped_steps = 0
+        self._signs_period = node.GRADIENT_SIGNS_PERIOD
+        self.batches: Any = _own_batches(cfg, trainer, self.episodes.seed)
+
+    def after_step(self) -> None:
+        """Run one meta-train / meta-test episode and update the gates.
+
+        With a loss scale (float16) a gradient that is not finite skips the update, which is
+        counted, and lowers the scale. The device is waited for once, before the update, and with a
+        loss scale by the scaler too.
+
+        Raises:
+            NonFiniteError: a loss, or a gradient that no loss scale is to blame for, is not
+                finite. The gates are as they were.
+        """
+        iteration = self.trainer.iter
+        batch = self._next_batch()
+        train, test = (self.episodes.select(batch, side) for side in self.split(iteration))
+        step = meta_step(
+            self._moved,
+            lambda parameters: self._losses(self.train_losses, train, parameters),
+            lambda parameters: self._losses(self.test_losses, test, parameters),
+            self.episodes.inner_lr(iteration),
+            gates=self._gates,
+            second_order=self.second_order,
+            loss_scale=self._loss_scale(),
+            average=mean_over_processes,
+        )
+        fault, losses, shares = read_step(step, self._gates)
+        logged = dict(zip(_logged_names(step), losses, strict=True))
+        signs = named_shares("all", shares)
+        if fault is None:
+            # At rho, which the update is about to change.
+            signs |= self._signs_by_loss(train, iteration)
+            self.outer_update(step.outer_gradients)
+        elif fault.is_gradient and self._scale_may_be_too_high():
+            self._skip_update(step)
+        else:
+            batch = train if fault.stage == "meta-train" else test
+            raise self._error(fault, step, batch, logged)
+        self._write(logged | signs, iteration)
+
+    def split(self, iteration: int) -> tuple[list[int], list[int]]:
+        """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
+        return self.episodes.split(iteration)
+
+    def outer_update(self, gradients: Tensors) -> None:
+        """Eq. 10: rho <- clip(rho - gamma * gradient) to [0, 1].
+
+        Args:
+            gradients: outer gradients by parameter name, times the loss scale, the same in all
+                processes. With a loss scale, non-finite ones are skipped.
+        """
+        for name, parameter in self._moved.items():
+            parameter.grad = gradients[name]
+        self.grad_scaler.step(self.outer_optimizer)
+        self.grad_scaler.update()
+        self.outer_optimizer.zero_grad()
+        clip_([self._moved[name] for name in self._gates])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside model and base optimizer."""
+        return {
+            "seed": self.episodes.seed,
+            "outer_optimizer": self.outer_optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "skipped_steps": self.skipped_steps,
+            "batches": self.batches.state_dict() if hasattr(self.batches, "state_dict") else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: it is not one; nothing has changed.
+        """
+        check_count(state["seed"])
+        check_state(self.outer_optimizer, state["outer_optimizer"])
+        check_state(self.grad_scaler, state["grad_scaler"])
+        check_count(state["skipped_steps"])
+        if state["batches"] is not None:
+            most = most_batches(self.trainer.cfg, self.trainer.iters_per_epoch)
+            check_position(state["batches"], most)
+        self.episodes.seed = state["seed"]
+        self.outer_optimizer.load_state_dict(state["outer_optimizer"])
+        # The state has the step size of the run that saved it; this one has its own.
+        for group in self.outer_optimizer.param_groups:
+            group["lr"] = self._outer_lr
+        self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self.skipped_steps = state["skipped_steps"]
+        # Earlier versions kept the position in the trainer's stream here too.
+        if state["batches"] is not None and self.batches is not None:
+            self.batches.load_state_dict(state["batches"])
+
+    def _loss_scale(self) -> float | Tensor:
+        if not self.grad_scaler.is_enabled():
+            return 1.0
+        # get_scale() would wait for the device, and leave a new scaler uninitialised.
+        return self.grad_scaler.scale(torch.ones((), device=self.model.device))
+
+    def _scale_may_be_too_high(self) -> bool:
+        return self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() >= LOWEST_LOSS_SCALE
+
+    def _skip_update(self, step: MetaStep) -> None:
+        # Outer gradients at a rho' that an inner gradient spoilt can be finite; none may be used.
+        self.outer_update({name: g * float("nan") for name, g in step.outer_gradients.items()})
+        self.skipped_steps += 1
+
+    def _error(
+        self, fault: MetaFault, step: MetaStep, batch: dict[str, Tensor], logged: dict[str, float]
+    ) -> NonFiniteError:
+        parameters: Mapping[str, Tensor] = self._moved
+        names = self.train_losses
+        if fault.stage == "meta-test":
+            names, parameters = self.test_losses, step.inner_parameters
+        return nonfinite_error(
+            self.trainer,
+            Fault(fault.name(step), logged, _RATES),
+            self.model,
+            lambda: self._losses(names, batch, parameters),
+        )
+
+    def _signs_by_loss(self, batch: dict[str, Tensor], iteration: int) -> dict[str, float]:
+        if not self._signs_period or (iteration + 1) % self._signs_period:
+            return {}
+        shares = sign_shares_by_loss(
+            self.train_losses,
+            lambda names, parameters: self._losses(names, batch, parameters),
+            {name: self._moved[name] for name in self._gates},
+            self._loss_scale(),
+            mean_over_processes,
+        )
+        named = [named_shares(logged_name(name), pair) for name, pair in shares.items()]
+        return {name: share for pair in named for name, share in pair.items()}
+
+    def _next_batch(self) -> dict[str, Tensor]:
+        batch = next(self.trainer.base_batches if self.batches is None else self.batches)
+        device = self.model.device
+        tensors = {name: batch[name].to(device) for name in ("images", "targets", "domains")}
+        self.episodes.check_order(tensors["domains"])
+        tensors["images"] = self.model.preprocess_image(tensors)
+        return tensors
+
+    def _losses(
+        self, names: tuple[str, ...], batch: dict[str, Tensor], parameters: Mapping[str, Tensor]
+    ) -> Tensors:
+        device = self.model.device
+        with torch.autocast(device.type, autocast_dtype(device, self.amp_dtype), enabled=self.amp):
+            return self.model.meta_losses(names, batch, parameters)
+
+    def _write(self, scalars: Mapping[str, float], iteration: int) -> None:
+        storage = self.trainer.storage
+        for name, value in scalars.items():
+            storage.put_scalar(name, value)
+        if self.grad_scaler.is_enabled():
+            storage.put_scalar("meta_skipped_steps", self.skipped_steps, smoothing_hint=False)
+        storage.put_scalar("inner_lr", self.episodes.inner_lr(iteration), smoothing_hint=False)
+
+
+def _own_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Any:
+    """Batches for the meta step; None where the trainer's are balanced alike."""
+    size = cfg.METABIN.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
+    balanced = DomainBalancedSampler.__name__ == cfg.DATALOADER.SAMPLER_TRAIN
+    if balanced and size == cfg.SOLVER.IMS_PER_BATCH:
+        return None
+    dataset = trainer.data_loader.dataset
+    sampler = DomainBalancedSampler(
+        cfg,
+        dataset,
+        batch_size=size,
+        batch_key="METABIN.IMS_PER_BATCH",
+        # Another stream than that of a balanced base loader.
+        seed=seed + 1,
+    )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.IMS_PER_BATCH = size
+    return iter(loaders.build_reid_train_loader(cfg, train_set=dataset, sampler=sampler))
 
 
 @dataclass(frozen=True)
@@ -162,231 +467,14 @@ def read_step(step: MetaStep, gates: Collection[str]) -> StepNumbers:
     return StepNumbers(faults[0] if faults else None, [*numbers], read_shares)
 
 
-_RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")
-
-
-class MetaLearningHook(HookBase):
-    """Moves the gates after each base step, on a domain-balanced mini-batch of its own.
-
-    With ``METABIN.EPISODE_SEPARATION`` False it moves all parameters. Domain split and inner step
-    size are functions of the seed and the iteration; the state of the hook is the seed, the outer
-    optimizer (plain SGD, Section 4.1), the loss scale, the number of updates that were skipped
-    because of it, and the position in the stream of batches.
-
-    Args:
-        cfg: the config with the METABIN node.
-        trainer: a trainer that already has its model and data loader.
-
-    Raises:
-        ConfigError: the model is no MetaBIN, or the domains do not suffice for the split.
-    """
-
-    def __init__(self, cfg: CfgNode, trainer: DefaultTrainer) -> None:
-        model = trainer.model
-        self.model: MetaBIN = model.module if isinstance(model, DistributedDataParallel) else model
-        if not isinstance(self.model, MetaBIN):
-            raise ConfigError(
-                "METABIN.HOOKS has MetaLearningHook, which needs MODEL.META_ARCHITECTURE MetaBIN, "
-                f"not {type(self.model).__name__}; change one of the two"
-            )
-        node = cfg.METABIN
-        size = node.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
-        self.episodes = Episodes(
-            cfg, trainer, size, "METABIN.IMS_PER_BATCH (or SOLVER.IMS_PER_BATCH, where it is 0)"
-        )
-        self.train_losses, self.test_losses = node.META_TRAIN_LOSSES, node.META_TEST_LOSSES
-        self.second_order = node.SECOND_ORDER
-        # Other views of the parameters: their .grad is the base optimizer's, or must stay None.
-        self._moved = {name: p.detach() for name, p in self.model.meta_parameters.items()}
-        self._outer_lr = node.OUTER_LR
-        self.outer_optimizer = torch.optim.SGD(
-            self._moved.values(), lr=self._outer_lr, foreach=True
-        )
-        self.amp, self.amp_dtype = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE
-        self.grad_scaler = (
-            build_grad_scaler(self.model.device, self.amp_dtype)
-            if self.amp
-            else LossScaler(enabled=False)
-        )
-        self.skipped_steps = 0
-        self._signs_period = node.GRADIENT_SIGNS_PERIOD
-        self.batches: Any = _meta_batches(cfg, trainer, self.episodes.seed)
-
-    def after_step(self) -> None:
-        """Run one meta-train / meta-test episode and update the gates.
-
-        With a loss scale (float16) a gradient that is not finite skips the update, which is
-        counted, and lowers the scale. The device is waited for once, before the update, and with a
-        loss scale by the scaler too.
-
-        Raises:
-            NonFiniteError: a loss, or a gradient that no loss scale is to blame for, is not
-                finite. The gates are as they were.
-        """
-        iteration, gates = self.trainer.iter, self.model.gates
-        batch = self._next_batch()
-        train, test = (self.episodes.select(batch, side) for side in self.split(iteration))
-        step = meta_step(
-            self._moved,
-            lambda parameters: self._losses(self.train_losses, train, parameters),
-            lambda parameters: self._losses(self.test_losses, test, parameters),
-            self.episodes.inner_lr(iteration),
-            gates=gates,
-            second_order=self.second_order,
-            loss_scale=self._loss_scale(),
-            average=mean_over_processes,
-        )
-        fault, losses, shares = read_step(step, gates)
-        logged = dict(zip(_logged_names(step), losses, strict=True))
-        signs = named_shares("all", shares)
-        if fault is None:
-            # At rho, which the update is about to change.
-            signs |= self._signs_by_loss(train, iteration)
-            self.outer_update(step.outer_gradients)
-        elif fault.is_gradient and self._scale_may_be_too_high():
-            self._skip_update(step)
-        else:
-            batch = train if fault.stage == "meta-train" else test
-            raise self._error(fault, step, batch, logged)
-        self._write(logged | signs, iteration)
-
-    def split(self, iteration: int) -> tuple[list[int], list[int]]:
-        """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
-        return self.episodes.split(iteration)
-
-    def outer_update(self, gradients: dict[str, Tensor]) -> None:
-        """Eq. 10: rho <- clip(rho - gamma * gradient) to [0, 1].
-
-        Args:
-            gradients: outer gradients by parameter name, times the loss scale, the same in all
-                processes. With a loss scale, non-finite ones are skipped.
-        """
-        for name, parameter in self._moved.items():
-            parameter.grad = gradients[name]
-        self.grad_scaler.step(self.outer_optimizer)
-        self.grad_scaler.update()
-        self.outer_optimizer.zero_grad()
-        clip_gates_(self.model)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside model and base optimizer."""
-        return {
-            "seed": self.episodes.seed,
-            "outer_optimizer": self.outer_optimizer.state_dict(),
-            "grad_scaler": self.grad_scaler.state_dict(),
-            "skipped_steps": self.skipped_steps,
-            "batches": self.batches.state_dict() if hasattr(self.batches, "state_dict") else None,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``.
-
-        Raises:
-            ValueError: it is not one; nothing has changed.
-        """
-        check_count(state["seed"])
-        check_state(self.outer_optimizer, state["outer_optimizer"])
-        check_state(self.grad_scaler, state["grad_scaler"])
-        check_count(state["skipped_steps"])
-        if state["batches"] is not None:
-            check_position(state["batches"], most_batches(self.trainer))
-        self.episodes.seed = state["seed"]
-        self.outer_optimizer.load_state_dict(state["outer_optimizer"])
-        # The state has the step size of the run that saved it; this one has its own.
-        for group in self.outer_optimizer.param_groups:
-            group["lr"] = self._outer_lr
-        self.grad_scaler.load_state_dict(state["grad_scaler"])
-        self.skipped_steps = state["skipped_steps"]
-        if state["batches"] is not None:
-            self.batches.load_state_dict(state["batches"])
-
-    def _loss_scale(self) -> float | Tensor:
-        if not self.grad_scaler.is_enabled():
-            return 1.0
-        # get_scale() would wait for the device, and leave a new scaler uninitialised.
-        return self.grad_scaler.scale(torch.ones((), device=self.model.device))
-
-    def _scale_may_be_too_high(self) -> bool:
-        return self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() >= LOWEST_LOSS_SCALE
-
-    def _skip_update(self, step: MetaStep) -> None:
-        # Outer gradients at a rho' that an inner gradient spoilt can be finite; none may be used.
-        self.outer_update({name: g * float("nan") for name, g in step.outer_gradients.items()})
-        self.skipped_steps += 1
-
-    def _error(
-        self, fault: MetaFault, step: MetaStep, batch: dict[str, Tensor], logged: dict[str, float]
-    ) -> NonFiniteError:
-        parameters: Mapping[str, Tensor] = self._moved
-        names = self.train_losses
-        if fault.stage == "meta-test":
-            names, parameters = self.test_losses, step.inner_parameters
-        return nonfinite_error(
-            self.trainer,
-            Fault(fault.name(step), logged, _RATES),
-            self.model,
-            lambda: self._losses(names, batch, parameters),
-        )
-
-    def _signs_by_loss(self, batch: dict[str, Tensor], iteration: int) -> dict[str, float]:
-        if not self._signs_period or (iteration + 1) % self._signs_period:
-            return {}
-        shares = sign_shares_by_loss(
-            self.train_losses,
-            lambda names, parameters: self._losses(names, batch, parameters),
-            self.model.gates,
-            self._loss_scale(),
-            mean_over_processes,
-        )
-        named = [named_shares(logged_name(name), pair) for name, pair in shares.items()]
-        return {name: share for pair in named for name, share in pair.items()}
-
-    def _next_batch(self) -> dict[str, Tensor]:
-        batch = next(self.batches)
-        device = self.model.device
-        tensors = {name: batch[name].to(device) for name in ("images", "targets", "domains")}
-        self.episodes.check_order(tensors["domains"])
-        tensors["images"] = self.model.preprocess_image(tensors)
-        return tensors
-
-    def _losses(
-        self, names: tuple[str, ...], batch: dict[str, Tensor], parameters: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        device = self.model.device
-        with torch.autocast(device.type, autocast_dtype(device, self.amp_dtype), enabled=self.amp):
-            return self.model.meta_losses(names, batch, parameters)
-
-    def _write(self, scalars: Mapping[str, float], iteration: int) -> None:
-        storage = self.trainer.storage
-        for name, value in scalars.items():
-            storage.put_scalar(name, value)
-        if self.grad_scaler.is_enabled():
-            storage.put_scalar("meta_skipped_steps", self.skipped_steps, smoothing_hint=False)
-        storage.put_scalar("inner_lr", self.episodes.inner_lr(iteration), smoothing_hint=False)
-
-
 def _logged_names(step: MetaStep) -> list[str]:
     """Names in the log of a step's losses, in the order in which they are read."""
     stages = (("mtrain", step.meta_train_losses), ("mtest", step.meta_test_losses))
     return [f"{stage}_loss_{logged_name(name)}" for stage, losses in stages for name in losses]
 
 
-def _meta_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Batches for the meta step: the base loader's own stream where that is balanced alike."""
-    size = cfg.METABIN.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
-    balanced = DomainBalancedSampler.__name__ == cfg.DATALOADER.SAMPLER_TRAIN
-    if balanced and size == cfg.SOLVER.IMS_PER_BATCH:
-        return trainer.base_batches
-    dataset = trainer.data_loader.dataset
-    sampler = DomainBalancedSampler(
-        cfg,
-        dataset,
-        batch_size=size,
-        batch_key="METABIN.IMS_PER_BATCH",
-        # Another stream than that of a balanced base loader.
-        seed=seed + 1,
-    )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SOLVER.IMS_PER_BATCH = size
-    return iter(loaders.build_reid_train_loader(cfg, train_set=dataset, sampler=sampler))
+def named_shares(name: str, shares: Collection[float]) -> dict[str, float]:
+    """Shares by the names that they have in the log."""
+    return {
+        f"inner_gradient_{sign}/{name}": share for sign, share in zip(SIGNS, shares, strict=True)
+    }

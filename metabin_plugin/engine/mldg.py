@@ -12,17 +12,11 @@ from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.compat.training import autocast_dtype
 from metabin_plugin.engine.checkpoint_schema import check_count
-from metabin_plugin.engine.episodes import Episodes, mean_over_processes
-from metabin_plugin.engine.finite import (
-    Fault,
-    largest_magnitudes,
-    nonfinite_error,
-    nonfinite_names,
-)
+from metabin_plugin.engine.finite import Fault, largest_magnitudes, nonfinite_error, nonfinite_names
+from metabin_plugin.engine.meta_learning import Episodes, mean_over_processes
 from metabin_plugin.errors import ConfigError, NonFiniteError
 from metabin_plugin.meta import MLDGStep, held_call, mldg_step
 from metabin_plugin.norm import gate_parameters
@@ -46,10 +40,7 @@ class MLDGHook(HookBase):
     """
 
     def __init__(self, cfg: CfgNode, trainer: DefaultTrainer) -> None:
-        model = trainer.model
-        self.model: nn.Module = (
-            model.module if isinstance(model, DistributedDataParallel) else model
-        )
+        self.model: nn.Module = trainer.network
         _check_keys(cfg, self.model)
         self.episodes = Episodes(cfg, trainer, cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH")
         self._device = torch.device(cfg.MODEL.DEVICE)
@@ -60,14 +51,16 @@ class MLDGHook(HookBase):
         self._meta_test: dict[str, Any] = {}
         trainer.optimizer.register_step_pre_hook(self._add_meta_test)
 
-    def before_step(self) -> None:
-        """Let the base step that follows draw meta-train domains alone."""
-        self._batches = self.trainer.base_batches
-        self.trainer.base_batches = map(self._keep_meta_train, self._batches)
+    def base_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What the base step sees of a batch: the meta-train domains. The others wait for MLDG's.
 
-    def after_step(self) -> None:
-        """Give the trainer its stream of batches back."""
-        self.trainer.base_batches = self._batches
+        Args:
+            batch: of the trainer's stream.
+        """
+        self.episodes.check_order(batch["domains"])
+        train, test = self.split(self.trainer.iter)
+        self._meta_test = self.episodes.select(batch, test)
+        return self.episodes.select(batch, train)
 
     def split(self, iteration: int) -> tuple[list[int], list[int]]:
         """Meta-train and meta-test domains of an iteration."""
@@ -85,12 +78,6 @@ class MLDGHook(HookBase):
         """
         check_count(state["seed"])
         self.episodes.seed = state["seed"]
-
-    def _keep_meta_train(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self.episodes.check_order(batch["domains"])
-        train, test = self.split(self.trainer.iter)
-        self._meta_test = self.episodes.select(batch, test)
-        return self.episodes.select(batch, train)
 
     def _add_meta_test(self, *_arguments: Any) -> None:
         parameters = dict(self.model.named_parameters())

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import math
 import os
 import signal
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,27 +19,25 @@ from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
-from fastreid.utils.events import JSONWriter, TensorboardXWriter
+from fastreid.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import momentum_teacher, use_dtype
+from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
 from metabin_plugin.data.identity_record import training_record
-from metabin_plugin.data.matches import check_targets, require_matches
+from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
-from metabin_plugin.engine.base_step import finite_base_step
+from metabin_plugin.engine.checkpoint_schema import check_checkpoint
 from metabin_plugin.engine.checkpoints import CheckpointHook
+from metabin_plugin.engine.finite import finite_base_step
 from metabin_plugin.engine.half_precision import check_convolutions_once
 from metabin_plugin.engine.log import GateLog, RunStorage, cut_metrics_file, live_lines
 from metabin_plugin.engine.network_options import build_network
-from metabin_plugin.engine.progress import (
-    ConfiguredSettings,
-    Resumption,
-    check_resumable,
-    steps_from_start,
-)
+from metabin_plugin.engine.progress import Resumption, optimizer_settings, refuse_other_data
 from metabin_plugin.engine.stop_signals import Stopped, StopSignals
 from metabin_plugin.environment import keep_freed_memory
 from metabin_plugin.errors import CheckpointError, ConfigError, MetaBINError, RunFolderError
@@ -52,38 +53,6 @@ from metabin_plugin.run_folder import (
     trace_of_run,
     write_config,
 )
-
-
-class ClipGatesHook(HookBase):
-    """Clips gates that the base optimizer trains (BIN without meta-learning) after each step.
-
-    Args:
-        model: the network.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def after_step(self) -> None:
-        """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
-        clip_gates_(self.model)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of rank 0, in place; all processes must call it.
-
-    Each process moves its running statistics by its own share of the batches (without
-    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
-    process does a part, is thus that of the network that is saved. Training in batch statistics
-    does not read them.
-
-    Args:
-        model: network, wrapped or not; the same in all processes but for the buffers.
-    """
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
-
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +72,8 @@ class MetaBINTrainer(DefaultTrainer):
 
     Attributes:
         start_iter: number of the first iteration.
-        base_batches: stream of the base step's batches.
+        base_batches: stream of the training's batches. The base step draws from it, and so do hooks
+            without a stream of their own.
 
     Raises:
         MetaBINError: config or data cannot work.
@@ -122,19 +92,38 @@ class MetaBINTrainer(DefaultTrainer):
             self._resumes = False
             self._resumption: Resumption | None = None
             super().__init__(cfg)
-        network: Any = getattr(self.model, "module", self.model)
         if cfg.SOLVER.AMP.ENABLED:
             use_dtype(self._trainer, cfg.SOLVER.AMP.DTYPE)
-            check_convolutions_once(cfg, network)
+            check_convolutions_once(cfg, self.network)
         states: dict[str, Any] = {"checkpoints": self._checkpoints, **self._named_hooks}
         if self.grad_scaler is not None:
             states["grad_scaler"] = self.grad_scaler
-        teacher = momentum_teacher(network)
+        teacher = momentum_teacher(self.network)
         if teacher is not None:
             states["momentum_teacher"] = teacher
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )
+
+    @property
+    def network(self) -> Any:
+        """The network that is trained, without the wrapper that several processes need."""
+        model = self.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    def hook(self, which: str | type[HookBase]) -> Any:
+        """The hook of a name in ``METABIN.HOOKS``, or the first of a class.
+
+        Raises:
+            LookupError: the trainer has no such hook.
+        """
+        if isinstance(which, str):
+            found = self._named_hooks.get(which)
+        else:
+            found = next((hook for hook in self._hooks if isinstance(hook, which)), None)
+        if found is None:
+            raise LookupError(f"the trainer has no hook {which!r}")
+        return found
 
     @functools.cached_property
     def training_data(self) -> dict[str, Any]:
@@ -156,15 +145,6 @@ class MetaBINTrainer(DefaultTrainer):
                 "an iteration; lower it, or set METABIN.ITERS_PER_EPOCH"
             )
 
-    @property
-    def base_batches(self) -> Any:
-        """Stream of the base step's batches."""
-        return self._trainer._data_loader_iter
-
-    @base_batches.setter
-    def base_batches(self, batches: Any) -> None:
-        self._trainer._data_loader_iter = batches
-
     def build_hooks(self) -> list[HookBase]:
         """fastreid's hooks behind those of ``METABIN.HOOKS``, so that its timer measures them.
 
@@ -172,6 +152,9 @@ class MetaBINTrainer(DefaultTrainer):
         made when everything else of its iteration is done. On a terminal a live line shows how the
         training stands.
         """
+        # All else of the trainer is there, and nothing has been drawn.
+        self.base_batches = self._trainer._data_loader_iter
+        self._trainer._data_loader_iter = _BaseStepBatches(weakref.proxy(self))
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
@@ -216,13 +199,36 @@ class MetaBINTrainer(DefaultTrainer):
             self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
-        check = functools.partial(check_resumable, trainer=self, source=source)
+        self._resume(source)
+
+    def _resume(self, source: str) -> None:
         # Before the states are loaded, which hold the settings of the checkpoint's run.
-        configured = ConfiguredSettings(self)
-        self._resumption = Resumption(self.checkpointer.load(source, check=check), source)
-        self._resumption.apply(self, configured)
-        if not self._resumption.keeps_best:
+        settings = optimizer_settings(self.optimizer)
+        check = functools.partial(self._check_checkpoint, source=source)
+        content = self.checkpointer.load(source, check=check)
+        run = self._resumption = Resumption(content, source, self.cfg, self.iters_per_epoch)
+        run.report()
+        self.start_epoch, self.start_iter = run.epoch, run.iteration
+        build = functools.partial(
+            self.build_lr_scheduler, self.cfg, self.optimizer, self.iters_per_epoch
+        )
+        if run.renew_schedules(self.optimizer, settings, self.scheduler, build):
+            self.checkpointer.checkpointables.pop("warmup_sched", None)
+            self.checkpointer.checkpointables.update(self.scheduler)
+        run.restore_batches(self.base_batches)
+        if not run.keeps_best:
             self._checkpoints.forget_best()
+
+    def _check_checkpoint(self, content: dict[str, Any], source: str) -> None:
+        """Refuse a checkpoint from which this run cannot go on; nothing of it is applied here."""
+        check_checkpoint(content, self.cfg, self.iters_per_epoch, source)
+        refuse_other_data(content, self.data_loader.dataset, self.training_data, source)
+        if "config" in content:
+            refuse_another_run(content["config"], self.cfg, self.network, source)
+            changes = config_changes(content["config"], self.cfg)
+            if any(change.key == "SOLVER.SCHED" for change in changes):
+                # The state of another schedule is of no use to this one, which is made anew.
+                content["lr_sched"] = self.scheduler["lr_sched"].state_dict()
 
     def train(self) -> Any:
         """Train from ``start_iter`` to the last epoch.
@@ -265,14 +271,16 @@ class MetaBINTrainer(DefaultTrainer):
                 writer._last_write = last
 
     def _train(self) -> Any:
-        with StopSignals() as self._signals, RunStorage(self.iter) as self.storage:
+        resumed = self._resumption
+        storage = EventStorage(self.iter) if resumed is None else RunStorage(self.iter)
+        with StopSignals() as self._signals, storage as self.storage:
             try:
                 self.before_train()
-                if self._resumption is not None:
-                    self._resumption.restore_history(self)
+                if resumed is not None:
+                    resumed.restore_history(self.storage)
                     # What the end of an epoch writes belongs to the iteration before.
                     self.storage.iter = max(self.iter - 1, 0)
-                    self._resumption.restore_randomness()
+                    resumed.restore_randomness()
                 # A sampler may have a long way to go, and nothing is lost yet.
                 with self._signals.raising():
                     self._start_loading()
@@ -436,3 +444,72 @@ class MetaBINTrainer(DefaultTrainer):
         if cfg.METABIN.STEPS_COUNT_WARMUP:
             cfg = steps_from_start(cfg, iters_per_epoch)
         return super().build_lr_scheduler(cfg, optimizer, iters_per_epoch)
+
+
+class _BaseStepBatches(Iterator[Any]):
+    """What the base step draws: the trainer's stream, as the hooks want it.
+
+    Args:
+        trainer: a weak reference, so that dropping the trainer ends the loader's workers.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def __next__(self) -> Any:
+        batch = next(self._trainer.base_batches)
+        for hook in self._trainer._named_hooks.values():
+            if hasattr(hook, "base_batch"):
+                batch = hook.base_batch(batch)
+        return batch
+
+
+class ClipGatesHook(HookBase):
+    """Clips gates that the base optimizer trains (BIN without meta-learning) after each step.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def after_step(self) -> None:
+        """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
+        clip_gates_(self.model)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of rank 0, in place; all processes must call it.
+
+    Each process moves its running statistics by its own share of the batches (without
+    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
+    process does a part, is thus that of the network that is saved. Training in batch statistics
+    does not read them.
+
+    Args:
+        model: network, wrapped or not; the same in all processes but for the buffers.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
+    """A config whose ``SOLVER.STEPS`` make fastreid decay at these epochs of the whole training.
+
+    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, so its milestones
+    lie later by the epochs before.
+
+    Args:
+        cfg: the config; it is not changed.
+        iters_per_epoch: iterations in an epoch.
+
+    Returns:
+        A copy with the milestones moved back by the epochs that the scheduler does not see.
+    """
+    unseen = max(0, math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch) - 1)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]
+    return cfg

@@ -14,7 +14,7 @@ from fastreid.evaluation import inference_context
 from torch import Tensor, nn
 
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.evaluation.images import Images
+from metabin_plugin.evaluation import Images
 from metabin_plugin.report.files import FigureError, new_figure
 
 # Fewer images than this have no neighbourhoods to map.

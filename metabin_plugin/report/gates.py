@@ -12,7 +12,7 @@ import torch
 
 from metabin_plugin.norm import network_parts
 from metabin_plugin.report.files import FigureError, new_figure
-from metabin_plugin.weights.checkpoint_states import network_state
+from metabin_plugin.weights.checkpointer import network_state
 from metabin_plugin.weights.files import read_weight_file
 
 # Bounds of the intervals whose shares are shown: finer where most gates of a short training are.

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metabin_plugin.evaluation.images import Images
-from metabin_plugin.ranking import evaluate_features
-from metabin_plugin.ranking.distances import distance_chunks
+from metabin_plugin.evaluation import Images
+from metabin_plugin.ranking import distance_chunks, evaluate_features
 from metabin_plugin.search.faults import SearchError
 
 

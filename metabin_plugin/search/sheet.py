@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from metabin_plugin.data.image_files import read_rgb
+from metabin_plugin.data.images import read_rgb
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.search.faults import write_file
 

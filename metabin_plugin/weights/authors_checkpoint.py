@@ -18,7 +18,7 @@ from torch import nn
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.modeling.known_backbones import MOBILENETV2, RESNET, KnownBackbone
 from metabin_plugin.norm import convert_norm
-from metabin_plugin.weights.checkpoint_states import network_state
+from metabin_plugin.weights.checkpointer import network_state
 from metabin_plugin.weights.fit import AUTHORS, first_difference, shapes
 
 # Backbones that both have.

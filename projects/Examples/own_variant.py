@@ -15,10 +15,9 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.engine.train_loop import HookBase
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.engine import MetaBINTrainer, run_command_line
-from metabin_plugin.engine.episodes import Episodes, mean_over_processes
+from metabin_plugin.engine.meta_learning import Episodes, mean_over_processes
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.meta import MetaStep, meta_step
 from metabin_plugin.modeling import MetaBIN
@@ -31,8 +30,7 @@ class LeaveOneOutHook(HookBase):
     """Moves the gates by the mean outer gradient of as many episodes as there are domains."""
 
     def __init__(self, cfg: CfgNode, trainer: MetaBINTrainer) -> None:
-        model = trainer.model
-        self.model: MetaBIN = model.module if isinstance(model, DistributedDataParallel) else model
+        self.model: MetaBIN = trainer.network
         if not isinstance(self.model, MetaBIN):
             raise ConfigError(
                 "METABIN.HOOKS names LeaveOneOutHook, which needs META_ARCHITECTURE MetaBIN"

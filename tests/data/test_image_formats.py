@@ -17,7 +17,8 @@ import pytest
 from fastreid.data.data_utils import read_image
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError, features
 
-from metabin_plugin.data.image_files import FORMATS, MAX_PIXELS, find_files, open_image, read_rgb
+from metabin_plugin.data.image_files import find_files
+from metabin_plugin.data.images import FORMATS, MAX_PIXELS, open_image, read_rgb
 from metabin_plugin.errors import DatasetError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 6, 3), dtype=np.uint8))
@@ -127,7 +128,7 @@ def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
     assert path.stat().st_size < 1_000_000
     script = (
         "import resource, sys, metabin_plugin; metabin_plugin.register()\n"
-        "from metabin_plugin.data.image_files import read_rgb\n"
+        "from metabin_plugin.data.images import read_rgb\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: read_rgb(sys.argv[1])\n"
         "except Exception as error: print(type(error).__name__)\n"

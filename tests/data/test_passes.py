@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
-from metabin_plugin.data import passes
-from metabin_plugin.data.passes import PassStart, StreamSeeds, draw_batches, has_passes, read_start
+from metabin_plugin.data import resumable
+from metabin_plugin.data.passes import PassStart, has_passes, read_start
+from metabin_plugin.data.resumable import StreamSeeds, draw_batches
 
 KINDS = [NaiveIdentitySampler, BalancedIdentitySampler]
 Image = tuple[str, Any, int]
@@ -124,7 +125,7 @@ def test_a_long_way_is_said(
         def __iter__(self) -> Iterator[list[int]]:
             return ([number] for number in itertools.count())
 
-    monkeypatch.setattr(passes, "_REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "_REPORT_SECONDS", 0.0)
     # The plugin's log goes to fastreid's, which has no handler here.
     monkeypatch.setattr(logging.getLogger("metabin_plugin"), "parent", logging.getLogger())
     with caplog.at_level("INFO"):

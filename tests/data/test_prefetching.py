@@ -41,7 +41,9 @@ def test_workers_load_the_next_batches_meanwhile(tmp_path: Path, config: str, ah
     trainer = started(tiny_config(tmp_path, "DATALOADER.NUM_WORKERS", "1", base=config))
     dataset = trainer.data_loader.dataset
     counted = dataset.transform = Counted(dataset.transform)
-    streams = (trainer.base_batches, trainer._hooks[0].batches)
+    # The meta step's own; where it has none it draws the base step's.
+    own = trainer.hook("MetaLearningHook").batches
+    streams = (trainer.base_batches, trainer.base_batches if own is None else own)
     for stream in streams:
         next(stream)
     deadline = time.monotonic() + 300

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metabin_plugin.data.image_files import ReadableDataset, read_rgb
+from metabin_plugin.data.images import ReadableDataset, read_rgb
 from metabin_plugin.errors import DatasetError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 3), dtype=np.uint8)

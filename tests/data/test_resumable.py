@@ -34,8 +34,13 @@ from metabin_plugin.data import (
     build_reid_train_loader,
     resumable,
 )
-from metabin_plugin.data.passes import Draw, SeededImages, StreamSeeds
-from metabin_plugin.data.resumable import ResumableBatches, ResumableLoader
+from metabin_plugin.data.resumable import (
+    Draw,
+    ResumableBatches,
+    ResumableLoader,
+    SeededImages,
+    StreamSeeds,
+)
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.random_state import capture
 from metabin_plugin.registries import SAMPLER_REGISTRY

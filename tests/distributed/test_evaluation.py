@@ -11,9 +11,9 @@ import pytest
 import torch
 from fastreid.config import CfgNode
 
+from metabin_plugin import evaluation
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.evaluation import evaluators
-from metabin_plugin.evaluation.images import Images
+from metabin_plugin.evaluation import Images
 from tests.distributed import small_backbone
 from tests.distributed.processes import run_ranks
 from tests.engine.tiny_data import tiny_config, write_manifest
@@ -34,13 +34,13 @@ def small_model(cfg: CfgNode, rank: int) -> torch.nn.Module:
 def evaluate(rank: int, cfg: CfgNode) -> list[torch.Tensor]:
     """Features of queries and gallery where they are compared."""
     gathered: list[torch.Tensor] = []
-    real = evaluators.score
+    real = evaluation.score
 
     def keep(cfg: CfgNode, query: Images, gallery: Images) -> Any:
         gathered.extend([query.features, gallery.features])
         return real(cfg, query, gallery)
 
-    with mock.patch.object(evaluators, "score", keep):
+    with mock.patch.object(evaluation, "score", keep):
         MetaBINTrainer.test(cfg, small_model(cfg, rank))
     return gathered
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from fastreid.config import CfgNode
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.engine import MetaBINTrainer, meta_learning
 from tests.distributed import small_backbone
@@ -35,8 +34,7 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
     """Three iterations; everything that they computed, by name."""
     torch.set_default_dtype(dtype)
     trainer = MetaBINTrainer(cfg)
-    model = trainer.model
-    model = model.module if isinstance(model, DistributedDataParallel) else model
+    model = trainer.network
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for gate in model.gates.values():

@@ -53,8 +53,7 @@ class NoisyHook(HookBase):
     """Moves a weight by what the three generators of all ranks draw, and logs it."""
 
     def __init__(self, cfg: CfgNode, trainer: MetaBINTrainer) -> None:
-        model = getattr(trainer.model, "module", trainer.model)
-        self.weight = model.heads.bottleneck[0].weight
+        self.weight = trainer.network.heads.bottleneck[0].weight
 
     def after_step(self) -> None:
         own = random.gauss(0, 1) + np.random.standard_normal() + torch.randn(()).item()

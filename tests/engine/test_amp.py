@@ -49,13 +49,13 @@ class Seen(Exception):
 def test_both_steps_compute_in_the_configured_type(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
     # As on a GPU, where both types can be chosen.
-    trainer._trainer.amp_dtype = trainer._hooks[0].amp_dtype = "float16"
+    trainer._trainer.amp_dtype = trainer.hook("MetaLearningHook").amp_dtype = "float16"
 
     def look(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
         raise Seen(output.dtype)
 
     trainer.model.backbone.conv1.register_forward_hook(look)
-    for step in (trainer.run_step, trainer._hooks[0].after_step):
+    for step in (trainer.run_step, trainer.hook("MetaLearningHook").after_step):
         with trainer.storage, pytest.raises(Seen) as seen:
             step()
         assert seen.value.args == (torch.float16,)
@@ -69,7 +69,7 @@ def test_the_trainer_passes_the_type_on(
 
     monkeypatch.setattr(check, "check_mixed_precision", lambda cfg: None)
     trainer = MetaBINTrainer(tiny_config(tmp_path, *HALF_PRECISION, "SOLVER.AMP.DTYPE", dtype))
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     assert trainer._trainer.amp_dtype == hook.amp_dtype == dtype
     assert trainer.grad_scaler.is_enabled() == hook.grad_scaler.is_enabled() == scales
 
@@ -267,7 +267,7 @@ def test_the_hook_keeps_the_scale_on_through_the_inner_gradient(tmp_path: Path) 
 
     def inner_gradient(scale: float) -> Tensor:
         trainer = started(tiny_config(tmp_path, *options))
-        hook = trainer._hooks[0]
+        hook = trainer.hook("MetaLearningHook")
         hook.amp_dtype, hook.grad_scaler = "float16", LossScaler("cpu", init_scale=scale)
         # Every triplet pulls.
         trainer.model.loss_kwargs["tri"]["margin"] = 100.0
@@ -332,7 +332,7 @@ def test_losses_and_running_statistics_are_float32(tmp_path: Path) -> None:
     trainer.model.meta_losses = meta_losses
     with trainer.storage:
         trainer.run_step()
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     assert types == {torch.float32}
     floating = [v for v in trainer.model.state_dict().values() if v.is_floating_point()]
     assert {value.dtype for value in floating} == {torch.float32}
@@ -396,7 +396,7 @@ def test_bfloat16_follows_float32(tmp_path: Path) -> None:
 def test_half_precision_trains_on_a_gpu(tmp_path: Path, dtype: str) -> None:
     options = [*HALF_PRECISION, "SOLVER.AMP.DTYPE", dtype, "MODEL.DEVICE", "cuda"]
     trainer = started(tiny_config(tmp_path, *options))
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     with trainer.storage:
         # The first loss scale of float16 may be too high for some of them.
         for trainer.iter in range(6):

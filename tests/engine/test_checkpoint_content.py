@@ -34,6 +34,11 @@ class Run:
         noisy_trainer(self.options).train()
         self.folder = folder / "out"
         self.content = torch.load(self.folder / CHECKPOINT, weights_only=True)
+        # As earlier versions wrote it where both steps draw from one stream.
+        hook = self.content.get("MetaLearningHook")
+        if hook is not None:
+            assert hook["batches"] is None
+            hook["batches"] = self.content["progress"]["batches"]
 
     def save(self, content: Any) -> None:
         torch.save(content, self.folder / CHECKPOINT)

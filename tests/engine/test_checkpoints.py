@@ -78,7 +78,7 @@ def test_a_hook_that_cannot_start_shows_its_own_error(
     def fail() -> None:
         raise DatasetError("the cause")
 
-    monkeypatch.setattr(trainer._hooks[0], "before_train", fail)
+    monkeypatch.setattr(trainer.hook("MetaLearningHook"), "before_train", fail)
     with pytest.raises(DatasetError, match="the cause"):
         trainer.train()
 

@@ -59,7 +59,7 @@ SCHEDULES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 def settings(trainer: MetaBINTrainer) -> list[dict[str, Any]]:
     """What optimizers are set to: everything in their groups but parameters."""
-    (hook,) = (h for h in trainer._hooks if type(h).__name__ == "MetaLearningHook")
+    hook = trainer.hook("MetaLearningHook")
     groups = [*trainer.optimizer.param_groups, *hook.outer_optimizer.param_groups]
     return [{name: value for name, value in g.items() if name != "params"} for g in groups]
 

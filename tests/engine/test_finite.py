@@ -208,7 +208,7 @@ def test_a_nan_pixel_stops_before_the_optimizer(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path))
     spoil_images(trainer.model)
     error = base_error(trainer)
-    train, test = trainer._hooks[0].split(0)
+    train, test = trainer.hook("MetaLearningHook").split(0)
     assert error == (
         f"the loss is not finite at iteration 0; the input images are not finite; loss_cls nan, "
         f"loss_triplet nan; meta-train domains {train[0]}, {train[1]}, meta-test domains {test[0]};"
@@ -341,7 +341,7 @@ Change = Callable[[Tensor], Tensor]
 
 def spoil_stage(trainer: MetaBINTrainer, stage: str, change: Change) -> None:
     """Change the losses of one stage of the meta step."""
-    model, hook = trainer.model, trainer._hooks[0]
+    model, hook = trainer.model, trainer.hook("MetaLearningHook")
     original = model.meta_losses
     # Every triplet pulls.
     model.loss_kwargs["tri"]["margin"] = 100.0
@@ -388,7 +388,7 @@ def test_without_a_loss_scale_a_meta_step_stops(
     before = with_moved_gates(trainer)
     spoil_stage(trainer, stage, change)
     with trainer.storage, pytest.raises(NonFiniteError) as caught:
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     error = str(caught.value)
     assert error.startswith(f"the {stage} {what}")
     # The forward pass is spoilt by the losses that it is followed by, not in itself.
@@ -406,7 +406,7 @@ def test_a_meta_step_names_the_layer(tmp_path: Path) -> None:
     with torch.no_grad():
         trainer.model.get_submodule(MIDDLE).weight.fill_(3e38)
     with trainer.storage, pytest.raises(NonFiniteError) as caught:
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     error = str(caught.value)
     assert error.startswith("the meta-train loss is not finite")
     assert f"activations is {MIDDLE} (Conv2d)" in error
@@ -416,13 +416,13 @@ def test_a_meta_step_names_its_images(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path))
     spoil_images(trainer.model)
     with trainer.storage, pytest.raises(NonFiniteError, match="the input images are not finite"):
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
 
 
 @pytest.mark.parametrize("stage", ["meta-train", "meta-test"])
 def test_with_a_loss_scale_a_meta_gradient_skips_the_update(tmp_path: Path, stage: str) -> None:
     trainer = started(tiny_config(tmp_path))
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     hook.grad_scaler = LossScaler("cpu", init_scale=8.0)
     before = with_moved_gates(trainer)
     with trainer.storage:
@@ -439,7 +439,7 @@ def test_with_a_loss_scale_a_meta_gradient_skips_the_update(tmp_path: Path, stag
     assert trainer.storage.latest()["meta_skipped_steps"][0] == 1
     state = hook.state_dict()
     assert state["skipped_steps"] == 1
-    other = started(tiny_config(tmp_path))._hooks[0]
+    other = started(tiny_config(tmp_path)).hook("MetaLearningHook")
     other.load_state_dict(state)
     assert other.skipped_steps == 1
 
@@ -449,7 +449,7 @@ def test_no_update_is_made_from_gates_that_an_infinite_inner_gradient_clipped(
 ) -> None:
     """rho - beta * inf is clipped to 0, where loss and outer gradient are finite again."""
     trainer = started(tiny_config(tmp_path))
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     hook.grad_scaler = LossScaler("cpu", init_scale=8.0)
     before = with_moved_gates(trainer)
 
@@ -469,17 +469,17 @@ def test_no_update_is_made_from_gates_that_an_infinite_inner_gradient_clipped(
 @pytest.mark.parametrize("stage", ["meta-train", "meta-test"])
 def test_with_a_loss_scale_a_meta_loss_still_stops(tmp_path: Path, stage: str) -> None:
     trainer = started(tiny_config(tmp_path))
-    trainer._hooks[0].grad_scaler = LossScaler("cpu", init_scale=8.0)
+    trainer.hook("MetaLearningHook").grad_scaler = LossScaler("cpu", init_scale=8.0)
     before = with_moved_gates(trainer)
     spoil_stage(trainer, stage, infinite_loss)
     with trainer.storage, pytest.raises(NonFiniteError, match=f"^the {stage} loss is not finite"):
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     assert torch.equal(gates(trainer), before)
 
 
 def test_a_meta_gradient_that_no_loss_scale_can_mend_stops(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path))
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     hook.grad_scaler = LossScaler("cpu", init_scale=2.0)
     spoil_stage(trainer, "meta-test", infinite_gradient)
     with trainer.storage:

@@ -111,7 +111,7 @@ def test_losses_step_sizes_and_signs_are_scalars(
 
 def test_skipped_updates_are_counted(tmp_path: Path) -> None:
     trainer = short_run(tmp_path)
-    trainer._hooks[0].grad_scaler = LossScaler("cpu", init_scale=2.0**20)
+    trainer.hook("MetaLearningHook").grad_scaler = LossScaler("cpu", init_scale=2.0**20)
     losses = trainer.model.meta_losses
 
     def overflowing(*arguments: Any) -> dict[str, Tensor]:

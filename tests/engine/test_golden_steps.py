@@ -13,7 +13,7 @@ from fastreid.config import get_cfg
 from fastreid.utils.events import EventStorage
 from torch import nn
 
-from metabin_plugin.engine import MetaBINTrainer, episodes, meta_learning
+from metabin_plugin.engine import MetaBINTrainer, meta_learning
 from metabin_plugin.meta import held_call
 from metabin_plugin.modeling import meta_arch
 from tests.engine import golden_recipe as recipe
@@ -128,7 +128,7 @@ def build_trainer(
         "build_train_loader",
         classmethod(lambda cls, cfg: GoldenLoader(description, device)),
     )
-    monkeypatch.setattr(episodes, "split_domains", golden_split(description))
+    monkeypatch.setattr(meta_learning, "split_domains", golden_split(description))
     torch.set_default_dtype(torch.float64)
     try:
         trainer = MetaBINTrainer(cfg)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metabin_plugin.engine import MetaBINTrainer, meta_learning
-from metabin_plugin.engine.meta_learning import sign_shares, sign_shares_by_loss
+from metabin_plugin.meta import sign_shares, sign_shares_by_loss
 from tests.distributed import small_backbone
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.starting import started
@@ -61,7 +61,7 @@ def test_the_sum_of_the_losses_is_logged_in_every_iteration(
     monkeypatch.setattr(meta_learning, "meta_step", keeping)
     trainer = trainer_in_a_run(tmp_path, "METABIN.EPISODE_SEPARATION", separation)
     with trainer.storage:
-        trainer._named_hooks["MetaLearningHook"].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     gradients = [g for name, g in steps[0].inner_gradients.items() if name.endswith("gate")]
     assert len(gradients) == 3
     positive, negative = logged(trainer, "all")
@@ -77,10 +77,10 @@ def test_each_loss_is_differentiated_alone_at_the_gates_before_the_update(
     # After so large an update the gradients are others.
     options = ["METABIN.GRADIENT_SIGNS_PERIOD", "1", "METABIN.OUTER_LR", "1e4"]
     trainer = trainer_in_a_run(tmp_path, *options)
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     if scale != 1:
         hook.grad_scaler = meta_learning.LossScaler("cpu", init_scale=scale)
-    batch = next(hook.batches)
+    batch = next(trainer.base_batches)
     hook.batches = iter([batch])
     tensors = {name: batch[name] for name in ("images", "targets", "domains")}
     tensors["images"] = trainer.model.preprocess_image(tensors)
@@ -110,7 +110,7 @@ def test_losses_are_measured_when_it_is_their_turn_with_one_more_reading(tmp_pat
         for iteration in range(6):
             trainer.iter = trainer.storage.iter = iteration
             with counted() as (_, read):
-                trainer._hooks[0].after_step()
+                trainer.hook("MetaLearningHook").after_step()
             reads.append(read)
     assert reads == [[once], [once], [once, 6]] * 2
     history = trainer.storage.history("inner_gradient_positive/scatter").values()

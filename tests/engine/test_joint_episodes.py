@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.engine.trainer import ClipGatesHook
 from metabin_plugin.losses import scatter_loss, shuffle_loss, triplet_loss
 from tests.distributed import small_backbone
 from tests.engine.starting import started
@@ -91,7 +92,7 @@ def close(actual: nn.Module, expected: nn.Module) -> None:
 def test_a_meta_step_moves_all_parameters(tmp_path: Path, inner_lr: float) -> None:
     """Eq. 8-10 with all parameters in the place of rho, on copies of the network."""
     trainer, batch = trainer_with(tmp_path, *TOGETHER, "METABIN.INNER_LR.HIGH", str(inner_lr))
-    hook = trainer._hooks[1]
+    hook = trainer.hook("MetaLearningHook")
     network = copy.deepcopy(trainer.model)
     hook.batches = iter([batch])
     with trainer.storage:
@@ -115,7 +116,7 @@ def test_a_meta_step_moves_all_parameters(tmp_path: Path, inner_lr: float) -> No
 
 def test_the_base_optimizer_and_its_buffers_go_on_after_a_meta_step(tmp_path: Path) -> None:
     trainer, batch = trainer_with(tmp_path, *TOGETHER)
-    trainer._hooks[1].batches = iter([batch, batch])
+    trainer.hook("MetaLearningHook").batches = iter([batch, batch])
     trainer.base_batches = iter([batch, batch])
     for iteration in range(2):
         trainer.iter = iteration
@@ -141,7 +142,7 @@ def test_jointly_trained_gates_take_sgd_steps_without_weight_decay(
     with trainer.storage:
         losses = network(batch)
         trainer.run_step()
-        trainer._hooks[0].after_step()
+        trainer.hook(ClipGatesHook).after_step()
     (lr,) = {group["lr"] for group in trainer.optimizer.param_groups}
     names = [name for name, p in network.named_parameters() if p.requires_grad]
     parameters = dict(network.named_parameters())

@@ -22,7 +22,7 @@ from typing import TextIO
 import pytest
 from fastreid.utils.events import EventStorage
 
-from metabin_plugin.engine.log import LiveLine, fitting, live_lines, progress
+from metabin_plugin.engine.log import LiveLine, fitting, line_parts, live_lines
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.tiny_data import tiny_options
 
@@ -97,7 +97,7 @@ def written_by_a_training(folder: Path, with_line: bool) -> str:
         trainer = noisy_trainer(
             noisy_options(folder, SOLVER__MAX_EPOCH=2, METABIN__KEEP_MEMORY=False)
         )
-        (line,) = [hook for hook in trainer._hooks if isinstance(hook, LiveLine)]
+        line = trainer.hook(LiveLine)
         line._seconds = 0.0
         if not with_line:
             trainer._hooks.remove(line)
@@ -174,23 +174,23 @@ def test_a_terminal_that_is_closed_ends_no_training() -> None:
 
 def test_the_line_says_how_far_how_long_and_how_well() -> None:
     with EventStorage() as storage:
-        assert progress(storage, 1, 5000) == ["iter 1/5,000"]
+        assert line_parts(storage, 1, 5000) == ["iter 1/5,000"]
         for value in (1.0, 2.0, 300.0):
             storage.put_scalars(total_loss=value, time=value, loss_cls=9.0)
         storage.put_scalars(mtrain_loss_scatter=1.25, mtrain_loss_triplet=0.5)
         storage.put_scalar("mtest_loss_triplet", 0.25)
         first = ["iter 1,400/5,000", "2:00:00 left", "loss 2"]
         last = ["meta-train 1.75", "meta-test 0.25"]
-        assert progress(storage, 1400, 5000) == first + last
+        assert line_parts(storage, 1400, 5000) == first + last
         storage.put_scalar("Rank-1", 45.25)
         storage.put_scalar("mAP", 30)
         accuracies = ["Rank-1 45.2", "mAP 30.0"]
-        assert progress(storage, 1400, 5000) == first + accuracies + last
+        assert line_parts(storage, 1400, 5000) == first + accuracies + last
     with EventStorage() as storage:
         for target, value in (("north.csv", 40), ("south.csv", 50)):
             storage.put_scalar(f"{target}/Rank-1", value)
             storage.put_scalar(f"{target}/Rank-10", 99)
-        assert progress(storage, 5, 10) == ["iter 5/10", "Rank-1 45.0 (mean of 2)"]
+        assert line_parts(storage, 5, 10) == ["iter 5/10", "Rank-1 45.0 (mean of 2)"]
 
 
 def test_numbers_are_not_cut_short() -> None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metabin_plugin import losses
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.losses import pairwise_distance, shuffle, triplet
+from metabin_plugin.losses import pairwise_distance
 from metabin_plugin.modeling import meta_arch
 from tests.distributed import small_backbone
 from tests.engine.starting import started
@@ -52,7 +53,7 @@ def trained(tmp_path: Path, *options: str) -> MetaBINTrainer:
             gate.fill_(0.5)
     with trainer.storage:
         trainer.run_step()
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     trainer.iter = 1
     return trainer
 
@@ -80,7 +81,7 @@ def test_a_meta_step_reads_from_the_device_once(
     trainer = trained(tmp_path, "METABIN.SECOND_ORDER", order, *options)
     terms = 8 if options else 4
     with trainer.storage, counted() as (operators, read):
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     # How large losses and gradients of both stages are, the gradient's signs, and all losses.
     gates = len(trainer.model.gates)
     assert read == [2 * gates + terms + 2 + terms]
@@ -105,7 +106,7 @@ def test_the_check_of_a_base_step_waits_no_more_than_the_log_does(tmp_path: Path
 def test_no_weight_gets_a_gradient(tmp_path: Path) -> None:
     trainer = trained(tmp_path)
     with trainer.storage, counted("convolution_backward") as (operators, _):
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     masks = [call[-1] for call in operators.calls]
     # For each side the convolutions behind a gate, all but the first; towards the input alone.
     assert masks == [[True, False, False]] * 4
@@ -124,7 +125,7 @@ def test_each_part_runs_once_for_each_side(tmp_path: Path, options: list[str]) -
         part.register_forward_hook(lambda module, *_: runs.update([module]))
     trainer.model.backbone.register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
     with trainer.storage:
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     classified = 2 if options else 0
     assert [runs[part] for part in parts] == [2, 2, classified, classified]
     assert rows == [8, 4]
@@ -141,10 +142,10 @@ def test_distances_are_computed_once_for_both_losses(
         seen.append(features)
         return pairwise_distance(features)
 
-    for module in (meta_arch, shuffle, triplet):
+    for module in (meta_arch, losses):
         monkeypatch.setattr(module, "pairwise_distance", watching)
     with trainer.storage:
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     assert [len(features) for features in seen] == [8, 4]
 
 
@@ -155,7 +156,7 @@ def test_running_statistics_are_not_computed(tmp_path: Path) -> None:
     for norm in norms:
         norm.register_forward_pre_hook(lambda m, _: updating.append(m.track_running_stats))
     with trainer.storage, counted("native_batch_norm") as (operators, _):
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     assert updating == [False] * 2 * len(norms)
     # The BNNeck is torch's own: it has no running statistics to update.
     necks = [call for call in operators.calls if call[0].shape[2:] == (1, 1)]
@@ -168,8 +169,8 @@ def test_running_statistics_are_not_computed(tmp_path: Path) -> None:
 
 def test_a_batch_in_another_order_is_refused(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS))
-    hook = trainer._hooks[0]
-    batch = next(hook.batches)
+    hook = trainer.hook("MetaLearningHook")
+    batch = next(trainer.base_batches)
     for rows in (torch.arange(12).flip(0), torch.arange(11), torch.arange(4).repeat(3)):
         hook.batches = iter(
             [{name: batch[name][rows] for name in ("images", "targets", "domains")}]
@@ -180,7 +181,7 @@ def test_a_batch_in_another_order_is_refused(tmp_path: Path) -> None:
 
 def test_each_side_gets_its_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trained(tmp_path)
-    hook, seen = trainer._hooks[0], []
+    hook, seen = trainer.hook("MetaLearningHook"), []
     losses = trainer.model.meta_losses
 
     def watching(names: Any, batch: dict[str, Tensor], gates: Any) -> Any:
@@ -188,7 +189,7 @@ def test_each_side_gets_its_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return losses(names, batch, gates)
 
     monkeypatch.setattr(trainer.model, "meta_losses", watching)
-    batch = next(hook.batches)
+    batch = next(trainer.base_batches)
     hook.batches = iter([batch])
     with trainer.storage:
         hook.after_step()

@@ -32,7 +32,7 @@ def options(*extra: str) -> list[str]:
 
 def iterate(trainer: MetaBINTrainer) -> None:
     """One iteration, as the training loop runs it."""
-    (hook,) = [hook for hook in trainer._hooks if isinstance(hook, MLDGHook)]
+    hook = trainer.hook(MLDGHook)
     clips = [hook for hook in trainer._hooks if isinstance(hook, ClipGatesHook)]
     with trainer.storage:
         hook.before_step()
@@ -69,7 +69,7 @@ def test_an_iteration_is_one_sgd_step_on_both_gradients(tmp_path: Path, norm: st
     drawn = next(trainer.base_batches)
     trainer.base_batches = iter([drawn])
     iterate(trainer)
-    (hook,) = [hook for hook in trainer._hooks if isinstance(hook, MLDGHook)]
+    hook = trainer.hook(MLDGHook)
     train, test = hook.split(0)
     batch = {**drawn, "images": drawn["images"].double()}
 

@@ -32,7 +32,7 @@ def iterations(built: MetaBINTrainer, number: int = 2) -> dict[str, Tensor]:
     with built.storage:
         for built.iter in range(number):
             built.run_step()
-            built._hooks[0].after_step()
+            built.hook("MetaLearningHook").after_step()
     return {name: value.clone() for name, value in built.model.state_dict().items()}
 
 

@@ -12,7 +12,7 @@ from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
 
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.progress import steps_from_start
+from metabin_plugin.engine.trainer import ClipGatesHook, steps_from_start
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.engine.starting import started
@@ -35,7 +35,7 @@ def test_fastreids_trainer_is_the_plugins() -> None:
 def test_base_step_leaves_gates_and_meta_step_everything_else(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path))
     gates = set(trainer.model.gates)
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     with trainer.storage:
         hook.after_step()  # Gates away from 1, where the instance half gets no gradient.
         before = snapshot(trainer)
@@ -66,7 +66,7 @@ def test_gates_stay_in_range_and_the_losses_are_logged(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, "METABIN.OUTER_LR", "1e4"))
     with trainer.storage:
         trainer.run_step()
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     gates = torch.cat(list(trainer.model.gates.values()))
     assert gates.min() == 0
     assert gates.max() == 1
@@ -103,13 +103,13 @@ def test_iteration_time_includes_the_meta_step(tmp_path: Path) -> None:
 
 def test_a_meta_batch_of_another_size_has_its_own_loader(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, "METABIN.IMS_PER_BATCH", "6"))
-    assert len(next(trainer._hooks[0].batches)["images"]) == 6
+    assert len(next(trainer.hook("MetaLearningHook").batches)["images"]) == 6
     assert len(next(trainer._trainer._data_loader_iter)["images"]) == 12
 
 
 def test_the_reference_draws_base_batches_over_the_union(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, base="MetaBIN-reference.yml"))
-    meta = next(trainer._hooks[0].batches)["domains"]
+    meta = next(trainer.hook("MetaLearningHook").batches)["domains"]
     assert torch.bincount(meta).tolist() == [4, 4, 4]
     assert trainer.cfg.METABIN.FIRST_BASE_UPDATES == 10
 
@@ -131,7 +131,7 @@ def test_cross_entropy_and_second_order_meta_losses_train(tmp_path: Path) -> Non
     trainer = started(tiny_config(tmp_path, *options, "METABIN.SECOND_ORDER", "True"))
     before = snapshot(trainer)
     with trainer.storage:
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     assert changed(trainer, before) <= set(trainer.model.gates)
     assert trainer.storage.histories()["mtest_loss_cls"].latest() > 0
 
@@ -144,7 +144,7 @@ def test_cameras_can_be_domains(tmp_path: Path) -> None:
     assert trainer.data_loader.dataset.num_domains == 2
     with trainer.storage:
         trainer.run_step()
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
 
 
 def test_jointly_trained_gates_are_clipped(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_jointly_trained_gates_are_clipped(tmp_path: Path) -> None:
     assert gate.requires_grad
     with torch.no_grad():
         gate.fill_(1.5)
-    trainer._hooks[0].after_step()
+    trainer.hook(ClipGatesHook).after_step()
     assert gate.max() == 1
 
 
@@ -165,14 +165,14 @@ def test_mixed_precision_on_cpu_moves_gates(tmp_path: Path) -> None:
     before = snapshot(trainer)
     with trainer.storage:
         trainer.run_step()
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     assert "backbone.bn1.gate" in changed(trainer, before)
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
 
 
 def gates_after_one_step(folder: Path, scaler: torch.amp.GradScaler | None) -> torch.Tensor:
     trainer = started(tiny_config(folder))
-    hook = trainer._hooks[0]
+    hook = trainer.hook("MetaLearningHook")
     if scaler is not None:
         hook.grad_scaler = scaler
     with trainer.storage:
@@ -198,7 +198,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
         with trainer.storage:
             for trainer.iter in range(2):
                 trainer.run_step()
-                trainer._hooks[0].after_step()
+                trainer.hook("MetaLearningHook").after_step()
         return snapshot(trainer)
 
     first, second = weights(), weights()

@@ -16,8 +16,7 @@ from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.engine import check_config
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.evaluation import MultiSplitEvaluator
-from metabin_plugin.evaluation.images import Members
+from metabin_plugin.evaluation import Members, MultiSplitEvaluator
 from tests.engine.tiny_data import tiny_config
 
 IMAGES, PEOPLE = 24, 6

@@ -14,9 +14,8 @@ from fastreid.evaluation import ReidEvaluator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metabin_plugin.evaluation import MultiSplitEvaluator, RankingEvaluator, evaluators
-from metabin_plugin.evaluation.images import Members
-from metabin_plugin.ranking import distances
+from metabin_plugin import evaluation, ranking
+from metabin_plugin.evaluation import Members, MultiSplitEvaluator, RankingEvaluator
 
 BATCH = 16
 KEYS = ("AQE", "RERANK", "ROC")
@@ -85,7 +84,7 @@ def test_results_say_how_many_queries_were_scored_and_left_out(
     evaluator.reset()
     features = torch.randn(len(pids), 12, generator=torch.Generator().manual_seed(len(pids)))
     evaluator.process({"targets": pids, "camids": camids}, features)
-    with capture(evaluators.logger) as lines:
+    with capture(evaluation.logger) as lines:
         results = evaluator.evaluate()
     assert type(results["queries"]) is type(results["left_out"]) is int
     assert (results["queries"], results["left_out"]) == (sum(matched), matched.count(False))
@@ -115,8 +114,8 @@ def test_few_images_need_no_smaller_settings(enabled: tuple[str, ...]) -> None:
 
 def test_the_distances_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(RankingEvaluator(config("cosine"), 20), 0, 80)
-    monkeypatch.setattr(distances, "CHUNK_ELEMENTS", 100)
-    monkeypatch.delattr("metabin_plugin.evaluation.scoring.build_dist")
+    monkeypatch.setattr(ranking, "CHUNK_ELEMENTS", 100)
+    monkeypatch.delattr("metabin_plugin.evaluation.build_dist")
     assert evaluate(RankingEvaluator(config("cosine"), 20), 0, 80) == pytest.approx(whole)
 
 
@@ -152,7 +151,7 @@ def test_queries_whose_picture_is_in_the_gallery_under_another_camera_are_told(
     )
     evaluator.reset()
     evaluator.process({"targets": pids, "camids": camids}, features)
-    with capture(evaluators.logger) as lines:
+    with capture(evaluation.logger) as lines:
         evaluator.evaluate()
     (line,) = lines
     assert line.startswith("6 of 12 queries" if several_splits else "2 of 4 queries")

@@ -17,10 +17,9 @@ from fastreid.config import CfgNode
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
-from metabin_plugin.data import build_dataset, image_files
+from metabin_plugin.data import build_dataset, images
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.evaluation.images import without_repetition
-from metabin_plugin.evaluation.results import write_results
+from metabin_plugin.evaluation import without_repetition, write_results
 from tests.engine.tiny_data import tiny_config
 from tests.evaluation.target_trees import write_targets
 
@@ -61,13 +60,13 @@ def cfg(tmp_path: Path, trees: Path, monkeypatch: pytest.MonkeyPatch) -> CfgNode
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each image file was read."""
     counter: Counter[str] = Counter()
-    read_rgb = image_files.read_rgb
+    read_rgb = images.read_rgb
 
     def counted(path: str) -> Any:
         counter[path] += 1
         return read_rgb(path)
 
-    monkeypatch.setattr(image_files, "read_rgb", counted)
+    monkeypatch.setattr(images, "read_rgb", counted)
     return counter
 
 

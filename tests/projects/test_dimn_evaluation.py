@@ -14,8 +14,7 @@ from torch import Tensor
 from dimn import DIMNTrainer
 from dimn.network import probes_and_classifiers
 from metabin_plugin.data import build_dataset
-from metabin_plugin.evaluation import MultiSplitEvaluator, RankingEvaluator
-from metabin_plugin.evaluation.images import Members
+from metabin_plugin.evaluation import Members, MultiSplitEvaluator, RankingEvaluator
 from tests.engine.tiny_data import tiny_config, write_manifest
 from tests.evaluation.target_trees import write_targets
 

@@ -86,8 +86,7 @@ def test_a_resumed_run_ends_where_the_straight_one_does(tmp_path: Path) -> None:
 def memory_after(rank: int, cfg: CfgNode) -> dict[str, Any]:
     trainer = DIMNTrainer(cfg)
     trainer.train()
-    model = getattr(trainer.model, "module", trainer.model)
-    return {name: value.clone() for name, value in model.memory.state_dict().items()}
+    return {name: value.clone() for name, value in trainer.network.memory.state_dict().items()}
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def test_gates_of_a_layer_stay_equal_in_a_training(example: Example, tmp_path: P
                 gate.fill_(0.5)
         for _ in range(3):
             trainer.run_step()
-            trainer._hooks[0].after_step()
+            trainer.hook("MetaLearningHook").after_step()
     gates = [gate.detach() for gate in gate_parameters(trainer.model).values()]
     assert len(gates) == 3
     for gate in gates:
@@ -100,7 +100,7 @@ def test_the_loss_is_chosen_by_name(example: Example, tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *key))
     with trainer.storage:
         trainer.run_step()
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
     logged = {name for name in trainer.storage.latest() if "_loss_" in name}
     assert logged == {"mtrain_loss_domain_means", "mtest_loss_triplet"}
 
@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_scalar_is_one_sentence(
     options = [*small_backbone.OPTIONS, "METABIN.META_TEST_LOSSES", "('mine',)"]
     trainer = started(tiny_config(tmp_path, *options))
     with trainer.storage, pytest.raises(ConfigError, match=r"^the loss mine of .* not a scalar"):
-        trainer._hooks[0].after_step()
+        trainer.hook("MetaLearningHook").after_step()
 
 
 @pytest.mark.parametrize("second_order", [False, True])
@@ -154,7 +154,7 @@ def test_every_domain_is_left_out_once(
         for name, gradient in zip(leaves, outer, strict=True):
             expected[name] += gradient / 3
     with trainer.storage:
-        trainer._hooks[0].after_step()
+        trainer.hook("LeaveOneOutHook").after_step()
     for name, gate in gates.items():
         new = (0.5 - 0.5 * expected[name]).clamp(0, 1)
         assert (new != 0.5).any()

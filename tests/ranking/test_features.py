@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metabin_plugin.ranking import distances, evaluate_features, evaluate_rank
-from metabin_plugin.ranking.distances import distance_chunks
+from metabin_plugin import ranking
+from metabin_plugin.ranking import distance_chunks, evaluate_features, evaluate_rank
 
 METRICS = ("cosine", "euclidean")
 
@@ -38,7 +38,7 @@ def test_a_matrix_that_fits_a_chunk_is_fastreids_bit_for_bit(metric: str) -> Non
 @pytest.mark.parametrize("rows", [1, 7, 30])
 def test_chunks_are_whole_rows_of_the_right_distances(metric: str, rows: int) -> None:
     queries, gallery = features(30, 0), features(170, 1)
-    with mock.patch.object(distances, "CHUNK_ELEMENTS", 170 * (rows + 1) - 1):
+    with mock.patch.object(ranking, "CHUNK_ELEMENTS", 170 * (rows + 1) - 1):
         chunks = [chunk.numpy() for chunk in distance_chunks(queries, gallery, metric)]
     assert {len(chunk) for chunk in chunks[:-1]} <= {rows}
     assert len(chunks) == -(-30 // rows)
@@ -62,7 +62,7 @@ def test_chunking_changes_nothing(queries: int, gallery: int, elements: int, see
     groups[1][0], groups[2][0], groups[3][0] = groups[0][0], 0, 1
     exact = ((x[:, None] - y) ** 2).sum(2)
     expected = evaluate_rank(exact, *groups)
-    with mock.patch.object(distances, "CHUNK_ELEMENTS", elements):
+    with mock.patch.object(ranking, "CHUNK_ELEMENTS", elements):
         x, y = torch.from_numpy(x).float(), torch.from_numpy(y).float()
         found = evaluate_features(x, y, *groups, metric="euclidean")
     np.testing.assert_array_equal(found[0], expected[0])
@@ -70,7 +70,7 @@ def test_chunking_changes_nothing(queries: int, gallery: int, elements: int, see
 
 
 def test_a_gallery_larger_than_a_chunk_goes_row_by_row() -> None:
-    with mock.patch.object(distances, "CHUNK_ELEMENTS", 1):
+    with mock.patch.object(ranking, "CHUNK_ELEMENTS", 1):
         chunks = list(distance_chunks(features(3, 0), features(5, 1), "cosine"))
     assert [chunk.shape for chunk in chunks] == [(1, 5)] * 3
 

@@ -499,7 +499,7 @@ import metabin_plugin
 metabin_plugin.register()
 import yaml
 from metabin_plugin.data.lookup import build_dataset
-from metabin_plugin.data.image_files import read_rgb
+from metabin_plugin.data.images import read_rgb
 keys = yaml.safe_load(open("größe/日.yml".encode(), encoding="utf-8"))
 (name,) = keys["DATASETS"]["NAMES"]
 dataset = build_dataset(name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metabin_plugin.evaluation.images import Images
+from metabin_plugin.evaluation import Images
 from metabin_plugin.report.embeddings import Target, choose, neighbour_map, query_distances
 from metabin_plugin.report.files import FigureError
 

@@ -14,7 +14,7 @@ from PIL import Image
 from metabin_plugin.cli import ranked
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.evaluation.images import Images
+from metabin_plugin.evaluation import Images
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.ranked_lists import RankedLists, choose_queries, queries_of
 from metabin_plugin.search.sheet import FRAME, GAP, GREEN, IMAGE, RED

@@ -10,12 +10,17 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from metabin_plugin.data.balance import Balance, too_few_identities
 from metabin_plugin.data.datasets.base import TargetDataset
 from metabin_plugin.data.domains import DomainLabels, label_domains
-from metabin_plugin.data.lookup import build_dataset, read_subset
-from metabin_plugin.data.manifest_rows import is_manifest
-from metabin_plugin.data.matches import Items, splits_of, unmatched_queries
+from metabin_plugin.data.lookup import (
+    Items,
+    build_dataset,
+    read_subset,
+    splits_of,
+    unmatched_queries,
+)
+from metabin_plugin.data.manifest import is_manifest
+from metabin_plugin.data.sampler import Balance, too_few_identities
 from metabin_plugin.errors import DatasetError, MetaBINError
 from metabin_plugin.text import shown
 

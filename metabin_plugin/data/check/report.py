@@ -10,7 +10,6 @@ from typing import Any
 from tabulate import tabulate
 from yacs.config import CfgNode
 
-from metabin_plugin.data.balance import Balance
 from metabin_plugin.data.check.faults import (
     TRAIN,
     Collection,
@@ -28,7 +27,8 @@ from metabin_plugin.data.check.leaks import find_leaks
 from metabin_plugin.data.check.published import compare, differences
 from metabin_plugin.data.check.published import table as published_table
 from metabin_plugin.data.domains import DomainLabels
-from metabin_plugin.data.matches import require_matches
+from metabin_plugin.data.lookup import require_matches
+from metabin_plugin.data.sampler import Balance
 from metabin_plugin.errors import DatasetError, MetaBINError
 from metabin_plugin.text import shown
 

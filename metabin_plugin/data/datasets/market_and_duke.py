@@ -16,7 +16,7 @@ from metabin_plugin.data.datasets.base import (
     TrainItem,
 )
 from metabin_plugin.data.datasets.scan import Release, scan_folder
-from metabin_plugin.data.nobody import DISTRACTOR, JUNK
+from metabin_plugin.data.manifest import DISTRACTOR, JUNK
 
 TRAIN, GALLERY, QUERY = FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import NamedTuple
 
-from metabin_plugin.data.nobody import is_distractor, is_junk
+from metabin_plugin.data.manifest import is_distractor, is_junk
 from metabin_plugin.data.photographs.guess import guess_layout
 from metabin_plugin.data.photographs.layout import (
     NAMES,
@@ -71,7 +71,7 @@ def label_photographs(
     """Read the labels of photographs from their paths.
 
     Junk is left out, and so is what lies beside the folders of subsets, and distractors in those
-    to train on and of queries (see ``nobody`` and ``subset_folders``).
+    to train on and of queries (see ``is_distractor`` and ``subset_folders``).
 
     Args:
         paths: relative to their folder, with ``/`` between folders.

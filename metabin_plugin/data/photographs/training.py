@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from metabin_plugin.data.balance import too_few_identities
 from metabin_plugin.data.photographs.layout import path_from
 from metabin_plugin.data.photographs.photograph import Photograph
+from metabin_plugin.data.sampler import too_few_identities
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import name_in_text
 from metabin_plugin.text import shown

@@ -22,8 +22,7 @@ import torch
 
 from benchmarks.measuring import measure_apart, time_once, times_in_turns
 from benchmarks.report import Arm, Report
-from metabin_plugin.ranking import evaluate_features, evaluate_rank
-from metabin_plugin.ranking.distances import distance_chunks
+from metabin_plugin.ranking import distance_chunks, evaluate_features, evaluate_rank
 
 _MODULE = "rank_cy"
 # fastreid's own setup.py needs distutils, which Python 3.12 has no more.

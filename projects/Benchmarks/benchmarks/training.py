@@ -88,12 +88,8 @@ class Training:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         self.trainer = MetaBINTrainer(cfg)
         self.parts: dict[str, list[float]] = {name: [] for name in PARTS}
-        batches = self.trainer.base_batches
-        self._batches = _TimedBatches(batches, repeated, dtype)
-        self.trainer._trainer._data_loader_iter = self._batches
-        for hook in self.trainer._hooks:
-            if getattr(hook, "batches", None) is batches:
-                hook.batches = self._batches
+        self._batches = _TimedBatches(self.trainer.base_batches, repeated, dtype)
+        self.trainer.base_batches = self._batches
         self.trainer.iter, self.trainer.epoch = 0, 0
         self.trainer.storage = EventStorage(0)
         with self.trainer.storage:

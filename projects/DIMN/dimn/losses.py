@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabin_plugin.losses.distance import check_rows, mean_over_anchors
+from metabin_plugin.losses import check_rows, mean_over_anchors
 from metabin_plugin.precision import at_least_float32
 
 

@@ -1,0 +1,229 @@
+"""Images as training and evaluation read them: which formats, how, and what is wrong with one."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from fastreid.data.common import CommDataset
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import open_regular
+from metabin_plugin.text import shown
+
+# Pillow takes more for images: for some it starts other programs, Ghostscript for EPS.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF")
+# The frame of an 8K camera has half as many. A PNG of 21 kB can have so many that they take 1.8 GB.
+MAX_PIXELS = 1 << 26
+# A progressive JPEG has about 10. Each is decoded over the whole image, and a file of some hundred
+# kB can have thousands.
+MAX_SCANS = 64
+_SCAN = b"\xff\xda"
+# What telephones and cameras write and Pillow reads with another package, or not at all.
+FOREIGN_PHOTOGRAPHS = frozenset(
+    [".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".nef", ".orf", ".rw2"]
+)
+
+
+class ReadableDataset(CommDataset):
+    """fastreid's dataset of image items, for images of any mode, with a clear error for bad ones.
+
+    Args:
+        img_items: one ``(path, identity, camera)`` for each image.
+        transform: what turns a PIL image into a tensor.
+        relabel: whether identities and cameras are numbered from 0.
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return the item of an image, under fastreid's names.
+
+        Raises:
+            DatasetError: the image cannot be read, see ``read_rgb``.
+        """
+        path, identity, camera = self.img_items[index][:3]
+        image = read_rgb(path)
+        return {
+            "images": image if self.transform is None else self.transform(image),
+            "targets": self.pid_dict[identity] if self.relabel else identity,
+            "camids": self.cam_dict[camera] if self.relabel else camera,
+            "img_paths": path,
+        }
+
+
+class Source(NamedTuple):
+    """A dataset among those whose images are joined.
+
+    Attributes:
+        label: its name, without the folder.
+        size: number of its images.
+    """
+
+    label: str
+    size: int
+
+
+class DomainDataset(ReadableDataset):
+    """Training images with identity, camera and domain.
+
+    Args:
+        img_items: one ``(path, identity, camera)`` for each image.
+        domains: domain of each image, an index in [0, K).
+        domain_names: names of the K domains.
+        transform: what turns a PIL image into a tensor.
+        relabel: whether identities and cameras are numbered from 0.
+
+    Attributes:
+        sources: where the images are from, in their order; empty if that is not known.
+
+    Raises:
+        DatasetError: images and domains differ in number, or a domain has no name or no image.
+    """
+
+    def __init__(
+        self,
+        img_items: Sequence[Sequence[Any]],
+        domains: Sequence[int],
+        domain_names: Sequence[str],
+        transform: Callable[[Any], Any] | None = None,
+        relabel: bool = True,
+    ) -> None:
+        super().__init__(img_items, transform, relabel)
+        if len(img_items) != len(domains):
+            raise DatasetError(
+                f"There are {len(img_items)} images but {len(domains)} domain labels; give one "
+                "for each image."
+            )
+        if set(domains) != set(range(len(domain_names))):
+            raise DatasetError(
+                f"The domain labels are {sorted(set(domains))} but there are {len(domain_names)} "
+                "domain names; number the domains from 0 and give each a name and images."
+            )
+        self.domains = list(domains)
+        self.domain_names = list(domain_names)
+        self.sources: list[Source] = []
+
+    @property
+    def num_domains(self) -> int:
+        """K, the number of domains."""
+        return len(self.domain_names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return fastreid's item of an image, and its domain as ``"domains"``."""
+        return {**super().__getitem__(index), "domains": self.domains[index]}
+
+
+def read_rgb(path: str) -> Image.Image:
+    """Read an image whole, of any mode, the way it is meant to be seen.
+
+    Args:
+        path: the image file; of an animation the first picture is taken.
+
+    Returns:
+        The image in mode RGB, turned as its EXIF data says.
+
+    Raises:
+        DatasetError: the image is missing, empty, truncated, no image or no file, has too many
+            pixels, or has more than 8 bits per channel and is grey.
+    """
+    # fastreid's default reads transparency as a fourth channel and a palette as brightness.
+    try:
+        with open_image(path) as image:
+            image.load()
+            mode = image.mode
+            rgb = _upright(image).convert("RGB")
+    # On broken files Pillow's decoders raise whatever their parsing stumbles over.
+    except Exception as error:
+        raise DatasetError(f"Image {shown(path)} {_fault(path, error)}.") from error
+    if mode[0] in "IF":
+        raise DatasetError(
+            f"Image {shown(path)} has grey values of more than 8 bits (mode {mode}), nearly all of "
+            "which would become white; convert it to 8 bits."
+        )
+    return rgb
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # As fastreid does, an image whose EXIF data are damaged is taken as it lies.
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _fault(path: str, error: Exception) -> str:
+    remedy = "restore the file or take it out of the dataset"
+    if isinstance(error, FileNotFoundError):
+        return f"does not exist; {remedy}"
+    if isinstance(error, UnidentifiedImageError):
+        if not Path(path).stat().st_size:
+            return f"is empty; {remedy}"
+        if is_foreign(path):
+            return "has a format that Pillow does not read; convert it to JPEG"
+        return f"is not an image of the formats {', '.join(FORMATS)}; {remedy}"
+    if isinstance(error, TooManyPixelsError):
+        return f"has {error}; make it smaller, or take it out of the dataset"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be read ({shown(text) or type(error).__name__}); {remedy}"
+
+
+class TooManyPixelsError(ValueError):
+    """An image has more than ``MAX_PIXELS``."""
+
+
+class TooManyScansError(ValueError):
+    """A JPEG has more than ``MAX_SCANS``."""
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image in one of ``FORMATS``, whatever its name says; no pixel is decoded yet.
+
+    Args:
+        path: of a regular file.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+        PIL.UnidentifiedImageError: it is no image of these formats.
+        TooManyPixelsError: its header says so.
+        TooManyScansError: it is a JPEG of so many scans.
+    """
+    with open_regular(path) as file:
+        try:
+            image = Image.open(file, formats=readable_formats())
+        except Image.DecompressionBombError as error:
+            raise TooManyPixelsError(f"more than {MAX_PIXELS:,} pixels") from error
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width:,} x {image.height:,}"
+                raise TooManyPixelsError(f"{size} pixels, which are more than {MAX_PIXELS:,}")
+            # One with further pictures in it, as telephones make, is an MPO.
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(file)
+            yield image
+
+
+def _check_scans(file: BinaryIO) -> None:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # The marker cannot occur within the data of a scan.
+        scans = itertools.islice(re.finditer(_SCAN, content), MAX_SCANS + 1)
+        count = sum(1 for _ in scans)
+    if count > MAX_SCANS:
+        raise TooManyScansError(f"more than {MAX_SCANS} scans, where a JPEG has about 10")
+
+
+def readable_formats() -> list[str]:
+    """Those of the formats that this Pillow has."""
+    Image.init()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a file that Pillow cannot read has the suffix of a photograph."""
+    return os.path.splitext(path)[1].lower() in FOREIGN_PHOTOGRAPHS

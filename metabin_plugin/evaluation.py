@@ -1,0 +1,444 @@
+"""Evaluation on fastreid's interface: exact, in little memory, of several splits; its results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastreid.config import CfgNode
+from fastreid.evaluation import ReidEvaluator
+from fastreid.evaluation.query_expansion import aqe
+from fastreid.evaluation.roc import evaluate_roc
+from fastreid.utils import comm
+from fastreid.utils.compute_dist import build_dist
+from sklearn.metrics import roc_curve
+from torch import Tensor
+
+from metabin_plugin.data import ReadableDataset, build_reid_test_loader
+from metabin_plugin.data.datasets.base import TestItem
+from metabin_plugin.files import replace_file
+from metabin_plugin.ranking import LabelledGallery, evaluate_features, evaluate_rank
+from metabin_plugin.text import as_cell
+
+logger = logging.getLogger(__name__)
+
+QUERIES, LEFT_OUT = "queries", "left_out"
+_RANKS = (1, 5, 10)
+_FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
+# The place of an image in its batch, and the batch's size, move its features by a few 1e-7.
+_ROUNDING = 1e-5
+JSON_NAME = "results.json"
+CSV_NAME = "results.csv"
+STD_SUFFIX = "_std"
+Sides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def build_evaluator(
+    cfg: CfgNode,
+    loader: Any,
+    num_query: int,
+    output_dir: str | None = None,
+    sides: Sides | None = None,
+) -> tuple[Any, RankingEvaluator]:
+    """Build the evaluator for a target's images, and the loader to use with it.
+
+    Args:
+        cfg: the config.
+        loader: a test loader, query images first.
+        num_query: number of query images.
+        output_dir: passed on to the evaluator.
+        sides: passed on to the evaluator.
+
+    Returns:
+        The loader as it is; or, if its dataset has several ``splits``, one that reads each image of
+        all splits once, with the same transforms. And the evaluator.
+    """
+    splits = getattr(loader.dataset, "splits", ())
+    if len(splits) < 2:
+        return loader, RankingEvaluator(cfg, num_query, output_dir, sides)
+    items, members = without_repetition(splits)
+    logger.info("%d splits of %d images", len(splits), len(items))
+    test_set = ReadableDataset(items, loader.dataset.transform, relabel=False)
+    loader, _ = build_reid_test_loader(cfg, test_set=test_set)
+    return loader, MultiSplitEvaluator(cfg, members, output_dir, sides)
+
+
+class RankingEvaluator(ReidEvaluator):
+    """fastreid's ``ReidEvaluator`` without the distances of all pairs in memory.
+
+    Args:
+        cfg: the config.
+        num_query: number of queries; the images after them are the gallery.
+        output_dir: as fastreid's, unused.
+        sides: for a network whose queries and gallery are represented differently: makes the
+            features to compare from its outputs for the queries (Q, D) and the gallery (G, D).
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        num_query: int,
+        output_dir: str | None = None,
+        sides: Sides | None = None,
+    ) -> None:
+        super().__init__(cfg, num_query, output_dir)
+        self._sides = sides
+        self._copies = self._queries = 0
+
+    def reset(self) -> None:
+        """Forget the features, and what was counted in them."""
+        super().reset()
+        self._copies = self._queries = 0
+
+    def evaluate(self) -> dict[str, float]:
+        """Gather the features of all processes and score them in the first.
+
+        Returns:
+            The metrics, see ``score``; an empty dictionary in the other processes.
+
+        Raises:
+            DatasetError: no query has a match in the gallery.
+        """
+        gathered = comm.gather(self._predictions, dst=0)
+        self.reset()
+        if not comm.is_main_process():
+            return {}
+        results = self.score(_joined(list(itertools.chain.from_iterable(gathered))))
+        self._warn(results)
+        return results
+
+    def score(self, images: Images) -> dict[str, float]:
+        """Return the metrics of all images, which are in the order of the loader's dataset."""
+        query = images.part(slice(self._num_query))
+        gallery = images.part(slice(self._num_query, None))
+        return self._score(query, gallery)
+
+    def _warn(self, results: dict[str, float]) -> None:
+        if results[LEFT_OUT] > 0:
+            logger.warning(
+                "%g of %g queries%s are left out: no gallery image shows their person under "
+                "another camera; the metrics are those of the other queries",
+                results[LEFT_OUT],
+                results[QUERIES] + results[LEFT_OUT],
+                " (means over the splits)" if isinstance(results, SplitResults) else "",
+            )
+        if self._copies:
+            logger.warning(
+                "%d of %d queries have the same features as a gallery image of their person under "
+                "another camera: the picture is on both sides, so the metrics say little, or the "
+                "network gives different pictures the same features; tools/check_datasets.py "
+                "names pictures that are on both sides",
+                self._copies,
+                self._queries,
+            )
+
+    def _score(self, query: Images, gallery: Images) -> dict[str, float]:
+        self._queries += len(query.features)
+        self._copies += _count_copies(query, gallery)
+        if self._sides is not None:
+            probes, entries = self._sides(query.features, gallery.features)
+            query, gallery = query._replace(features=probes), gallery._replace(features=entries)
+        return score(self.cfg, query, gallery)
+
+
+class MultiSplitEvaluator(RankingEvaluator):
+    """Scores several splits of the same images, whose features are extracted once.
+
+    Args:
+        cfg: the config.
+        splits: query and gallery of each split, as positions in the loader's dataset.
+        output_dir: as fastreid's, unused.
+        sides: as ``RankingEvaluator``'s.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        splits: Sequence[tuple[Members, Members]],
+        output_dir: str | None = None,
+        sides: Sides | None = None,
+    ) -> None:
+        super().__init__(cfg, 0, output_dir, sides)
+        self._splits = splits
+
+    def score(self, images: Images) -> dict[str, float]:
+        """Return mean and standard deviation over the splits, as ``SplitResults``."""
+        features = images.features
+        return over_splits(
+            [
+                self._score(query.images(features), gallery.images(features))
+                for query, gallery in self._splits
+            ]
+        )
+
+
+def _joined(batches: list[dict[str, Any]]) -> Images:
+    names = ("feats", "pids", "camids")
+    # Taken out, or the features would be in memory twice during the ranking.
+    features, identities, cameras = (torch.cat([b.pop(name) for b in batches]) for name in names)
+    return Images(features, identities.numpy(), cameras.numpy())
+
+
+def _count_copies(query: Images, gallery: Images) -> int:
+    """Number of queries with the features of a gallery image of their person, another camera's."""
+    entries = LabelledGallery(gallery.identities, gallery.cameras)
+    found = entries.entries_of(query.identities, query.cameras)
+    return sum(
+        bool(len(matches)) and _has_equal(features, gallery.features[matches])
+        for features, (matches, _) in zip(query.features, found, strict=True)
+    )
+
+
+def _has_equal(features: Tensor, others: Tensor) -> bool:
+    differences = (others - features).abs().amax(1)
+    return bool((differences <= _ROUNDING * features.abs().max()).any())
+
+
+class Members(NamedTuple):
+    """The queries or the gallery of a split, as positions in a list of images.
+
+    Attributes:
+        positions: where each image is in the list (N,).
+        identities: identity of each image in this split (N,).
+        cameras: camera of each image in this split (N,).
+    """
+
+    positions: np.ndarray
+    identities: np.ndarray
+    cameras: np.ndarray
+
+    def images(self, features: Tensor) -> Images:
+        """Return the members' images, given the features of the whole list."""
+        return Images(features[self.positions], self.identities, self.cameras)
+
+
+def without_repetition(
+    splits: Sequence[tuple[Sequence[TestItem], Sequence[TestItem]]],
+) -> tuple[list[TestItem], list[tuple[Members, Members]]]:
+    """List the images of all splits once, and the splits as positions in that list.
+
+    Args:
+        splits: pairs of query and gallery items ``(path, identity, camera)``. The same image may
+            have other labels in another split.
+
+    Returns:
+        One item for each path, and the query and the gallery members of each split.
+    """
+    items: dict[str, Any] = {}
+    for item in (item for split in splits for side in split for item in side):
+        items.setdefault(item[0], item)
+    positions = {path: position for position, path in enumerate(items)}
+
+    def members(side: Sequence[TestItem]) -> Members:
+        paths, identities, cameras = zip(*(item[:3] for item in side), strict=True)
+        return Members(
+            np.array([positions[path] for path in paths]), np.array(identities), np.array(cameras)
+        )
+
+    return list(items.values()), [(members(query), members(gallery)) for query, gallery in splits]
+
+
+class Images(NamedTuple):
+    """Features and labels of N images.
+
+    Attributes:
+        features: features (N, D), float32, on the CPU.
+        identities: identity of each image (N,).
+        cameras: camera of each image (N,).
+    """
+
+    features: Tensor
+    identities: np.ndarray
+    cameras: np.ndarray
+
+    def part(self, which: slice) -> Images:
+        """Return some of the images."""
+        return Images(self.features[which], self.identities[which], self.cameras[which])
+
+
+def score(cfg: CfgNode, query: Images, gallery: Images) -> OrderedDict[str, float]:
+    """Compute the metrics that fastreid's ``ReidEvaluator`` computes, under its names.
+
+    The distances are held in memory as a whole only for re-ranking and the ROC curve.
+
+    Args:
+        cfg: the config; ``TEST.METRIC``, ``AQE``, ``RERANK`` and ``ROC`` count.
+        query: the queries.
+        gallery: the gallery.
+
+    Returns:
+        ``Rank-1``, ``Rank-5``, ``Rank-10``, ``mAP``, ``mINP`` and ``metric``, the mean of ``mAP``
+        and ``Rank-1``, in percent; with the ROC curve, true-positive rates in [0, 1]. After them
+        ``queries``, the number of queries that these metrics are of, and ``left_out``, the number
+        of the others: no gallery image shows their person under another camera.
+
+    Raises:
+        DatasetError: no query has a match in the gallery.
+    """
+    features = query.features, gallery.features
+    if cfg.TEST.AQE.ENABLED:
+        features = _expanded(cfg.TEST.AQE, *features)
+    labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+    if cfg.TEST.RERANK.ENABLED or cfg.TEST.ROC.ENABLED:
+        distances = _distances(cfg, *features)
+        curve, *by_query = evaluate_rank(distances, *labels)
+    else:
+        curve, *by_query = evaluate_features(*features, *labels, metric=cfg.TEST.METRIC)
+    results = _percentages(curve, *by_query)
+    if cfg.TEST.ROC.ENABLED:
+        results.update(_true_positive_rates(distances, labels))
+    scored = len(by_query[0])
+    results.update({QUERIES: scored, LEFT_OUT: len(query.identities) - scored})
+    return results
+
+
+def _expanded(keys: CfgNode, query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    # fastreid's function needs more images than neighbours.
+    neighbours = min(keys.QE_K, len(query) + len(gallery) - 1)
+    return aqe(query, gallery, keys.QE_TIME, neighbours, keys.ALPHA)
+
+
+def _distances(cfg: CfgNode, query: Tensor, gallery: Tensor) -> np.ndarray:
+    distances = build_dist(query, gallery, cfg.TEST.METRIC)
+    keys = cfg.TEST.RERANK
+    if not keys.ENABLED:
+        return distances
+    if cfg.TEST.METRIC == "cosine":
+        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
+    jaccard = build_dist(query, gallery, "jaccard", k1=keys.K1, k2=keys.K2)
+    return jaccard * (1 - keys.LAMBDA) + distances * keys.LAMBDA
+
+
+def _percentages(
+    curve: np.ndarray, average_precision: list[float], inverse_penalty: list[float]
+) -> OrderedDict[str, float]:
+    mean_precision = np.mean(average_precision)
+    results = OrderedDict()
+    for rank in _RANKS:
+        # All matches of a gallery with fewer entries are within its last rank.
+        results[f"Rank-{rank}"] = curve[min(rank, len(curve)) - 1] * 100
+    results["mAP"] = mean_precision * 100
+    results["mINP"] = np.mean(inverse_penalty) * 100
+    results["metric"] = (mean_precision + curve[0]) / 2 * 100
+    return results
+
+
+def _true_positive_rates(distances: np.ndarray, labels: tuple[np.ndarray, ...]) -> dict[str, float]:
+    scores, is_other = evaluate_roc(distances, *labels)
+    false_rates, true_rates, _ = roc_curve(is_other, scores)
+    return {
+        f"TPR@FPR={rate:.0e}": true_rates[np.argmin(np.abs(false_rates - rate))]
+        for rate in _FALSE_POSITIVE_RATES
+    }
+
+
+class SplitResults(OrderedDict[str, float]):
+    """Mean of each metric over the splits under its name, and its deviation under ``<name>_std``.
+
+    It is as flat as fastreid's table and event storage want it.
+
+    Attributes:
+        splits: the metrics of each split.
+    """
+
+    splits: Sequence[Mapping[str, float]] = ()
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean of each metric."""
+        return {name: self[name] for name in self.splits[0]}
+
+    @property
+    def std(self) -> dict[str, float]:
+        """Sample standard deviation (n - 1) of each metric."""
+        return {name: self[name + STD_SUFFIX] for name in self.splits[0]}
+
+
+def over_splits(splits: Sequence[Mapping[str, float]]) -> SplitResults:
+    """Summarize the metrics of at least two splits."""
+    names = list(splits[0])
+    values = {name: np.array([float(split[name]) for split in splits]) for name in names}
+    results = SplitResults((name, float(values[name].mean())) for name in names)
+    results.update((name + STD_SUFFIX, float(values[name].std(ddof=1))) for name in names)
+    results.splits = splits
+    return results
+
+
+def write_results(results: Mapping[str, Any], targets: Sequence[str], folder: str) -> None:
+    """Write the metrics of every target to ``results.json`` and ``results.csv`` in a folder.
+
+    fastreid's ``metrics.json`` does not hold the evaluation after the last epoch. In the JSON file
+    a target has its metrics by name; where it has several splits they are the means, and beside
+    them are ``"std"``, the sample standard deviations, and ``"splits"``, a list with the metrics of
+    each split. In the CSV file it has the line ``mean``, and then the lines ``std``, ``0``, ``1``
+    and so on. Beside the metrics are the numbers of queries that were scored and left out, see
+    ``score``; they have a mean and a deviation as the metrics do.
+
+    Args:
+        results: what ``DefaultTrainer.test`` returns: metrics by target, or those of the only one.
+        targets: the targets, ``DATASETS.TESTS``.
+        folder: where to write.
+    """
+    by_target = {targets[0]: results} if len(set(targets)) == 1 else results
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    _write(Path(folder) / JSON_NAME, _json(by_target))
+    _write(Path(folder) / CSV_NAME, _csv(by_target))
+
+
+def _write(path: Path, text: str) -> None:
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def _json(by_target: Mapping[str, Mapping[str, float]]) -> str:
+    numbers: dict[str, dict[str, Any]] = {}
+    for target, metrics in by_target.items():
+        rows = dict(_rows(metrics))
+        numbers[target] = dict(rows["mean"])
+        if isinstance(metrics, SplitResults):
+            splits = [rows[str(split)] for split in range(len(metrics.splits))]
+            numbers[target].update(std=rows["std"], splits=splits)
+    return json.dumps(numbers, indent=1) + "\n"
+
+
+def _csv(by_target: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        {"target": as_cell(target), "split": split, **values}
+        for target, metrics in by_target.items()
+        for split, values in _rows(metrics)
+    ]
+    columns = dict.fromkeys(["target", "split"])
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _rows(metrics: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Name and metrics of each line of a target: mean, and where there are splits std and they."""
+    if not isinstance(metrics, SplitResults):
+        yield "mean", _numbers(metrics)
+        return
+    yield "mean", _numbers(metrics.mean)
+    yield "std", _numbers(metrics.std)
+    for split, values in enumerate(metrics.splits):
+        yield str(split), _numbers(values)
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    # NumPy's own types are none of JSON's; counts stay whole numbers.
+    return {
+        name: value if isinstance(value, int) else float(value) for name, value in metrics.items()
+    }

@@ -1,0 +1,224 @@
+"""Losses of the base step (Eq. 2-4) and of the meta step (Eq. 6-8 and 10), for any toolbox."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metabin_plugin.precision import at_least_float32, product
+
+_NONE = float("-inf")
+
+
+def cross_entropy_loss(logits: Tensor, identities: Tensor, epsilon: float = 0.1) -> Tensor:
+    """Cross-entropy against smoothed identity labels (Eq. 2).
+
+    The right class has probability `1 - epsilon`, each of the `K - 1` wrong ones
+    `epsilon / (K - 1)`. As in the authors' code, and unlike Eq. 2, the mean is over the samples
+    whose loss is not exactly zero, which makes a difference only where `epsilon` is 0.
+
+    Args:
+        logits: classifier outputs (N, K).
+        identities: class index of each sample (N,), in [0, K).
+        epsilon: smoothing, in [0, 1).
+
+    Returns:
+        Scalar, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    check_rows("cross_entropy_loss", logits, identities=identities)
+    log_probabilities = F.log_softmax(at_least_float32(logits), dim=1)
+    right = log_probabilities.gather(1, identities[:, None]).squeeze(1)
+    wrong = log_probabilities.sum(dim=1) - right
+    # With one class there is no wrong one to share the smoothing.
+    share = epsilon / max(logits.shape[1] - 1, 1)
+    losses = -(1 - epsilon) * right - share * wrong
+    return losses.sum() / losses.count_nonzero().clamp_min(1)
+
+
+def triplet_loss(
+    features: Tensor, identities: Tensor, margin: float = 0.3, *, distances: Tensor | None = None
+) -> Tensor:
+    """Pull the hardest positive of each anchor closer than its hardest negative (Eq. 3).
+
+    Mean over the anchors of `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, with
+    the farthest sample of the anchor's identity (the anchor itself where it is the only one) and
+    the nearest sample of another identity. With one identity there are no negatives, and the loss
+    is a zero through which gradients still flow.
+
+    Args:
+        features: features (N, D), not normalized.
+        identities: identity label of each sample (N,).
+        margin: margin m, in units of the distance.
+        distances: `pairwise_distance` of the features, where it is known already.
+
+    Returns:
+        Scalar, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    check_rows("triplet_loss", features, identities=identities)
+    distances = pairwise_distance(features) if distances is None else distances
+    same, other = (compare(identities[:, None], identities) for compare in (torch.eq, torch.ne))
+    gaps = hardest_gaps(distances, not_far=other, not_near=same)
+    # If one anchor has no negative, none has.
+    return F.relu(gaps + margin).mean() * other.any()
+
+
+def scatter_loss(features: Tensor, domains: Tensor, average: str = "sample") -> Tensor:
+    """Spread the features of each domain: mean cosine to the centroid of their domain (Eq. 6).
+
+    Rows are l2-normalized before the centroid is taken, as the authors do; the paper does not
+    say. A row of zeros has cosine 0.
+
+    Args:
+        features: features (N, D).
+        domains: domain label of each sample (N,).
+        average: "sample" is the mean over all samples (Eq. 6); "domain" the mean over domains of
+            the mean over their samples (the authors' code). They are equal where all domains have
+            equally many samples.
+
+    Returns:
+        Scalar in [-1, 1], in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit together, or `average` is neither of the two.
+    """
+    check_rows("scatter_loss", features, domains=domains)
+    if average not in ("sample", "domain"):
+        raise ValueError(f"scatter_loss averages by 'sample' or 'domain', not by {average!r}")
+    units = _unit_rows(at_least_float32(features))
+    same_domain = domains[:, None] == domains
+    shares = same_domain / same_domain.sum(dim=1, keepdim=True, dtype=units.dtype)
+    # Unit rows have a mean cosine to the direction of their mean that is the length of the mean.
+    cosines = torch.linalg.vector_norm(product(shares, units), dim=1)
+    if average == "sample":
+        return cosines.mean()
+    weights = shares.diagonal()
+    return (cosines * weights).sum() / weights.sum()
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    # A row of zeros is divided by 1.
+    return rows / F.threshold(lengths, 0, 1)
+
+
+def shuffle_loss(
+    features: Tensor, identities: Tensor, domains: Tensor, *, distances: Tensor | None = None
+) -> Tensor:
+    """Pull other domains towards each anchor and push its own domain's identities away (Eq. 7).
+
+    Mean over the anchors of `softplus(d(anchor, inter) - d(anchor, intra))`, where `inter` is an
+    inter-domain negative and `intra` an intra-domain one. The paper does not say which; as the
+    authors do, `inter` is the farthest sample of another domain and `intra` the nearest sample of
+    the same domain with another identity. The anchor itself counts among the candidates for
+    `inter`, so that with one domain only the distance to it is (nearly) zero. Anchors without an
+    intra-domain negative are left out of the mean; if no anchor has one, the loss is a zero
+    through which gradients still flow.
+
+    Args:
+        features: features (N, D), not normalized.
+        identities: identity label of each sample (N,).
+        domains: domain label of each sample (N,).
+        distances: `pairwise_distance` of the features, where it is known already.
+
+    Returns:
+        Scalar, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    check_rows("shuffle_loss", features, identities=identities, domains=domains)
+    distances = pairwise_distance(features) if distances is None else distances
+    same_domain = domains[:, None] == domains
+    intra = same_domain & (identities[:, None] != identities)
+    same_domain.fill_diagonal_(False)
+    gaps = hardest_gaps(distances, not_far=same_domain, not_near=~intra)
+    return mean_over_anchors(F.softplus(gaps), intra.any(dim=1))
+
+
+SQUARED_FLOOR = 1e-12
+
+
+def pairwise_distance(features: Tensor) -> Tensor:
+    """Euclidean distance d of every pair of features (paper Eq. 3 and 7).
+
+    Squared distances are floored at 1e-12 before the root, so that no gradient is infinite: equal
+    features are 1e-6 apart and pull nothing.
+
+    Args:
+        features: features (N, D).
+
+    Returns:
+        Distances (N, N), symmetric, in float32 at least.
+
+    Raises:
+        ValueError: `features` is not a matrix, or empty.
+    """
+    check_rows("pairwise_distance", features)
+    features = at_least_float32(features)
+    squared_norms = features.square().sum(dim=1)
+    products = product(features, features.T)
+    squared = (squared_norms[:, None] + squared_norms).sub(products, alpha=2)
+    # The gradient of a threshold is one operator, that of clamp_min three.
+    return F.threshold(squared, SQUARED_FLOOR, SQUARED_FLOOR).sqrt()
+
+
+def hardest_gaps(distances: Tensor, not_far: Tensor, not_near: Tensor) -> Tensor:
+    """Distance of each anchor to its farthest candidate, less that to its nearest one.
+
+    Equally hard samples share the gradient evenly.
+
+    Args:
+        distances: distances (N, N), anchors in rows.
+        not_far: which samples are no candidates for the farthest, boolean (N, N).
+        not_near: which samples are no candidates for the nearest, boolean (N, N).
+
+    Returns:
+        Differences (N,); without a meaning, but finite, for an anchor that lacks candidates.
+    """
+    values = distances.detach()
+    # On a GPU each operator is a launch: one maximum for both, and a gradient that is one product.
+    rows = torch.stack([values.masked_fill(not_far, _NONE), (-values).masked_fill(not_near, _NONE)])
+    hardest = rows == rows.amax(dim=2, keepdim=True)
+    far, near = hardest / hardest.sum(dim=2, keepdim=True, dtype=values.dtype)
+    return product(distances[:, None], (far - near)[:, :, None]).flatten()
+
+
+def mean_over_anchors(values: Tensor, anchors: Tensor) -> Tensor:
+    """Mean of the values of some anchors.
+
+    Args:
+        values: finite value of each sample (N,).
+        anchors: which samples count as anchors, boolean (N,).
+
+    Returns:
+        Scalar; without any anchor a zero that still belongs to the graph of `values`.
+    """
+    return torch.dot(values, anchors / anchors.sum(dtype=values.dtype).clamp_min(1))
+
+
+def check_rows(name: str, rows: Tensor, **labels: Tensor) -> None:
+    """Refuse features that are not a matrix, and labels that do not fit its rows.
+
+    Args:
+        name: the loss, for the message.
+        rows: features or logits, one row per sample.
+        **labels: one label per sample, each 1-D, by argument name.
+
+    Raises:
+        ValueError: a shape is wrong, or there are no rows.
+    """
+    if rows.dim() != 2 or rows.shape[0] == 0:
+        raise ValueError(f"{name} needs a matrix with one row per sample, got {tuple(rows.shape)}")
+    for label, values in labels.items():
+        if values.shape != rows.shape[:1]:
+            raise ValueError(
+                f"{name} needs one entry of {label} per sample: there are {rows.shape[0]} "
+                f"samples, {label} has shape {tuple(values.shape)}"
+            )
