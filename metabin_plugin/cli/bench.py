@@ -26,7 +26,7 @@ from metabin_plugin.search.engine import (
     set_probes,
 )
 from metabin_plugin.search.faults import SearchError, check_output, load_faiss, write_file
-from metabin_plugin.search.stored_index import Layout
+from metabin_plugin.search.index_file import Layout
 from metabin_plugin.search.synthetic import DESCRIPTION, draw_vectors
 from metabin_plugin.search.vectors import Comparable, NpyVectors
 

@@ -166,10 +166,10 @@ def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False)
         index = on_gpu(index)
     if not index.is_trained:
         index.train(sample(vectors, plan.training))
-    progress = Progress("vectors indexed", count)
-    for block in vectors.blocks():
-        index.add(block)
-        progress.add(len(block))
+    with Progress("vectors indexed", count) as bar:
+        for block in vectors.blocks():
+            index.add(block)
+            bar.update(len(block))
     if gpu:
         index = faiss.index_gpu_to_cpu(index)
     if plan.probes:
