@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metabin_plugin.search.faults import SearchError, load_faiss
-from metabin_plugin.search.vectors import Progress, Vectors, sample
+from metabin_plugin.search.vectors import ProgressBar, Vectors, sample
 
 KINDS = ("flat", "ivf", "ivf-pq")
 METRICS = ("cosine", "euclidean")
@@ -164,7 +164,7 @@ def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False)
         index = on_gpu(index)
     if not index.is_trained:
         index.train(sample(vectors, plan.training))
-    with Progress("vectors indexed", count) as bar:
+    with ProgressBar("vectors indexed", count) as bar:
         for block in vectors.blocks():
             index.add(block)
             bar.update(len(block))

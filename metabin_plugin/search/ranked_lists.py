@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from metabin_plugin.evaluation.images import Images
 from metabin_plugin.ranking import evaluate_features
@@ -46,12 +45,10 @@ class RankedLists:
         precisions = np.full(len(self._query.identities), np.nan)
         matched = np.array([self._has_match(number) for number in range(len(precisions))])
         if matched.any():
-            query = Images(
-                self._query.features[torch.from_numpy(matched)],
-                self._query.identities[matched],
-                self._query.cameras[matched],
-            )
-            precisions[matched] = self._evaluate(query)
+            query, gallery = self._query.part(matched), self._gallery
+            labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+            features = query.features, gallery.features
+            precisions[matched] = evaluate_features(*features, *labels, metric=self._metric)[1]
         return precisions
 
     def list_of(self, number: int, top: int) -> list[Place]:
@@ -81,11 +78,6 @@ class RankedLists:
             self._gallery.identities == self._query.identities[number],
             self._gallery.cameras == self._query.cameras[number],
         )
-
-    def _evaluate(self, query: Images) -> list[float]:
-        features = query.features, self._gallery.features
-        labels = (query.identities, self._gallery.identities, query.cameras, self._gallery.cameras)
-        return evaluate_features(*features, *labels, metric=self._metric)[1]
 
 
 def choose_queries(precisions: np.ndarray, count: int, which: str, seed: int = 0) -> list[int]:

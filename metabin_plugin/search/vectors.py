@@ -218,7 +218,7 @@ class Parts:
         Returns:
             The text for each image; features of those with one are left out of ``vectors``.
         """
-        with Progress("images described", self.total, self.done) as bar:
+        with ProgressBar("images described", self.total, self.done) as bar:
             for path, part in self._parts.items():
                 if path.is_file():
                     continue
@@ -280,7 +280,7 @@ def _digest(texts: Sequence[str]) -> str:
     return summed.hexdigest()[:16]
 
 
-class Progress(tqdm):
+class ProgressBar(tqdm):
     """A bar on standard error with the time that is left, for work of more than ten seconds.
 
     Args:
@@ -296,7 +296,7 @@ class Progress(tqdm):
 
 
 # tqdm's own lock, one between processes, would choose the start method of the whole program.
-Progress.set_lock(threading.RLock())
+ProgressBar.set_lock(threading.RLock())
 
 
 @contextmanager
