@@ -9,6 +9,10 @@ from tabulate import tabulate
 
 from metabin_plugin.data.check.faults import TRAIN, Subset
 
+# The five sources of the paper, and their sum as it gives it.
+PAPER_SOURCES = ("DG_CUHK02", "DG_CUHK03", "DG_Market1501", "DG_DukeMTMC", "DG_CUHKSYSU")
+_HEADERS = ("Dataset", "Subset", "Images", "published", "Identities", "published")
+
 
 class Count(NamedTuple):
     """Size of a list of images."""
@@ -60,12 +64,8 @@ PUBLISHED: Mapping[str, Mapping[str, Count]] = {
     },
 }
 
-# The five sources of the paper, and their sum as it gives it.
-PAPER_SOURCES = ("DG_CUHK02", "DG_CUHK03", "DG_Market1501", "DG_DukeMTMC", "DG_CUHKSYSU")
 PAPER_SUM = Count(18530, 121765)
 
-
-_HEADERS = ("Dataset", "Subset", "Images", "published", "Identities", "published")
 
 Comparison = tuple[str, str, Count, Count]
 
