@@ -14,8 +14,7 @@ from metabin_plugin.cli.outcome import sentence
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import open_regular, reason
-from metabin_plugin.search import METRICS
-from metabin_plugin.search.engine import Plan, build_index, check_gpu, plan_index
+from metabin_plugin.search.engine import METRICS, Plan, build_index, check_gpu, plan_index
 from metabin_plugin.search.faults import SearchError, check_output, load_faiss
 from metabin_plugin.search.features import Describer, feature_source, find_gallery, kept_config
 from metabin_plugin.search.index_file import Gallery, Header, write_gallery

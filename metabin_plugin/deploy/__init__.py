@@ -1,7 +1,5 @@
-"""Trained networks as files for other programs. Needs fastreid, so ``register()`` first."""
+"""Trained networks as files for other programs: folded norm layers, ONNX."""
 
-from __future__ import annotations
+from metabin_plugin.deploy.folding import Folding, fold_norms
 
-# Versions of ONNX's operators; 17 is what TensorRT 8 reads. Here, because a command line reads them
-# before anything else is imported.
-OPSETS = (17, 18, 19, 20)
+__all__ = ["Folding", "fold_norms"]

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metabin_plugin.deploy import OPSETS
 from metabin_plugin.deploy.folding import relative_difference
 from metabin_plugin.errors import ExportError
 
 INPUT, OUTPUT = "images", "features"
+# Versions of ONNX's operators; 17 is what TensorRT 8 reads.
+OPSETS = (17, 18, 19, 20)
 # PyTorch's exporter has no older ones.
 _LOWEST_EXPORTED = 18
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -11,6 +11,7 @@ import numpy as np
 from metabin_plugin.search.faults import SearchError, load_faiss
 from metabin_plugin.search.vectors import Progress, Vectors, sample
 
+KINDS = ("flat", "ivf", "ivf-pq")
 FLAT_UP_TO = 200_000
 IVF_UP_TO = 2_000_000
 # Faiss warns of fewer vectors for a k-means centre.
@@ -138,6 +139,9 @@ def _check_fit(plan: Plan, count: int, dimension: int) -> None:
     else:
         return
     raise SearchError(f"{fault}; change it, or take --kind flat")
+
+
+METRICS = ("cosine", "euclidean")
 
 
 def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False) -> Any:

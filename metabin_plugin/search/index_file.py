@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from metabin_plugin.files import open_regular, reason
-from metabin_plugin.search import METRICS
+from metabin_plugin.search.engine import METRICS
 from metabin_plugin.search.faults import SearchError, write_file
 from metabin_plugin.search.stored_index import Layout, read_index, write_index
 from metabin_plugin.text import shown

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from metabin_plugin.search import KINDS
-from metabin_plugin.search.engine import CODES, measure_of
+from metabin_plugin.search.engine import CODES, KINDS, measure_of
 from metabin_plugin.search.faults import load_faiss
 from metabin_plugin.search.vectors import ROWS
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from metabin_plugin.cli import arguments
 from metabin_plugin.cli.main import COMMANDS, parse
 from metabin_plugin.cli.shipped import RECIPES, config_path
+from metabin_plugin.deploy import onnx_file
 from metabin_plugin.engine import read_config
+from metabin_plugin.search import engine
 
 ROOT = Path(__file__).parents[2]
 PLOTS = ("embeddings", "gates", "gate-gradients", "training")
@@ -68,6 +71,11 @@ def test_help_imports_nothing_that_takes_time() -> None:
 def test_help_of_the_scripts_imports_nothing_that_takes_time() -> None:
     lines = [f"tools/{name}.py --help" for name in SCRIPTS]
     assert imported_by(lines) <= {"metabin_plugin", "__mp_main__"}
+
+
+def test_choices_are_those_of_what_does_the_work() -> None:
+    assert (arguments.KINDS, arguments.METRICS) == (engine.KINDS, engine.METRICS)
+    assert arguments.OPSETS == onnx_file.OPSETS
 
 
 @pytest.mark.parametrize("words", [["fly"], ["plot", "tsne"], ["check"], ["train", "--gpus"], []])

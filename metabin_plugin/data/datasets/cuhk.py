@@ -15,8 +15,8 @@ from metabin_plugin.data.datasets.base import (
     TestItem,
     TrainItem,
 )
+from metabin_plugin.data.datasets.mat_files import read_mat
 from metabin_plugin.data.datasets.scan import Release, require_images, scan_folder
-from metabin_plugin.data.mat_files import read_mat
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown
 

@@ -15,8 +15,8 @@ from metabin_plugin.data.datasets.base import (
     Shot,
     TargetDataset,
 )
+from metabin_plugin.data.datasets.mat_files import read_mat
 from metabin_plugin.data.datasets.scan import Release, scan_folder
-from metabin_plugin.data.mat_files import read_mat
 from metabin_plugin.data.splits import NUM_SPLITS, Split, frozen_splits, one_camera_split
 from metabin_plugin.errors import DatasetError
 

@@ -17,8 +17,8 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.measuring import measure_apart
-from metabin_plugin.search import KINDS
 from metabin_plugin.search.engine import (
+    KINDS,
     build_index,
     check_gpu,
     on_gpu,
