@@ -89,11 +89,11 @@ TORCHRUN = (
     "::test_a_rank_killed_in_training_ends_the_run_within_a_minute"
 )
 NEWCOMER = "tests/tools/test_newcomer.py::test_photographs_become_a_network_that_finds_people"
-WHEEL = "tests/cli/test_wheel.py"
 SEARCH_BENCH = "tests/tools/test_search.py::test_the_bench_measures_every_kind"
 GPU_BENCHMARK = "tests/tools/test_benchmark_gpu.py::test_every_part_measures_on_a_cpu"
 THIS_TEST, OTHER_SEEDS = "test_a_command_does_what_the_readme_says", "logs/demo2"
 METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
+WHEEL = "tests/cli/test_wheel.py"
 
 # For each command the first entry whose pattern its text starts with. A new command of a README
 # needs an entry here, unless one fits it.
