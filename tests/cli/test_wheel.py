@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 import zipfile
 from pathlib import Path
@@ -21,12 +23,15 @@ from metabin_plugin.cli.main import COMMANDS
 ROOT = Path(__file__).parents[2]
 SOURCES = ["metabin_plugin", "configs", "projects/Demo/demo_data"]
 ABOUT = ["pyproject.toml", "setup.py", "README.md", "LICENSE"]
-# Two iterations on small images from random weights.
+# Two iterations on small images, of a small network from random weights.
 SHORT = {
     "SOLVER.MAX_EPOCH": "1",
     "METABIN.ITERS_PER_EPOCH": "2",
     "METABIN.NORM_FORM": "native",
     "DATALOADER.NUM_WORKERS": "1",
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.BACKBONE.DEPTH": "18x",
+    "MODEL.BACKBONE.FEAT_DIM": "512",
     "MODEL.BACKBONE.PRETRAIN": "False",
     "INPUT.SIZE_TRAIN": "[64, 32]",
     "INPUT.SIZE_TEST": "[64, 32]",
@@ -57,6 +62,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def without(*names: str) -> dict[str, str]:
+    """This environment but for some variables."""
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
 class Installed:
     """An environment with the wheel, and the packages of this one.
 
@@ -79,11 +89,10 @@ class Installed:
 
     def run(self, folder: Path, *words: str, **environment: str) -> str:
         """What a program says that succeeds, in a folder."""
-        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
             [str(self.scripts / words[0]), *words[1:]],
             cwd=folder,
-            env={**own, **environment},
+            env={**without("PYTHONPATH"), **environment},
             capture_output=True,
             text=True,
             timeout=600,
@@ -179,6 +188,30 @@ def test_the_demo_draws_the_same_people(installed: Installed, tmp_path: Path) ->
         for files in [(tmp_path / name).rglob("*")]
     )
     assert len(drawn) > 20 and drawn == again
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+def test_the_demo_draws_first_and_goes_on_after_ctrl_c(
+    installed: Installed, tmp_path: Path
+) -> None:
+    command = [str(installed.scripts / "metabin"), "demo", "--seeds", "1"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=without("PYTHONPATH", "FASTREID_DATASETS"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not any((tmp_path / "datasets/demo").rglob("*.png")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 130
+    again = [str(installed.python), *command[:2], "--resume", *command[2:]]
+    assert error.splitlines()[-1] == f"stopped; go on with: {' '.join(again)}"
 
 
 @pytest.mark.slow
