@@ -64,8 +64,8 @@ def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
 ) -> None:
     (tmp_path / "stand_in.py").write_text(textwrap.dedent(TRAINING))
     start_demo = (
-        "import sys; from metabin_plugin.cli import demo; from metabin_plugin.cli.main import main;"
-        "demo.METABIN = (sys.executable, 'stand_in.py'); main('demo')"
+        "import sys, metabin_plugin; metabin_plugin.register(); from metabin_plugin.cli import demo;"
+        "from metabin_plugin.cli.main import main; demo.METABIN = (sys.executable, 'stand_in.py'); main('demo')"
     )
     process = start(
         tmp_path, "-c", start_demo, "--resume", "SOLVER.BASE_LR", "1", FASTREID_DATASETS="a b"
