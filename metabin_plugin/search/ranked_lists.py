@@ -14,7 +14,7 @@ from metabin_plugin.search.faults import SearchError
 
 
 @dataclass(frozen=True)
-class Place:
+class RankedImage:
     """A gallery image in a query's list.
 
     Attributes:
@@ -51,7 +51,7 @@ class RankedLists:
             precisions[matched] = evaluate_features(*features, *labels, metric=self._metric)[1]
         return precisions
 
-    def list_of(self, number: int, top: int) -> list[Place]:
+    def list_of(self, number: int, top: int) -> list[RankedImage]:
         """The nearest gallery images of a query.
 
         As in evaluation, those of its identity by its camera are left out, and images at equal
@@ -67,7 +67,7 @@ class RankedLists:
         same, seen = self._same(number)
         kept = np.flatnonzero(~(same & seen))
         nearest = kept[np.argsort(row[kept], kind="stable")[:top]]
-        return [Place(int(i), float(row[i]), bool(same[i])) for i in nearest]
+        return [RankedImage(int(i), float(row[i]), bool(same[i])) for i in nearest]
 
     def _has_match(self, number: int) -> bool:
         same, seen = self._same(number)
