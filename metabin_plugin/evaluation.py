@@ -261,8 +261,8 @@ class Images(NamedTuple):
     identities: np.ndarray
     cameras: np.ndarray
 
-    def part(self, which: slice) -> Images:
-        """Return some of the images."""
+    def part(self, which: slice | np.ndarray) -> Images:
+        """Return some of the images; an array says of each whether it is one of them."""
         return Images(self.features[which], self.identities[which], self.cameras[which])
 
 

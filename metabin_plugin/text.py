@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
 _LONGEST = 200
 # What makes a spreadsheet take a cell for a formula; a tab or carriage return may stand before it.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -36,6 +40,29 @@ def as_cell(text: str) -> str:
             spreadsheets know text; so does one that begins so after apostrophes.
     """
     return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def csv_file(columns: Sequence[str], rows: Iterable[Sequence[object]], float_format: str) -> bytes:
+    """The content of a CSV file, UTF-8, in which no text is a formula (:func:`as_cell`).
+
+    Args:
+        columns: their names.
+        rows: a value for each column.
+        float_format: of floats, ".6g" for example.
+    """
+
+    def cell(value: object) -> str:
+        if isinstance(value, str):
+            return as_cell(value)
+        # NumPy's float64 is a float, its float32 is not.
+        return format(value, float_format) if isinstance(value, float) else str(value)
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[cell(value) for value in row] for row in rows])
+    # A path's bytes that are no UTF-8 are written as they are.
+    return text.getvalue().encode(errors="surrogateescape")
 
 
 def from_cell(cell: str) -> str:

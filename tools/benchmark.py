@@ -7,6 +7,7 @@ python tools/benchmark.py inference images to features, against batch normalizat
 python tools/benchmark.py load      images that the loader gives, against those that training takes
 python tools/benchmark.py eval      an evaluation of several splits
 python tools/benchmark.py rank      CMC, mAP and mINP
+python tools/benchmark.py search    indexes of the search, against comparing all vectors
 python tools/benchmark.py gpu       all that a GPU has to show, in four minutes
 
 Each has arguments of its own (layer --help) and takes --json FILE. Arms of a comparison run in one
@@ -17,30 +18,25 @@ and their ratios. Peak memory is that of a process of its own that runs the arm,
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
 import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
+from metabin_plugin.cli.outcome import run_cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "projects" / "Benchmarks"))
 
-from benchmarks import evaluation, gpu, inference, layer, load, rank, step, training_memory
-from benchmarks.measuring import describe
-from benchmarks.report import to_json
-from metabin_plugin.cli.outcome import run_cli
-
 BENCHMARKS = {
-    "layer": layer,
-    "step": step,
-    "memory": training_memory,
-    "inference": inference,
-    "load": load,
-    "rank": rank,
-    "eval": evaluation,
-    "gpu": gpu,
+    "layer": "layer",
+    "step": "step",
+    "memory": "training_memory",
+    "inference": "inference",
+    "load": "load",
+    "rank": "rank",
+    "eval": "evaluation",
+    "search": "search",
+    "gpu": "gpu",
 }
 
 
@@ -49,29 +45,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="benchmark", required=True)
-    for name, module in BENCHMARKS.items():
-        command = commands.add_parser(
-            name,
-            help=(module.__doc__ or "").splitlines()[0],
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_argument("--json", type=Path, help="file for machine, settings and all times")
-        module.add_arguments(command)
-    args = parser.parse_args()
-    if args.benchmark == "gpu":
-        # It writes what it measures as it comes.
-        with run_cli():
-            gpu.run(args)
-        return
-    machine = describe()
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the benchmark, see above")
+    chosen = parser.parse_args()
+
+    metabin_plugin.let_waiting_threads_sleep()
+    metabin_plugin.register()
+    benchmark = importlib.import_module(f"benchmarks.{BENCHMARKS[chosen.benchmark]}")
+    from benchmarks.measuring import describe
+    from benchmarks.report import to_json
+
+    parser = argparse.ArgumentParser(
+        prog=f"{parser.prog} {chosen.benchmark}",
+        description=benchmark.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, help="file for machine, settings and all times")
+    benchmark.add_arguments(parser)
+    args = parser.parse_args(chosen.arguments)
     with run_cli():
-        result = BENCHMARKS[args.benchmark].run(args)
+        if chosen.benchmark == "gpu":
+            # It writes what it measures as it comes.
+            benchmark.run(args)
+            return
+        machine = describe()
+        result = benchmark.run(args)
     print(f"{machine}\n\n{result.text()}")
     if args.json:
-        args.json.write_text(to_json(result, args.benchmark, machine), encoding="utf-8")
+        args.json.write_text(to_json(result, chosen.benchmark, machine), encoding="utf-8")
 
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":
+    # A process that measures apart, before it imports what it runs.
+    metabin_plugin.register()

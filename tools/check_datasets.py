@@ -1,15 +1,8 @@
-"""Check data before a long run: read every image, count, and list what would stop or spoil it."""
+"""Check data before a long run: ``metabin check``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.check import main
-from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli():
-        raise SystemExit(main())
+    raise SystemExit(main("check"))

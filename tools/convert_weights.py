@@ -1,15 +1,8 @@
-"""Convert a checkpoint of the authors' code for this project, or back."""
+"""Convert a checkpoint of the authors' code, or back: ``metabin convert``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.convert import main
-from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli():
-        main()
+    raise SystemExit(main("convert"))

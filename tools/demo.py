@@ -1,15 +1,8 @@
-"""The demo: train a BN baseline and MetaBIN on the drawn data, compare them on unseen targets."""
+"""Train a BN baseline and MetaBIN on drawn people, and compare them: ``metabin demo``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.demo import main, resuming_command
-from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli(f"go on with: {resuming_command()}"):
-        main()
+    raise SystemExit(main("demo"))

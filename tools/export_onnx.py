@@ -1,15 +1,8 @@
-"""Export a trained network as an ONNX file, with its normalization folded into convolutions."""
+"""Export a trained network as an ONNX file: ``metabin export``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.export import main
-from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli():
-        main()
+    raise SystemExit(main("export"))

@@ -8,10 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "projects" / "Demo"))
-
-from demo_data.generate import FolderError, generate
 from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.shipped import RENDERER
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", type=_positive, default=1.0, help="factor on the identities")
     parser.add_argument("--workers", type=int, default=_processors(), help="drawing processes")
     options = parser.parse_args(arguments)
+    sys.path.insert(0, str(RENDERER))
+    from demo_data.generate import FolderError, generate
+
     try:
         generate(options.output, options.seed, options.scale, max(1, options.workers), _report)
     except FolderError as error:

@@ -1,15 +1,8 @@
-"""Make a manifest, and a config that trains on it, of photographs in folders."""
+"""Make a manifest of photographs in folders: ``metabin manifest``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.manifest import main
-from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli():
-        main()
+    raise SystemExit(main("manifest"))

@@ -1,15 +1,8 @@
-"""Draw which way each meta-train loss moves the gates of a trained network (paper, Fig. 5)."""
+"""Draw which way the losses move the gates (Fig. 5): ``metabin plot gate-gradients``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.cli.plot_gate_gradients import main
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli():
-        main()
+    raise SystemExit(main("plot", "gate-gradients"))

@@ -1,15 +1,8 @@
-"""Draw the gates of trained networks, and write the numbers behind the figure."""
+"""Draw the gates of trained networks (Fig. 4): ``metabin plot gates``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.cli.plot_gates import main
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli():
-        main()
+    raise SystemExit(main("plot", "gates"))

@@ -1,15 +1,8 @@
-"""Search a gallery by images, with a trained network and Faiss."""
+"""Search a gallery by images: ``metabin index`` and ``metabin query``."""
 
 from __future__ import annotations
 
-import metabin_plugin
-
-metabin_plugin.let_waiting_threads_sleep()
-metabin_plugin.register()
-
-from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.cli.search import main
+from metabin_plugin.cli.main import main
 
 if __name__ == "__main__":
-    with run_cli():
-        main()
+    raise SystemExit(main())

@@ -1,15 +1,8 @@
-"""Convert a checkpoint of the authors' code for this project, or back.
-
-python tools/convert_weights.py INPUT OUTPUT               # from the authors' code
-python tools/convert_weights.py INPUT OUTPUT --to authors  # for the authors' code
-
-Values are not touched: OUTPUT has the same tensors, in the same order, under other names.
-Converting there and back gives the same checkpoint, without the entries that are named as dropped.
-"""
+"""``metabin convert``: checkpoints of the authors' code, and for it."""
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from typing import Any
 
 import torch
@@ -26,18 +19,13 @@ from metabin_plugin.weights.authors_checkpoint import (
 from metabin_plugin.weights.files import read_weight_file
 
 
-def main() -> None:
+def run(options: Namespace) -> None:
     """Read, convert, write, and print what was done."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("input", help="the checkpoint to convert")
-    parser.add_argument("output", help="the file to write; one that is there is replaced")
-    parser.add_argument("--to", choices=["plugin", "authors"], default="plugin")
-    arguments = parser.parse_args()
-    checkpoint = read_weight_file(arguments.input)
-    convert = to_authors if arguments.to == "authors" else from_authors
-    conversion = convert(checkpoint, arguments.input)
-    write(conversion.checkpoint, arguments.output)
-    print(f"{arguments.output}: {text(conversion)}")
+    checkpoint = read_weight_file(options.input)
+    convert = to_authors if options.to == "authors" else from_authors
+    conversion = convert(checkpoint, options.input)
+    write(conversion.checkpoint, options.output)
+    print(f"{options.output}: {text(conversion)}")
 
 
 def write(checkpoint: dict[str, Any], path: str) -> None:

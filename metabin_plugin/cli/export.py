@@ -1,18 +1,10 @@
-"""Export a trained network as an ONNX file, with its normalization folded into convolutions.
-
-python tools/export_onnx.py --config-file configs/MetaBIN.yml --output model.onnx
-    MODEL.WEIGHTS logs/metabin/model_final.pth [KEY VALUE ...]
-
-The file takes `images`: RGB, float32, 0 to 255, (batch, 3, height, width), resized as in evaluation
-(bicubic, INPUT.SIZE_TEST). It gives `features`: what evaluation compares by TEST.METRIC, without
-TEST.FLIP. METABIN.FOLD_TOLERANCE takes gates that are near 1 for 1.
-"""
+"""``metabin export``: a trained network as an ONNX file."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
+from argparse import Namespace
 from pathlib import Path
 
 from fastreid.config import CfgNode
@@ -25,7 +17,7 @@ from metabin_plugin.deploy.network import (
     network_to_export,
     random_images,
 )
-from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, operators, to_onnx
+from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, operators, to_onnx
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ExportError
 from metabin_plugin.files import check_file, write_whole
@@ -43,40 +35,27 @@ KEYS = (
 BATCH_SIZES = (1, 3)
 
 
-def main() -> None:
+def run(options: Namespace) -> None:
     """Build, fold, export, compare with PyTorch, and only then write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", default="", help="the config of the training")
-    parser.add_argument("--output", required=True, help="the ONNX file to write")
-    parser.add_argument(
-        "--opset",
-        type=int,
-        choices=OPSETS,
-        default=OPSETS[-1],
-        help="version of ONNX's operators; TensorRT 8 reads 17 (default: %(default)s)",
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
-    arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("metabin_plugin").setLevel(logging.INFO)
     check_packages()
-    check_output(arguments.output)
-    cfg = read_config(arguments.config_file, arguments.opts)
+    output = Path(options.output)
+    check_file(output, "--output", ExportError)
+    cfg = read_config(options.config_file, options.opts)
     network = network_to_export(cfg)
     size = image_size(cfg)
     folding = fold_network(network, size, cfg.METABIN.FOLD_TOLERANCE)
     print(folding)
     content = to_onnx(
-        folding.network, random_images(2, size), metadata(cfg, size, folding), arguments.opset
+        folding.network, random_images(2, size), metadata(cfg, size, folding), options.opset
     )
     batches = [random_images(count, size, seed=count) for count in BATCH_SIZES]
     difference = check_onnx(content, folding.network, batches)
     print(f"largest relative difference of onnxruntime from PyTorch: {difference:.1e}")
     print(f"operators: {', '.join(f'{name} {n}' for name, n in operators(content).items())}")
-    write_whole(Path(arguments.output), lambda file: file.write(content), ExportError)
-    print(
-        f"{arguments.output}: {len(content) / 1e6:.1f} MB, images (batch, 3, {size[0]}, {size[1]})"
-    )
+    write_whole(output, lambda file: file.write(content), ExportError)
+    print(f"{output}: {len(content) / 1e6:.1f} MB, images (batch, 3, {size[0]}, {size[1]})")
 
 
 def metadata(cfg: CfgNode, size: tuple[int, int], folding: Folding) -> dict[str, str]:
@@ -94,12 +73,3 @@ def metadata(cfg: CfgNode, size: tuple[int, int], folding: Folding) -> dict[str,
             value = value[name]
         values[key] = value
     return {name: str(value) for name, value in values.items()}
-
-
-def check_output(path: str) -> None:
-    """Refuse a path that cannot be written before the work is done, and make its folder.
-
-    Raises:
-        ExportError: it is a folder, or there can be no such file.
-    """
-    check_file(Path(path), "--output", ExportError)

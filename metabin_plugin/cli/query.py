@@ -1,15 +1,11 @@
-"""Ask an index for the gallery images nearest to some images: a CSV table and a contact sheet.
-
-The network is the one that the index was made by, with the config that the index has kept. In the
-table a name that a spreadsheet would take for a formula has an apostrophe in front.
-"""
+"""``metabin query``: the gallery images of an index that are nearest to some images."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import shlex
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,48 +55,32 @@ class Found:
     image: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
-    parser.add_argument("index", type=Path, help="what `index` wrote")
-    parser.add_argument(
-        "queries", nargs="+", help="images and folders of images; or a .npy file of features"
-    )
-    parser.add_argument("--top", type=int, default=10, help="gallery images for each query")
-    parser.add_argument("--output", type=Path, default=Path("found.csv"))
-    parser.add_argument("--sheet", type=Path, help="contact sheet (OUTPUT with suffix .png)")
-    parser.add_argument("--sheet-rows", type=int, default=20, help="first queries on the sheet")
-    parser.add_argument("--gallery-folder", default="", help="where the gallery's images are now")
-    parser.add_argument("--probes", type=int, help="lists that a query is compared with")
-    parser.add_argument("--gpu", action="store_true", help="use Faiss's GPUs")
-    parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs for the network")
-
-
-def run(args: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Search, write and draw."""
     load_faiss()
-    sheet = args.sheet or args.output.with_suffix(".png")
-    for option, value in (("--top", args.top), ("--sheet-rows", args.sheet_rows)):
+    sheet = options.sheet or options.output.with_suffix(".png")
+    for option, value in (("--top", options.top), ("--sheet-rows", options.sheet_rows)):
         if value < 1:
             raise SearchError(f"{option} is {value}; give at least 1")
-    if sheet == args.output:
+    if sheet == options.output:
         raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
-    check_output(args.output, "--output")
+    check_output(options.output, "--output")
     check_output(sheet, "--sheet")
-    gallery = read_gallery(args.index)
-    if args.probes is not None:
-        set_probes(gallery.index, args.probes)
+    gallery = read_gallery(options.index)
+    if options.probes is not None:
+        set_probes(gallery.index, options.probes)
     queries = (
-        _read_features(gallery, Path(args.queries[0]))
-        if [Path(name).suffix for name in args.queries] == [".npy"]
-        else _describe(gallery, find_queries(args.queries), args.opts)
+        _read_features(gallery, Path(options.queries[0]))
+        if [Path(name).suffix for name in options.queries] == [".npy"]
+        else _describe(gallery, find_queries(options.queries), options.opts)
     )
-    index = on_gpu(gallery.index) if args.gpu else gallery.index
-    nearest = search_index(index, queries.features, args.top, gallery.header.metric)
+    index = on_gpu(gallery.index) if options.gpu else gallery.index
+    nearest = search_index(index, queries.features, options.top, gallery.header.metric)
     folder = gallery.header.folder
-    opens = bool(folder) and (bool(args.gallery_folder) or is_near(folder, args.index))
-    found = list(_found(gallery, args.gallery_folder, opens, *nearest))
-    write_csv(args.output, COLUMNS, _rows(queries.names, found))
-    print(f"Nearest {nearest[0].shape[1]} to {len(found)} queries: {args.output}")
+    opens = bool(folder) and (bool(options.gallery_folder) or is_near(folder, options.index))
+    found = list(_found(gallery, options.gallery_folder, opens, *nearest))
+    write_csv(options.output, COLUMNS, _rows(queries.names, found))
+    print(f"Nearest {nearest[0].shape[1]} to {len(found)} queries: {options.output}")
     if folder and not opens:
         print(
             f"Gallery images are not drawn: {visible(folder)}, which the index names, is neither "
@@ -108,15 +88,15 @@ def run(args: argparse.Namespace) -> None:
             f"--gallery-folder {shlex.quote(visible(folder))}"
         )
     if queries.are_images or opens:
-        shown = list(itertools.islice(_tiles(queries, found), args.sheet_rows))
+        shown = list(itertools.islice(_tiles(queries, found), options.sheet_rows))
         save_sheet(draw_sheet(shown), sheet)
         print(f"Contact sheet of {len(shown)}: {sheet}")
 
 
-def _describe(gallery: Gallery, paths: Sequence[str], options: Sequence[str]) -> Queries:
+def _describe(gallery: Gallery, paths: Sequence[str], pairs: Sequence[str]) -> Queries:
     if not gallery.header.config:
         raise SearchError("the index was made of features, without a network; ask by a .npy file")
-    describer = Describer(restored_config(gallery.header.config, options))
+    describer = Describer(restored_config(gallery.header.config, pairs))
     check_network(gallery.header, describer.probe())
     features, _ = describer.describe(paths)
     return Queries(paths, comparable(features, gallery.header.metric), True)

@@ -48,6 +48,10 @@ def run_ranks(worker: Callable[..., None], args: tuple[Any, ...], count: int, fi
     first SIGTERM or SIGINT reaches every rank as SIGTERM, and what they do about it is waited for;
     the second one kills them.
 
+    PyTorch's elastic launcher promises less: it reports the peer that lost its connection for the
+    rank that was killed or failed, ranks hear a terminal's Ctrl-C twice, and 30 seconds after a
+    signal it kills a rank that is still writing its checkpoint.
+
     Args:
         worker: what to run; importable.
         args: its further arguments; picklable.

@@ -1,15 +1,16 @@
-"""The command line of training and evaluation, shared by ``tools/train_net.py`` and projects."""
+"""``metabin train`` and ``metabin eval``, also for a project's trainer."""
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from fastreid.config import CfgNode
-from fastreid.engine import default_argument_parser, default_setup, launch
+from fastreid.engine import default_setup, launch
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
+from metabin_plugin.cli.arguments import train
 from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.config.check import checked
 from metabin_plugin.config.reading import read_config
@@ -56,25 +57,37 @@ def run_command_line(trainer: type[MetaBINTrainer] = MetaBINTrainer) -> None:
     Args:
         trainer: what trains and evaluates.
     """
-    arguments = default_argument_parser().parse_args()
+    parser = ArgumentParser()
+    train(parser)
+    run(parser.parse_args(), trainer)
+
+
+def run(options: Namespace, trainer: type[MetaBINTrainer] = MetaBINTrainer) -> None:
+    """Train or evaluate, in this process or in several.
+
+    Args:
+        options: what the arguments of ``train`` gave.
+        trainer: what trains and evaluates.
+
+    Raises:
+        SystemExit: after a user's error or Ctrl-C, with a sentence and status 1 or 130.
+    """
     with run_cli(_GO_ON):
         launch(
             train_or_evaluate,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments, trainer),
+            options.num_gpus,
+            num_machines=options.num_machines,
+            machine_rank=options.machine_rank,
+            dist_url=options.dist_url,
+            args=(options, trainer),
         )
 
 
-def train_or_evaluate(
-    arguments: argparse.Namespace, trainer: type[MetaBINTrainer] = MetaBINTrainer
-) -> Any:
+def train_or_evaluate(options: Namespace, trainer: type[MetaBINTrainer] = MetaBINTrainer) -> Any:
     """Train, or with ``--eval-only`` evaluate ``MODEL.WEIGHTS``.
 
     Args:
-        arguments: what fastreid's ``default_argument_parser`` gives.
+        options: what the arguments of ``train``, or fastreid's ``default_argument_parser``, gave.
         trainer: what trains and evaluates.
 
     Returns:
@@ -83,14 +96,14 @@ def train_or_evaluate(
     Raises:
         MetaBINError: config, data or weights cannot work.
     """
-    cfg = read_config(arguments.config_file, arguments.opts)
+    cfg = read_config(options.config_file, options.opts)
     # Before OUTPUT_DIR is made for a config that cannot work.
     with checked(cfg):
         cfg.freeze()
-        default_setup(cfg, arguments)
-        if arguments.eval_only:
+        default_setup(cfg, options)
+        if options.eval_only:
             network = trained_network(cfg, "--eval-only evaluates MODEL.WEIGHTS, which is empty")
             return trainer.test(cfg, network)
-        run = trainer(cfg)
-        run.resume_or_load(resume=arguments.resume)
-        return run.train()
+        training = trainer(cfg)
+        training.resume_or_load(resume=options.resume)
+        return training.train()

@@ -45,6 +45,9 @@ class LiveLine(HookBase):
     else goes into the log, a file among it, is as without. Must come after fastreid's
     ``IterationTimer``. It reads nothing from the device.
 
+    It is no bar of tqdm's, which cuts a number short where the terminal ends, and whose error ends
+    the training where the terminal is gone.
+
     Args:
         handler: writes the log to a terminal.
         seconds: least time between two showings.

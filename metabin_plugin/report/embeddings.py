@@ -120,7 +120,7 @@ def choose(target: Target, identities: int) -> Target:
     places = np.linspace(0, len(matched) - 1, min(identities, len(matched))).round().astype(int)
     kept = matched[places]
     query, gallery = (
-        _rows(side, np.isin(side.identities, kept)) for side in (target.query, target.gallery)
+        side.part(np.isin(side.identities, kept)) for side in (target.query, target.gallery)
     )
     return Target(query, gallery, target.cosine)
 
@@ -153,12 +153,6 @@ def neighbour_map(target: Target) -> tuple[np.ndarray, np.ndarray]:
 def _distances(query: Tensor, gallery: Tensor, cosine: bool) -> Tensor:
     query, gallery = query.double(), gallery.double()
     return 1 - query @ gallery.T if cosine else torch.cdist(query, gallery)
-
-
-def _rows(images: Images, which: np.ndarray) -> Images:
-    return Images(
-        images.features[torch.from_numpy(which)], images.identities[which], images.cameras[which]
-    )
 
 
 @dataclass(frozen=True)

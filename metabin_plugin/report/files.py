@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from fastreid.config import CfgNode
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import MetaBINError
 from metabin_plugin.files import make_folder_of, write_whole
-from metabin_plugin.text import as_cell
+from metabin_plugin.text import csv_file
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -76,18 +74,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
     Raises:
         FigureError: it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[_text(value) for value in row] for row in rows])
-    write_whole(path, lambda file: file.write(text.getvalue().encode()), FigureError)
-
-
-def _text(value: object) -> str:
-    # NumPy's float64 is a float, its float32 is not.
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return as_cell(value) if isinstance(value, str) else str(value)
+    write_whole(path, lambda file: file.write(csv_file(columns, rows, ".6g")), FigureError)
 
 
 def label_paths(paths: Sequence[Path], given: Sequence[str] | None = None) -> list[str]:

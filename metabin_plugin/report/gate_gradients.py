@@ -24,7 +24,12 @@ from metabin_plugin.meta import split_domains
 from metabin_plugin.modeling import MetaBIN, logged_name
 from metabin_plugin.report.files import FigureError, new_figure
 
+SIGNS = ("positive, towards IN", "negative, towards BN", "zero")
+COLOURS = ("tab:red", "tab:blue", "lightgrey")
+
 MetaBatch = dict[str, Tensor]
+# Gradients by term, by iteration of the checkpoint.
+Curve = Mapping[int, Mapping[str, "TermGradients"]]
 
 
 class MetaTrainBatches:
@@ -200,13 +205,6 @@ def iteration_of(checkpoint: object) -> int | None:
     progress = checkpoint.get("progress") if isinstance(checkpoint, dict) else None
     iteration = progress.get("iteration") if isinstance(progress, dict) else None
     return iteration if isinstance(iteration, int) else None
-
-
-SIGNS = ("positive, towards IN", "negative, towards BN", "zero")
-COLOURS = ("tab:red", "tab:blue", "lightgrey")
-
-# Gradients by term, by iteration of the checkpoint.
-Curve = Mapping[int, Mapping[str, TermGradients]]
 
 
 def draw_gradients(measured: Curve) -> Any:

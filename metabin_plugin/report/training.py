@@ -18,6 +18,8 @@ USUAL = (
     *("Rank-1", "mAP", "*/Rank-1", "*/mAP"),
 )
 
+COLUMNS = 3
+
 # Values by iteration, by the scalar's name.
 Scalars = dict[str, dict[int, float]]
 
@@ -73,9 +75,6 @@ def chosen_names(runs: Iterable[Scalars], patterns: Sequence[str]) -> list[str]:
             f"no scalar fits {' '.join(patterns)}; the logs have {', '.join(sorted(names))}"
         )
     return list(dict.fromkeys(fitting))
-
-
-COLUMNS = 3
 
 
 def draw_curves(runs: Mapping[str, Scalars], names: Sequence[str]) -> Any:

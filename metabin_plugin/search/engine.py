@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from metabin_plugin.search.faults import SearchError, load_faiss
-from metabin_plugin.search.vectors import Progress, Vectors, sample
+from metabin_plugin.search.vectors import ProgressBar, Vectors, sample
 
 KINDS = ("flat", "ivf", "ivf-pq")
+METRICS = ("cosine", "euclidean")
 FLAT_UP_TO = 200_000
 IVF_UP_TO = 2_000_000
 # Faiss warns of fewer vectors for a k-means centre.
@@ -141,9 +142,6 @@ def _check_fit(plan: Plan, count: int, dimension: int) -> None:
     raise SearchError(f"{fault}; change it, or take --kind flat")
 
 
-METRICS = ("cosine", "euclidean")
-
-
 def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False) -> Any:
     """Build an index; rows are read in blocks, once to train and once to add.
 
@@ -166,10 +164,10 @@ def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False)
         index = on_gpu(index)
     if not index.is_trained:
         index.train(sample(vectors, plan.training))
-    progress = Progress("vectors indexed", count)
-    for block in vectors.blocks():
-        index.add(block)
-        progress.add(len(block))
+    with ProgressBar("vectors indexed", count) as bar:
+        for block in vectors.blocks():
+            index.add(block)
+            bar.update(len(block))
     if gpu:
         index = faiss.index_gpu_to_cpu(index)
     if plan.probes:

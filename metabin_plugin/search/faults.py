@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from metabin_plugin.errors import MetaBINError
 from metabin_plugin.files import check_file, write_whole
-from metabin_plugin.text import as_cell
+from metabin_plugin.text import csv_file
 
 
 class SearchError(MetaBINError):
@@ -67,15 +65,4 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     Raises:
         SearchError: it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[_cell(value) for value in row] for row in rows])
-    # A path's bytes that are no UTF-8 are written as they are.
-    write_file(path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str):
-        return as_cell(value)
-    return f"{value:.6f}" if isinstance(value, float) else value
+    write_file(path, lambda file: file.write(csv_file(columns, rows, ".6f")))

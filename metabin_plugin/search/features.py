@@ -1,10 +1,9 @@
-"""Features of images, by a trained network, as the evaluation takes them."""
+"""Features of images, by a trained network as the evaluation takes them; and which images."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,12 @@ from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.text import shown
+
+# Where and how fast features are computed is no part of what they are.
+_IRRELEVANT = (
+    *("MODEL.DEVICE", "cpu", "TEST.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0),
+    *("OUTPUT_DIR", "", "METABIN.COMPILE", False, "METABIN.CHANNELS_LAST", False),
+)
 
 
 class Describer:
@@ -67,7 +72,6 @@ class Describer:
         """
         images = _Images(paths, self._transform, skip_unreadable)
         loader, _ = build_reid_test_loader(self._cfg, test_set=images)
-        loader.worker_init_fn = _leave_interrupts
         features, faults = [], []
         with inference_context(self._network), torch.no_grad():
             for batch in loader:
@@ -112,11 +116,6 @@ class _Images(ReadableDataset):
 def _coloured_blocks() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((64, 128), Image.Resampling.BILINEAR)
-
-
-def _leave_interrupts(worker: int) -> None:
-    # A terminal's Ctrl-C goes to all processes, and one of them has to say what was kept.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def find_gallery(name: str) -> tuple[str, list[str]]:
@@ -205,13 +204,6 @@ def find_images(folder: str) -> list[str]:
     if not found.images:
         raise SearchError(f"folder {shown(folder)} holds no image; name another one")
     return found.images
-
-
-# Where and how fast features are computed is no part of what they are.
-_IRRELEVANT = (
-    *("MODEL.DEVICE", "cpu", "TEST.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0),
-    *("OUTPUT_DIR", "", "METABIN.COMPILE", False, "METABIN.CHANNELS_LAST", False),
-)
 
 
 def kept_config(cfg: CfgNode) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from metabin_plugin.evaluation import Images
 from metabin_plugin.ranking import distance_chunks, evaluate_features
@@ -14,7 +13,7 @@ from metabin_plugin.search.faults import SearchError
 
 
 @dataclass(frozen=True)
-class Place:
+class RankedImage:
     """A gallery image in a query's list.
 
     Attributes:
@@ -45,15 +44,13 @@ class RankedLists:
         precisions = np.full(len(self._query.identities), np.nan)
         matched = np.array([self._has_match(number) for number in range(len(precisions))])
         if matched.any():
-            query = Images(
-                self._query.features[torch.from_numpy(matched)],
-                self._query.identities[matched],
-                self._query.cameras[matched],
-            )
-            precisions[matched] = self._evaluate(query)
+            query, gallery = self._query.part(matched), self._gallery
+            labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+            features = query.features, gallery.features
+            precisions[matched] = evaluate_features(*features, *labels, metric=self._metric)[1]
         return precisions
 
-    def list_of(self, number: int, top: int) -> list[Place]:
+    def list_of(self, number: int, top: int) -> list[RankedImage]:
         """The nearest gallery images of a query.
 
         As in evaluation, those of its identity by its camera are left out, and images at equal
@@ -69,7 +66,7 @@ class RankedLists:
         same, seen = self._same(number)
         kept = np.flatnonzero(~(same & seen))
         nearest = kept[np.argsort(row[kept], kind="stable")[:top]]
-        return [Place(int(i), float(row[i]), bool(same[i])) for i in nearest]
+        return [RankedImage(int(i), float(row[i]), bool(same[i])) for i in nearest]
 
     def _has_match(self, number: int) -> bool:
         same, seen = self._same(number)
@@ -80,11 +77,6 @@ class RankedLists:
             self._gallery.identities == self._query.identities[number],
             self._gallery.cameras == self._query.cameras[number],
         )
-
-    def _evaluate(self, query: Images) -> list[float]:
-        features = query.features, self._gallery.features
-        labels = (query.identities, self._gallery.identities, query.cameras, self._gallery.cameras)
-        return evaluate_features(*features, *labels, metric=self._metric)[1]
 
 
 def choose_queries(precisions: np.ndarray, count: int, which: str, seed: int = 0) -> list[int]:

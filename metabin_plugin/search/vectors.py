@@ -1,15 +1,14 @@
-"""Features of a gallery in blocks, however many there are."""
+"""Features of a gallery in files: read in blocks, however many there are, and kept in parts."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
 import re
 import signal
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,13 +16,18 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from metabin_plugin.cli.outcome import STATUS_BASE
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.search.faults import SearchError, write_file
 from metabin_plugin.text import shown
 
-ROWS = 16384
+ROWS = 16384  # of a block
+IMAGES = 2048  # of a part
+SECONDS = 10.0
+_NAME = re.compile(r"\d{6,}-[0-9a-f]{16}\.(npy|json)(\.partial)?")
+Describe = Callable[[Sequence[str]], tuple[np.ndarray, list[str]]]
 
 
 class Vectors(Protocol):
@@ -164,84 +168,6 @@ def _open(path: Path) -> np.ndarray:
     return array
 
 
-class Stop(BaseException):
-    """A signal asks the command to stop.
-
-    Args:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextmanager
-def stoppable(advice: Callable[[], str]) -> Iterator[None]:
-    """A block that Ctrl-C or SIGTERM ends with a sentence and the status of the signal.
-
-    Unlike ``run_cli`` it says how much was kept, and also hears a scheduler.
-
-    Args:
-        advice: gives the sentence.
-
-    Raises:
-        SystemExit: after a signal, with 128 and its number.
-    """
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        received.append(number)
-        raise Stop(number)
-
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    # Faiss makes an exception of its own of what a handler raises.
-    except BaseException:
-        if not received:
-            raise
-        print(f"\nstopped; {advice()}", file=sys.stderr)
-        raise SystemExit(STATUS_BASE + received[0]) from None
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-SECONDS = 10.0
-
-
-class Progress:
-    """Prints a line on standard error every ten seconds, with the time that is left.
-
-    Args:
-        what: what is counted, "images described" for example.
-        total: how many there are.
-        done: how many need no work any more.
-    """
-
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self._what, self._total, self._done = what, total, done
-        self._first = done
-        self._start = self._last = time.monotonic()
-
-    def add(self, count: int) -> None:
-        """Count some more."""
-        self._done += count
-        now = time.monotonic()
-        if now - self._last < SECONDS:
-            return
-        self._last = now
-        seconds = (now - self._start) / (self._done - self._first) * (self._total - self._done)
-        left = datetime.timedelta(seconds=round(seconds))
-        print(f"{self._done:,} of {self._total:,} {self._what}, {left} left", file=sys.stderr)
-
-
-IMAGES = 2048
-_NAME = re.compile(r"\d{6,}-[0-9a-f]{16}\.(npy|json)(\.partial)?")
-Describe = Callable[[Sequence[str]], tuple[np.ndarray, list[str]]]
-
-
 class Parts:
     """A folder beside an index, with the features of its images as far as they are computed.
 
@@ -292,13 +218,13 @@ class Parts:
         Returns:
             The text for each image; features of those with one are left out of ``vectors``.
         """
-        progress = Progress("images described", self.total, self.done)
-        for path, part in self._parts.items():
-            if path.is_file():
-                continue
-            features, faults = describe(part)
-            self._write(path, features[[fault == "" for fault in faults]], faults)
-            progress.add(len(faults))
+        with ProgressBar("images described", self.total, self.done) as bar:
+            for path, part in self._parts.items():
+                if path.is_file():
+                    continue
+                features, faults = describe(part)
+                self._write(path, features[[fault == "" for fault in faults]], faults)
+                bar.update(len(faults))
         texts = [path.with_suffix(".json").read_text(encoding="utf-8") for path in self._parts]
         return [fault for text in texts for fault in json.loads(text)]
 
@@ -352,3 +278,54 @@ def _digest(texts: Sequence[str]) -> str:
     for text in texts:
         summed.update(json.dumps(text).encode() + b"\n")
     return summed.hexdigest()[:16]
+
+
+class ProgressBar(tqdm):
+    """A bar on standard error with the time that is left, for work of more than ten seconds.
+
+    Args:
+        what: what is counted, "images described" for example.
+        total: how many there are.
+        done: how many need no work any more.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        super().__init__(
+            desc=what, total=total, initial=done, unit="", delay=SECONDS, mininterval=SECONDS
+        )
+
+
+# tqdm's own lock, one between processes, would choose the start method of the whole program.
+ProgressBar.set_lock(threading.RLock())
+
+
+@contextmanager
+def stoppable(advice: Callable[[], str]) -> Iterator[None]:
+    """A block that Ctrl-C or SIGTERM ends with a sentence and the status of the signal.
+
+    Unlike ``run_cli`` it says how much was kept, and also hears a scheduler.
+
+    Args:
+        advice: gives the sentence.
+
+    Raises:
+        SystemExit: after a signal, with 128 and its number.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    # Faiss makes an exception of its own of what a handler raises.
+    except BaseException:
+        if not received:
+            raise
+        print(f"\nstopped; {advice()}", file=sys.stderr)
+        raise SystemExit(STATUS_BASE + received[0]) from None
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

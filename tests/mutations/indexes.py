@@ -14,8 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from metabin_plugin.search.index_file import MAGIC
-from metabin_plugin.search.stored_index import Layout, write_index
+from metabin_plugin.search.index_file import MAGIC, Layout, write_index
 from tests.mutations.configs import change_text
 from tests.mutations.raw import change_bytes
 from tests.mutations.trees import change_tree, plain_values

@@ -14,7 +14,7 @@ from benchmarks import layer
 from benchmarks import layer as layer_arms
 from benchmarks.layer import BATCH_NORM, NAIVE
 from benchmarks.measuring import compilations
-from benchmarks.setting import Numbers, norm_shapes
+from benchmarks.training import Numbers, norm_shapes
 from metabin_plugin.norm import BatchInstanceNorm2d
 
 CPU = torch.device("cpu")

@@ -15,8 +15,17 @@ import torch
 from torch import nn
 
 from benchmarks import inference, load, step, training_memory
-from benchmarks.setting import ARMS, BATCH_NORM, METABIN, read_setting
-from benchmarks.training import BASE, DATA, META, trainings, write_domains
+from benchmarks.training import (
+    ARMS,
+    BASE,
+    BATCH_NORM,
+    DATA,
+    META,
+    METABIN,
+    read_setting,
+    trainings,
+    write_domains,
+)
 from metabin_plugin.norm import gate_parameters
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metabin_plugin.cli import check
+from metabin_plugin.cli.main import execute
 from metabin_plugin.data import ManifestDataset
 from metabin_plugin.data.check import drop_images
 from metabin_plugin.data.datasets import DG_VIPeR
@@ -25,9 +24,7 @@ class Outcome:
     """Exit status and printed lines of a call of the tool."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["check_datasets.py", "--workers", "0", *arguments])
-            self.status = check.main()
+        self.status = execute(["check", "--workers", "0", *arguments])
         lines = capsys.readouterr().out.splitlines()
         self.rows = {
             tuple(cells[:2]): cells[2:]
@@ -391,9 +388,7 @@ def test_names_are_shown_in_one_line_without_control_characters(
     manifest = tmp_path / f"{name}.csv"
     with manifest.open("w", newline="") as file:
         csv.writer(file).writerows([["path", "pid", "camid", "subset"], *rows])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["x", "--workers", "0", "--datasets", str(manifest)])
-        assert check.main() == 1
+    assert execute(["check", "--workers", "0", "--datasets", str(manifest)]) == 1
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert r"\x1b[31m\n" in printed

@@ -18,8 +18,7 @@ from fastreid.modeling.meta_arch import build_model
 from fastreid.utils.checkpoint import Checkpointer
 from torch import Tensor, nn
 
-from metabin_plugin.cli import convert as convert_weights
-from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.main import main
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.weights.authors_checkpoint import AUTHORS_BACKBONES, authors_names, from_authors
 from tests.engine import golden_recipe as recipe
@@ -61,9 +60,8 @@ def save(checkpoint: dict[str, Any], path: Path) -> Path:
 
 
 def convert(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
-    with run_cli():
-        convert_weights.main()
+    monkeypatch.setattr(sys, "argv", ["metabin", "convert", *map(str, arguments)])
+    main()
 
 
 def network(name: str) -> nn.Module:

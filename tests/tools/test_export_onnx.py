@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metabin_plugin.cli import export as export_onnx
+from metabin_plugin.cli.main import execute
 from metabin_plugin.deploy.network import fold_network, image_size, random_images
 from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, to_onnx
 from metabin_plugin.engine import MetaBINTrainer
@@ -280,12 +280,13 @@ def test_what_users_get_wrong_ends_in_one_sentence(
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
-    export_onnx.check_output(str(tmp_path / "absent" / "model.onnx"))
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS"):
+        execute(["export", "--output", str(tmp_path / "absent" / "model.onnx")])
     assert (tmp_path / "absent").is_dir()
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "model.onnx"):
         with pytest.raises(ExportError, match=str(path)):
-            export_onnx.check_output(str(path))
+            execute(["export", "--output", str(path)])
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo_data.generate import is_complete, parameters
+from metabin_plugin.cli.shipped import RECIPES
 from tests.tools.test_crop_cuhk_sysu import release
 
 __all__ = ["release"]
@@ -61,9 +62,11 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
 def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools/train_net.py").write_text(textwrap.dedent(TRAINING))
-    start_demo = "from pathlib import Path; import demo; demo.ROOT = Path(); demo.main()"
+    (tmp_path / "stand_in.py").write_text(textwrap.dedent(TRAINING))
+    start_demo = (
+        "import sys, metabin_plugin; metabin_plugin.register(); from metabin_plugin.cli import demo;"
+        "from metabin_plugin.cli.main import main; demo.METABIN = (sys.executable, 'stand_in.py'); main('demo')"
+    )
     process = start(
         tmp_path, "-c", start_demo, "--resume", "SOLVER.BASE_LR", "1", FASTREID_DATASETS="a b"
     )
@@ -81,7 +84,7 @@ def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
     )
     arguments = (tmp_path / "started").read_text().split()
     assert arguments == [
-        *("--config-file", "configs/pretraining-demo.yml", "--resume"),
+        *("train", "--config-file", str(RECIPES / "pretraining-demo.yml"), "--resume"),
         *("SOLVER.BASE_LR", "1", "OUTPUT_DIR", "logs/demo/pretraining"),
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from metabin_plugin.cli import manifest as make_manifest
+from metabin_plugin.cli.main import execute
 from metabin_plugin.data import ManifestDataset
 from metabin_plugin.data.lookup import build_dataset
 from metabin_plugin.data.photographs.photograph import Photograph
@@ -49,7 +49,7 @@ def rows(manifest: Path) -> list[dict[str, str]]:
 def make(folder: Path, *arguments: str) -> Path:
     """Run the tool on photographs; the manifest."""
     output = folder.parent / "own.csv"
-    make_manifest.main([str(folder), "--output", str(output), *arguments])
+    execute(["manifest", str(folder), "--output", str(output), *arguments])
     return output
 
 
@@ -294,7 +294,7 @@ def test_paths_are_right_through_links(
         "up": ("deep/../deep/er/photos", "out/../own.csv"),
     }[kind]
     arguments = [folder, "--output", output, "--config", output.replace("csv", "yml")]
-    make_manifest.main(arguments)
+    execute(["manifest", *arguments])
     paths_hold(Path(output), photos, 48)
     assert read_config(output.replace("csv", "yml"), []).DATASETS.NAMES
 
@@ -381,7 +381,7 @@ def test_a_manifest_among_its_photographs_reads_names_with_spaces(
 ) -> None:
     photograph(tmp_path, " a/1.jpg", "b/1.jpg")
     monkeypatch.chdir(tmp_path)
-    make_manifest.main([".", "--output", "own.csv", "--hold-out", "0"])
+    execute(["manifest", ".", "--output", "own.csv", "--hold-out", "0"])
     assert len(_train(tmp_path / "own.csv")) == 2
 
 

@@ -82,7 +82,7 @@ def test_photographs_become_a_network_that_finds_people(tmp_path: Path) -> None:
     manifest, check, train, evaluation, index, query, visual, export, compared = said
 
     assert "Pillow does not read; convert them to JPEG (yard/Jörg 3/IMG_9.HEIC)" in manifest
-    assert "next: python tools/check_datasets.py --config-file shop.yml" in manifest
+    assert "next: metabin check --config-file shop.yml" in manifest
     assert "shop.csv: 1 lines of images that cannot be read were taken out" in check
     assert "0 problem(s)" in check
     assert "mtest_loss_triplet" in train

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metabin_plugin.cli import plot_gate_gradients
+from metabin_plugin.cli.plot import by_iteration
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.meta import split_domains
@@ -188,10 +188,10 @@ def checkpoint_at(path: Path, iteration: int | None) -> Path:
 def test_checkpoints_are_ordered_by_iteration(tmp_path: Path) -> None:
     late, early = checkpoint_at(tmp_path / "a.pth", 20), checkpoint_at(tmp_path / "b.pth", 3)
     unknown = checkpoint_at(tmp_path / "c.pth", None)
-    assert list(plot_gate_gradients.by_iteration([late, early]).items()) == [(3, early), (20, late)]
-    assert plot_gate_gradients.by_iteration([unknown]) == {0: unknown}
+    assert list(by_iteration([late, early]).items()) == [(3, early), (20, late)]
+    assert by_iteration([unknown]) == {0: unknown}
     assert iteration_of([]) is None
     with pytest.raises(FigureError, match="does not say its iteration"):
-        plot_gate_gradients.by_iteration([late, unknown])
+        by_iteration([late, unknown])
     with pytest.raises(FigureError, match="are both of iteration 20"):
-        plot_gate_gradients.by_iteration([late, late])
+        by_iteration([late, late])

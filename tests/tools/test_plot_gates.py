@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metabin_plugin.cli import plot_gates
+from metabin_plugin.cli.main import execute
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.report.files import FigureError
 from metabin_plugin.report.gates import (
@@ -61,7 +61,7 @@ def test_the_tables_have_every_layer_and_part(tmp_path: Path) -> None:
     first = write_checkpoint(tmp_path / "a.pth", [0.0, 1.0], [0.5, 1.0, 0.96], [1.0], [0.8])
     second = write_checkpoint(tmp_path / "b.pth", [1.0, 1.0])
     figure = tmp_path / "new" / "gates.png"
-    plot_gates.main([str(first), str(second), "--output", str(figure)])
+    execute(["plot", "gates", str(first), str(second), "--output", str(figure)])
 
     assert figure.read_bytes().startswith(b"\x89PNG")
     layers = read_table(figure.with_suffix(".csv"))
@@ -101,16 +101,16 @@ def test_labels_tell_networks_apart(tmp_path: Path) -> None:
         write_checkpoint(tmp_path / name / "model_final.pth", [1.0])
     paths = [str(tmp_path / name / "model_final.pth") for name in ("bin", "metabin")]
     figure = tmp_path / "gates.svg"
-    plot_gates.main([*paths, "--output", str(figure)])
+    execute(["plot", "gates", *paths, "--output", str(figure)])
     names = [row["network"] for row in read_table(tmp_path / "gates.csv")]
     assert names == ["bin/model_final", "metabin/model_final"]
-    plot_gates.main([*paths, "--output", str(figure), "--labels", "BIN", "MetaBIN"])
+    execute(["plot", "gates", *paths, "--output", str(figure), "--labels", "BIN", "MetaBIN"])
     assert [row["network"] for row in read_table(tmp_path / "gates.csv")] == ["BIN", "MetaBIN"]
     for labels in (["BIN"], ["BIN", "BIN"]):
         with pytest.raises(FigureError, match="--labels"):
-            plot_gates.main([*paths, "--output", str(figure), "--labels", *labels])
+            execute(["plot", "gates", *paths, "--output", str(figure), "--labels", *labels])
     with pytest.raises(FigureError, match="comes twice"):
-        plot_gates.main([paths[0], paths[0], "--output", str(figure)])
+        execute(["plot", "gates", paths[0], paths[0], "--output", str(figure)])
 
 
 def test_checkpoints_without_usable_gates_are_refused(tmp_path: Path) -> None:

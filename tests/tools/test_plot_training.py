@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metabin_plugin.cli import plot_training
+from metabin_plugin.cli.main import execute
 from metabin_plugin.report.files import FigureError
 from metabin_plugin.report.training import USUAL, chosen_names, read_scalars
 
@@ -73,7 +73,7 @@ def test_runs_are_compared_in_one_table(tmp_path: Path) -> None:
     first = write_log(tmp_path / "bn", '{"iteration": 9, "lr": 0.5}', '{"iteration": 4, "lr": 1}')
     second = write_log(tmp_path / "bin", '{"iteration": 4, "lr": 2, "inner_lr": 0.1}')
     figure = tmp_path / "curves.png"
-    plot_training.main([str(first), str(second), "--output", str(figure)])
+    execute(["plot", "training", str(first), str(second), "--output", str(figure)])
     assert figure.read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "curves.csv").open(newline="") as file:
         rows = list(csv.reader(file))

@@ -6,19 +6,17 @@ import csv
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from metabin_plugin.cli import plot_embeddings, plot_gate_gradients, plot_gates, plot_training
+from metabin_plugin.cli.main import execute
 from metabin_plugin.engine import MetaBINTrainer, read_config
 from metabin_plugin.errors import MetaBINError
 from tests.engine.tiny_data import CONFIGS, tiny_options
 
 ROOT = Path(__file__).parents[2]
-Main = Callable[[Sequence[str]], None]
 SMALL = ("DATALOADER.NUM_WORKERS", "0")
 
 
@@ -53,7 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.slow
 def test_gates_of_two_trainings(runs: dict[str, Path], tmp_path: Path) -> None:
     paths = [runs[name] / "model_final.pth" for name in ("joint", "metabin")]
-    plot_gates.main([*map(str, paths), "--output", str(tmp_path / "gates.png")])
+    execute(["plot", "gates", *map(str, paths), "--output", str(tmp_path / "gates.png")])
     rows = read_table(tmp_path / "gates.csv")
     assert [row["network"] for row in rows] == ["joint/model_final"] * 20 + [
         "metabin/model_final"
@@ -99,9 +97,8 @@ def test_gradients_of_a_jointly_trained_network(runs: dict[str, Path], tmp_path:
     output = tmp_path / "gradients.png"
     losses = ["METABIN.META_TRAIN_LOSSES", "('CrossEntropyLoss',)"]
     weights = runs["joint"] / "model_final.pth"
-    plot_gate_gradients.main(
-        [str(weights), "--batches", "1", "--output", str(output), "--opts", *SMALL, *losses]
-    )
+    few = ["--batches", "1", "--output", str(output), "--opts", *SMALL, *losses]
+    execute(["plot", "gate-gradients", str(weights), *few])
     (row,) = read_table(tmp_path / "gradients.csv")
     assert row["term"] == "cls" and row["iteration"] == "4" and row["std_of_positive"] == "nan"
 
@@ -133,7 +130,7 @@ def test_embeddings_of_two_networks(runs: dict[str, Path], tmp_path: Path) -> No
 @pytest.mark.slow
 def test_curves_of_two_trainings(runs: dict[str, Path], tmp_path: Path) -> None:
     folders = [str(runs[name]) for name in ("joint", "metabin")]
-    plot_training.main([*folders, "--output", str(tmp_path / "curves.png")])
+    execute(["plot", "training", *folders, "--output", str(tmp_path / "curves.png")])
     rows = read_table(tmp_path / "curves.csv")
     scalars = {run: {r["scalar"] for r in rows if r["run"] == run} for run in ("joint", "metabin")}
     assert {"total_loss", "loss_cls", "lr", "mAP"} <= scalars["joint"]
@@ -148,9 +145,9 @@ def test_what_users_get_wrong_is_said_in_one_sentence(
     weights = str(runs["metabin"] / "model_final.pth")
     alone = tmp_path / "alone.pth"
     shutil.copy(weights, alone)
-    gradients, embeddings = plot_gate_gradients.main, plot_embeddings.main
-    wrong: list[tuple[str, Main, list[str]]] = [
-        ("cannot be read", plot_gates.main, [str(tmp_path / "absent.pth")]),
+    gradients, embeddings = "gate-gradients", "embeddings"
+    wrong: list[tuple[str, str, list[str]]] = [
+        ("cannot be read", "gates", [str(tmp_path / "absent.pth")]),
         ("has no config.yaml beside it", gradients, [str(alone)]),
         ("--batches is 0", gradients, [weights, "--batches", "0"]),
         ("no gates", gradients, [weights, "--opts", "MODEL.BACKBONE.NORM", "BN"]),
@@ -159,9 +156,9 @@ def test_what_users_get_wrong_is_said_in_one_sentence(
         ("--identities is -1", embeddings, [weights, "--identities", "-1"]),
         ("DATASETS.TESTS is empty", embeddings, [weights, "--opts", "DATASETS.TESTS", "()"]),
     ]
-    for words, main, arguments in wrong:
+    for words, figure, (checkpoint, *more) in wrong:
         with pytest.raises(MetaBINError, match=words):
-            main([*arguments[:1], "--output", str(tmp_path / "x.png"), *arguments[1:]])
+            execute(["plot", figure, checkpoint, "--output", str(tmp_path / "x.png"), *more])
     done = command("plot_training.py", tmp_path, "--output", tmp_path / "x.png")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "metrics.json cannot be read" in done.stderr

@@ -93,11 +93,15 @@ SEARCH_BENCH = "tests/tools/test_search.py::test_the_bench_measures_every_kind"
 GPU_BENCHMARK = "tests/tools/test_benchmark_gpu.py::test_every_part_measures_on_a_cpu"
 THIS_TEST, OTHER_SEEDS = "test_a_command_does_what_the_readme_says", "logs/demo2"
 METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
+WHEEL = "tests/cli/test_wheel.py"
 
 # For each command the first entry whose pattern its text starts with. A new command of a README
 # needs an entry here, unless one fits it.
 TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"pip install |make |export \w+=", Installation()),
+    (r"metabin train", Elsewhere(f"{WHEEL}::test_a_recipe_is_trained_by_its_name")),
+    (r"metabin eval", Elsewhere(f"{WHEEL}::test_photographs_become_a_network_that_finds_people")),
+    (r"metabin demo", Elsewhere(f"{WHEEL}::test_the_demo_needs_no_repository")),
     (r"python tools/.*\bshop\.(csv|yml|index|onnx)", Elsewhere(NEWCOMER)),
     (r"torchrun .*tools/train_net\.py", Elsewhere(TORCHRUN)),
     (r"python tools/extract_cuhk03\.py", Elsewhere(CUHK03)),
@@ -119,7 +123,7 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/export_onnx\.py", Run(tiny, ("model.onnx",))),
     (r"python tools/search\.py index", Run(tiny, ("photos.index",))),
     (r"python tools/search\.py query", Run(words(), ("found.csv", "found.png"))),
-    (r"python tools/search\.py bench", Elsewhere(SEARCH_BENCH)),
+    (r"python tools/benchmark\.py search", Elsewhere(SEARCH_BENCH)),
     (r"python tools/benchmark\.py gpu", Elsewhere(GPU_BENCHMARK)),
     (r"python tools/visualize\.py", Run(tiny, ("ranked.png", "ranked.csv"))),
     (r"python tools/plot_gates\.py", Run(words(), ("gates.png", "gates.csv"))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import functools
 import json
@@ -22,15 +23,16 @@ import torch.nn.functional as F
 from fastreid.evaluation import inference_on_dataset
 from PIL import Image
 
-from metabin_plugin.cli import bench, search
+from benchmarks import search as bench
+from benchmarks.report import to_json
 from metabin_plugin.cli import index as index_command
+from metabin_plugin.cli.main import execute
 from metabin_plugin.engine import MetaBINTrainer, trained_network
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 from metabin_plugin.evaluation import RankingEvaluator
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.features import Describer, restored_config
 from metabin_plugin.search.index_file import read_gallery
-from metabin_plugin.search.synthetic import NOISE, SUBSPACE, draw_vectors
 from metabin_plugin.search.vectors import Parts
 from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
 
@@ -106,7 +108,7 @@ def test_a_folder_is_indexed_and_asked(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "g.index"
-    search.main(trained.index(output, trained.images))
+    execute(trained.index(output, trained.images))
     assert "16 vectors of 512, flat (exact)" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["g.index"]
 
@@ -136,7 +138,7 @@ def test_a_folder_is_indexed_and_asked(
 def test_galleries_of_every_kind(trained: Trained, tmp_path: Path) -> None:
     manifest = trained.folder / "target.csv"
     for gallery, count in ((trained.images, 16), (manifest, 12)):
-        search.main(trained.index(tmp_path / "g.index", gallery, "--kind", "ivf", "--lists", "2"))
+        execute(trained.index(tmp_path / "g.index", gallery, "--kind", "ivf", "--lists", "2"))
         read = read_gallery(tmp_path / "g.index")
         assert read.index.ntotal == len(read.names) == count and read.index.nlist == 2
         assert os.path.isfile(read.path(0))
@@ -144,7 +146,7 @@ def test_galleries_of_every_kind(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.images, tmp_path / "moved")
     arguments = ["query", str(tmp_path / "g.index"), str(trained.images), "--probes", "2"]
     arguments += ["--gallery-folder", str(tmp_path / "moved"), "--output", str(tmp_path / "f.csv")]
-    search.main([*arguments, "--sheet", str(tmp_path / "s.png"), "--sheet-rows", "3"])
+    execute([*arguments, "--sheet", str(tmp_path / "s.png"), "--sheet-rows", "3"])
     rows = read_rows(tmp_path / "f.csv")
     assert len(rows) == 16 * 10
     assert all(row["path"].startswith(str(tmp_path / "moved")) for row in rows)
@@ -162,13 +164,13 @@ def test_hostile_input_gets_a_sentence(
     # The second of a batch: what stands in for it must have all that the first one has.
     (images / "0_1.png").write_bytes(b"no image")
     with pytest.raises(SearchError, match=r"0_0\.png is not an image.*, or .*--skip-unreadable"):
-        search.main(trained.index(index, images))
+        execute(trained.index(index, images))
     assert not index.exists()
     (images / "0_0.png").unlink()
     with pytest.raises(SearchError, match=r"0_1\.png is not an image"):
-        search.main(trained.index(index, images))
+        execute(trained.index(index, images))
     (images / "3.HEIC").write_bytes(b"no image")
-    search.main(trained.index(index, images, "--skip-unreadable"))
+    execute(trained.index(index, images, "--skip-unreadable"))
     said = capsys.readouterr().err
     assert "left out: Image" in said and "0_1.png is not an image" in said
     assert "1_0.png is empty" in said
@@ -203,7 +205,7 @@ def test_hostile_input_gets_a_sentence(
     ]
     for kind, words, arguments in wrong:
         with pytest.raises(kind, match=words):
-            search.main(arguments)
+            execute(arguments)
     assert not (tmp_path / "f.csv").exists()
 
 
@@ -232,7 +234,7 @@ def test_a_stopped_index_goes_on(
     goes_on = False
     monkeypatch.setattr(Describer, "describe", stopping)
     with pytest.raises(SystemExit) as stopped:
-        search.main(arguments)
+        execute(arguments)
     assert stopped.value.code == 128 + signal.SIGTERM
     said = capsys.readouterr().err
     assert "stopped; features of 6 of 16 images are in" in said
@@ -240,10 +242,10 @@ def test_a_stopped_index_goes_on(
     assert [path.name for path in tmp_path.iterdir()] == ["g.index.parts"]
 
     goes_on = True
-    search.main(arguments)
+    execute(arguments)
     assert described == [str(path) for path in sorted(trained.images.iterdir())]
     assert [path.name for path in tmp_path.iterdir()] == ["g.index"]
-    search.main(trained.index(tmp_path / "straight.index", trained.images))
+    execute(trained.index(tmp_path / "straight.index", trained.images))
     resumed, straight = (
         read_gallery(tmp_path / name).index.reconstruct_n(0, 16)
         for name in ("g.index", "straight.index")
@@ -259,9 +261,9 @@ def test_ready_features_are_indexed_and_asked(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("\n".join(f"item {n}" for n in range(50)) + "\n")
     index, found = tmp_path / "g.index", tmp_path / "f.csv"
     base = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)]
-    search.main([*base, "--ids", str(tmp_path / "ids.txt"), "--metric", "euclidean"])
+    execute([*base, "--ids", str(tmp_path / "ids.txt"), "--metric", "euclidean"])
     ask = ["query", str(index), str(tmp_path / "q.npy"), "--output", str(found)]
-    search.main([*ask, "--top", "4"])
+    execute([*ask, "--top", "4"])
     rows = read_rows(found)
     distances = ((queries[:, None] - gallery) ** 2).sum(-1)
     order = np.argsort(distances, 1)[:, :4]
@@ -278,7 +280,7 @@ def test_features_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("one\ntwo\n")
     index = tmp_path / "g.index"
     base = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)]
-    search.main(base)
+    execute(base)
     ask = ["query", str(index), "--output", str(tmp_path / "f.csv")]
     Image.new("RGB", (4, 8)).save(tmp_path / "image.png")
     wrong = [
@@ -299,7 +301,7 @@ def test_features_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ]
     for words, arguments in wrong:
         with pytest.raises(SearchError, match=words):
-            search.main(arguments)
+            execute(arguments)
 
 
 def test_gpus_train_add_and_answer_where_faiss_has_them(
@@ -316,9 +318,9 @@ def test_gpus_train_add_and_answer_where_faiss_has_them(
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
     np.save(tmp_path / "g.npy", np.eye(5))
     index = str(tmp_path / "g.index")
-    search.main(["index", "--features", str(tmp_path / "g.npy"), "--output", index, "--gpu"])
+    execute(["index", "--features", str(tmp_path / "g.npy"), "--output", index, "--gpu"])
     ask = ["query", index, str(tmp_path / "g.npy"), "--gpu"]
-    search.main([*ask, "--output", str(tmp_path / "f.csv"), "--top", "1"])
+    execute([*ask, "--output", str(tmp_path / "f.csv"), "--top", "1"])
     assert calls == ["index_cpu_to_all_gpus", "index_gpu_to_cpu", "index_cpu_to_all_gpus"]
     assert [row["path"] for row in read_rows(tmp_path / "f.csv")] == list("01234")
 
@@ -351,17 +353,17 @@ def test_recall_is_the_share_of_exact_neighbours() -> None:
 
 
 def test_the_bench_measures_every_kind(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def here(function: Callable[..., Any], *args: Any) -> tuple[Any, int]:
         return function(*args), 2**27
 
     monkeypatch.setattr(bench, "measure_apart", here)
-    output = tmp_path / "bench.json"
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
     size = ["--vectors", "3000", "--dimension", "32", "--queries", "50"]
-    search.main(["bench", *size, "--json", str(output)])
-    content = json.loads(output.read_text())
-    flat, ivf, coded = content["indexes"]
+    report = bench.run(parser.parse_args(size))
+    flat, ivf, coded = json.loads(to_json(report, "search", "this machine"))["indexes"]
     assert flat["plan"] == "flat (exact)" and coded["plan"].startswith("ivf-pq")
     assert [setting["recall"] for setting in flat["settings"]] == [1]
     recalls = [setting["recall"] for setting in ivf["settings"]]
@@ -369,24 +371,24 @@ def test_the_bench_measures_every_kind(
     # 3000 vectors of 32 floats, or of 4 bytes, and what the others have beside them.
     assert flat["index_bytes"] == 384_000 < ivf["index_bytes"]
     assert coded["index_bytes"] < flat["index_bytes"] / 3
-    said = capsys.readouterr().out
+    said = report.text()
     for words in ("recall@10", "3,000 vectors of 32, 50 queries", "One person for 10 vectors"):
         assert words in said
     with pytest.raises(SearchError, match="--queries is 0"):
-        search.main(["bench", "--queries", "0"])
+        bench.run(parser.parse_args(["--queries", "0"]))
 
 
 def test_the_drawn_vectors_are_clusters_in_a_subspace(tmp_path: Path) -> None:
-    files = draw_vectors(tmp_path, 2000, 256, 10)
+    files = bench.draw_vectors(tmp_path, 2000, 256, 10)
     gallery, queries = map(np.load, files)
     assert gallery.shape == (2000, 256) and queries.shape == (10, 256)
     # A person's unit vector, and noise of length 0.6.
-    assert (gallery**2).sum(1).mean() == pytest.approx(1 + NOISE**2, rel=0.02)
+    assert (gallery**2).sum(1).mean() == pytest.approx(1 + bench.NOISE**2, rel=0.02)
     spectrum = np.linalg.svd(gallery, compute_uv=False) ** 2
     # All of the persons' variance and a quarter of the noise's.
-    share = (1 + NOISE**2 * SUBSPACE / 256) / (1 + NOISE**2)
-    assert spectrum[:SUBSPACE].sum() / spectrum.sum() == pytest.approx(share, rel=0.05)
+    share = (1 + bench.NOISE**2 * bench.SUBSPACE / 256) / (1 + bench.NOISE**2)
+    assert spectrum[: bench.SUBSPACE].sum() / spectrum.sum() == pytest.approx(share, rel=0.05)
     nearest = np.sort(gallery @ gallery[0])[::-1]
     assert nearest[1] > 0.8 and nearest[100] < 0.6
-    again = np.load(draw_vectors(tmp_path, 2000, 256, 10)[0])
+    again = np.load(bench.draw_vectors(tmp_path, 2000, 256, 10)[0])
     np.testing.assert_array_equal(again, gallery)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from metabin_plugin.cli.query import caption_lines
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.search import vectors
 from metabin_plugin.search.faults import SearchError, check_output, write_csv
 from metabin_plugin.search.features import find_gallery, find_images, find_queries
 from metabin_plugin.search.sheet import FRAME, GAP, GREEN, IMAGE, RED, Tile, draw_sheet, shortened
@@ -274,6 +276,29 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         check_output(tmp_path / "file" / "x.csv", "--output")
     check_output(tmp_path / "new" / "x.csv", "--output")
     assert (tmp_path / "new").is_dir()
+
+
+def test_progress_is_shown_of_long_work_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with vectors.ProgressBar("images described", 10) as bar:
+        bar.update(10)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(vectors, "SECONDS", 0.05)
+    with vectors.ProgressBar("images described", 10, done=4) as bar:
+        time.sleep(0.1)
+        bar.update(3)
+    said = capsys.readouterr().err
+    assert "images described" in said and "7/10" in said
+
+
+def test_progress_chooses_no_start_method() -> None:
+    code = (
+        "import multiprocessing; from metabin_plugin.search.vectors import ProgressBar; "
+        "ProgressBar('', 1).update(); "
+        "assert multiprocessing.get_start_method(allow_none=True) is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,12 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metabin_plugin.cli import search
+from metabin_plugin.cli.main import execute
 from metabin_plugin.search.engine import search_index
 from metabin_plugin.search.faults import SearchError
-from metabin_plugin.search.index_file import MAGIC, Gallery, Header, read_gallery, write_gallery
+from metabin_plugin.search.index_file import (
+    MAGIC,
+    Gallery,
+    Header,
+    Layout,
+    read_gallery,
+    write_gallery,
+)
 from metabin_plugin.search.sheet import Tile, draw_sheet
-from metabin_plugin.search.stored_index import Layout
 from tests.tools.test_search_index import some_gallery
 
 KINDS = ("flat", "ivf", "ivf-pq")
@@ -253,7 +259,7 @@ def test_distances_beyond_all_numbers_are_no_fault_of_the_command(
     index, found = tmp_path / "g.index", tmp_path / "f.csv"
     write_gallery(index, Gallery(Header(metric), ["a", "b"], gallery.index))
     np.save(tmp_path / "q.npy", np.ones((3, 4)))
-    search.main(["query", str(index), str(tmp_path / "q.npy"), "--output", str(found)])
+    execute(["query", str(index), str(tmp_path / "q.npy"), "--output", str(found)])
     assert len(found.read_text().splitlines()) in (1, 1 + 6)
 
 
@@ -282,7 +288,7 @@ def test_no_images_of_another_folder_are_opened_for_an_index(
     monkeypatch.setattr("metabin_plugin.search.sheet.read_rgb", read)
     monkeypatch.chdir(folder)
     command = ["query", str(index), str(folder / "q.npy"), "--output", str(folder / "f.csv")]
-    search.main([*command, *(["--gallery-folder", str(elsewhere)] if is_given else [])])
+    execute([*command, *(["--gallery-folder", str(elsewhere)] if is_given else [])])
     assert bool(opened) is is_given
     assert sheet.exists() is is_given
     assert ("add --gallery-folder" in capsys.readouterr().out) is not is_given

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.search import draw_vectors
 from metabin_plugin.search.engine import build_index, plan_index, search_index, set_probes
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import (
@@ -17,7 +18,6 @@ from metabin_plugin.search.index_file import (
     read_gallery,
     write_gallery,
 )
-from metabin_plugin.search.synthetic import draw_vectors
 from metabin_plugin.search.vectors import Comparable, NpyVectors, sample
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metabin_plugin.cli import ranked
+from metabin_plugin.cli.main import execute
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.evaluation import Images
@@ -101,7 +101,7 @@ def run(folder: Path, *options: str, dataset: str = "target.csv") -> list[dict[s
         torch.save({"model": MetaBINTrainer.build_model(tiny_config(folder)).state_dict()}, weights)
     arguments = ["--config-file", str(CONFIGS / "MetaBIN.yml"), "--dataset", str(folder / dataset)]
     arguments += ["--output", str(folder / "figure" / "ranked.png"), *options]
-    ranked.main([*arguments, *tiny_options(folder), "MODEL.WEIGHTS", str(weights)])
+    execute(["ranked", *arguments, *tiny_options(folder), "MODEL.WEIGHTS", str(weights)])
     with (folder / "figure" / "ranked.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -142,5 +142,5 @@ def test_what_users_get_wrong_is_said_in_one_sentence(tmp_path: Path) -> None:
     arguments = ["--config-file", str(CONFIGS / "MetaBIN.yml"), "--dataset"]
     arguments += [str(tmp_path / "target.csv"), "--output", str(tmp_path / "x.png")]
     with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is empty"):
-        ranked.main([*arguments, *tiny_options(tmp_path)])
+        execute(["ranked", *arguments, *tiny_options(tmp_path)])
     assert weights.exists() and not (tmp_path / "x.png").exists()

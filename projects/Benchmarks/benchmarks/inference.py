@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import keep_memory, times_in_turns
 from benchmarks.report import Arm, Report
-from benchmarks.setting import (
+from benchmarks.training import (
     BATCH_NORM,
     METABIN,
     Setting,

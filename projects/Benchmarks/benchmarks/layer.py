@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import keep_memory, times_in_turns
 from benchmarks.report import Case, Comparison, Results
-from benchmarks.setting import BACKBONES, Numbers, Shape, add_device, add_images, norm_shapes
+from benchmarks.training import BACKBONES, Numbers, Shape, add_device, add_images, norm_shapes
 from metabin_plugin.norm import NORM_FORMS, BatchInstanceNorm2d, set_norm_form
 
 BATCH_NORM, NAIVE = "nn.BatchNorm2d", "BN + IN + mix"

@@ -18,15 +18,19 @@ from typing import Any
 
 from benchmarks.measuring import time_once
 from benchmarks.report import Case, Comparison
-from benchmarks.setting import (
+from benchmarks.training import (
+    BASE,
+    META,
     METABIN,
+    SIZE,
     Numbers,
     Setting,
     add_training_arguments,
     read_setting,
     training_config,
+    trainings,
+    write_domains,
 )
-from benchmarks.training import BASE, META, SIZE, trainings, write_domains
 from metabin_plugin.engine import MetaBINTrainer
 
 TRAINING = "training takes"

@@ -1,4 +1,8 @@
-"""Time and memory of a piece of work, and the machine on which they were measured."""
+"""Time and memory of a piece of work, and the machine on which they were measured.
+
+``torch.utils.benchmark.Timer`` is not used: asked for one run it makes three, and an iteration of a
+training, a loader's batch or a minute of ranking is run as often as it is asked for.
+"""
 
 from __future__ import annotations
 

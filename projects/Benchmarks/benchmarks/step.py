@@ -12,8 +12,15 @@ from dataclasses import replace
 
 from benchmarks.measuring import compilations, times_in_turns
 from benchmarks.report import Arm, Report
-from benchmarks.setting import ARMS, add_training_arguments, read_setting
-from benchmarks.training import BASE, DATA, PARTS, trainings
+from benchmarks.training import (
+    ARMS,
+    BASE,
+    DATA,
+    PARTS,
+    add_training_arguments,
+    read_setting,
+    trainings,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,18 @@
-"""The two trainings that are compared, by the project's own trainer on images in files."""
+"""The trainings that are compared: their setting, their data, and their iterations one by one.
+
+They are run by the project's own trainer, on images in files.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,16 +20,109 @@ from typing import Any
 import numpy as np
 import torch
 from fastreid.config import CfgNode
+from fastreid.modeling.backbones import build_backbone
 from fastreid.utils.events import EventStorage
 from PIL import Image
+from torch import Tensor, nn
 
 from benchmarks.measuring import time_once
-from benchmarks.setting import ARMS, Setting, training_config
-from metabin_plugin.engine import MetaBINTrainer
+from metabin_plugin.engine import MetaBINTrainer, read_config
 
+CONFIG = str(Path(__file__).resolve().parents[3] / "configs" / "MetaBIN.yml")
+Shape = tuple[int, ...]
+
+# KEY VALUE pairs on top of the paper's config; ResNet-18 is for a quick look.
+BACKBONES: dict[str, list[str]] = {
+    "mobilenetv2": ["MODEL.BACKBONE.DEPTH", "1.4x", "MODEL.BACKBONE.FEAT_DIM", "1792"],
+    "resnet50": [
+        *("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+        *("MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", "2048"),
+    ],
+    "resnet18": [
+        *("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+        *("MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512"),
+    ],
+}
+BATCH_NORM, METABIN = ARMS = ("batch normalization", "MetaBIN")
+# What makes the paper's config one of plain training with batch normalization.
+_BATCH_NORM = [
+    *("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.BACKBONE.NORM", "BN"),
+    *("METABIN.HOOKS", "()"),
+]
+# Arguments that set a key of the config to True.
+SWITCHES = {
+    "channels_last": "METABIN.CHANNELS_LAST",
+    "compile": "METABIN.COMPILE",
+    "amp": "SOLVER.AMP.ENABLED",
+}
+DATA, BASE, META = PARTS = ("waiting for data", "base step", "meta step")
 DOMAINS, IDENTITIES, IMAGES = 5, 16, 4
 # Market-1501's; height, width.
 SIZE = (128, 64)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the trainings that are compared have in common.
+
+    Attributes:
+        backbone: a key of ``BACKBONES``.
+        size: height and width of the images that the network gets.
+        batch: images of a base step, and of a meta step.
+        device: "cpu" or "cuda".
+        workers: processes that load images; 0 for none.
+        switches: those of ``SWITCHES`` that are on.
+        options: further KEY VALUE pairs.
+    """
+
+    backbone: str
+    size: tuple[int, int]
+    batch: int
+    device: str
+    workers: int
+    switches: tuple[str, ...]
+    options: tuple[str, ...]
+
+    def __str__(self) -> str:
+        height, width = self.size
+        words = f"{self.backbone}, {height}x{width}, batch {self.batch}, {self.device}"
+        return " ".join([words, *self.options])
+
+    def arm(self, name: str) -> str:
+        """Name in a table for one of ``ARMS`` at this setting."""
+        return ", ".join([name, *self.switches])
+
+
+def training_config(setting: Setting, arm: str, manifests: Sequence[str], folder: Path) -> CfgNode:
+    """The paper's config at a setting, with random initial weights.
+
+    Args:
+        setting: what to train.
+        arm: one of ``ARMS``.
+        manifests: names of the training data.
+        folder: existing folder for the trainer's files.
+    """
+    options = {
+        "MODEL.DEVICE": setting.device,
+        "MODEL.BACKBONE.PRETRAIN": "False",
+        "METABIN.SEED": "0",
+        "METABIN.FIRST_BASE_UPDATES": "1",
+        # An epoch that does not end, so that nothing but iterations is measured.
+        "METABIN.ITERS_PER_EPOCH": "1000000",
+        "DATASETS.NAMES": str(tuple(manifests)),
+        "DATASETS.TESTS": "()",
+        "DATALOADER.NUM_WORKERS": str(setting.workers),
+        "INPUT.SIZE_TRAIN": str(list(setting.size)),
+        "INPUT.SIZE_TEST": str(list(setting.size)),
+        "SOLVER.AMP.ENABLED": "False",
+        "SOLVER.IMS_PER_BATCH": str(setting.batch),
+        "TEST.EVAL_PERIOD": "0",
+        "OUTPUT_DIR": str(folder),
+    }
+    options |= {SWITCHES[name]: "True" for name in setting.switches}
+    pairs = [part for pair in options.items() for part in pair]
+    plain = _BATCH_NORM if arm == BATCH_NORM else []
+    return read_config(CONFIG, [*BACKBONES[setting.backbone], *pairs, *plain, *setting.options])
 
 
 def write_domains(folder: Path, size: tuple[int, int] = SIZE) -> list[str]:
@@ -59,9 +158,6 @@ def _draw(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     smooth = np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC))
     noisy = smooth + random.normal(0, 6, (height, width, 1))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-
-
-DATA, BASE, META = PARTS = ("waiting for data", "base step", "meta step")
 
 
 def quiet_log() -> None:
@@ -173,3 +269,116 @@ def trainings(
         finally:
             for training in started.values():
                 training.close()
+
+
+def norm_shapes(backbone: str, size: Sequence[int], batch: int) -> dict[Shape, int]:
+    """The feature maps that a backbone normalizes.
+
+    Args:
+        backbone: a key of ``BACKBONES``.
+        size: height and width of the images.
+        batch: number of images.
+
+    Returns:
+        Each shape (N, C, H, W), and how many layers get it; the layers are 53 with both networks
+        of the paper.
+    """
+    options = ["MODEL.BACKBONE.PRETRAIN", "False", "MODEL.BACKBONE.NORM", "BN"]
+    cfg = read_config(CONFIG, [*BACKBONES[backbone], *options])
+    shapes: Counter[Shape] = Counter()
+
+    def count(_layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        shapes[tuple(inputs[0].shape)] += 1
+
+    # Without memory and arithmetic: only the shapes are asked for.
+    with torch.device("meta"):
+        network = build_backbone(cfg)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.register_forward_pre_hook(count)
+        network(torch.empty((batch, 3, *size)))
+    return dict(shapes)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``: a GPU where there is one, unless told otherwise."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=found)
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """``--size`` and ``--batch`` of the images; the paper's by default."""
+    parser.add_argument(
+        "--size", type=Numbers("x", 2), default=(256, 128), help="HEIGHTxWIDTH (default: 256x128)"
+    )
+    parser.add_argument("--batch", type=int, default=80, help="images (default: %(default)s)")
+
+
+class Numbers:
+    """Reads positive whole numbers, as argparse's ``type``.
+
+    Args:
+        separator: between two numbers.
+        count: how many there have to be.
+    """
+
+    def __init__(self, separator: str, count: int) -> None:
+        self._separator, self._count = separator, count
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        """Return the numbers.
+
+        Raises:
+            argparse.ArgumentTypeError: they are others, or other than numbers.
+        """
+        parts = text.split(self._separator)
+        if len(parts) != self._count or not all(p.isdecimal() and int(p) > 0 for p in parts):
+            form = self._separator.join(["N"] * self._count)
+            raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
+        return tuple(map(int, parts))
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a setting that evaluation has too."""
+    parser.add_argument("--backbone", choices=BACKBONES, default="mobilenetv2")
+    add_images(parser)
+    add_device(parser)
+    parser.add_argument("--form", help="METABIN.NORM_FORM, for example plain")
+    _add_switch(parser, "channels_last")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """All arguments of a setting."""
+    add_network_arguments(parser)
+    _add_switch(parser, "compile")
+    _add_switch(parser, "amp")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="loader processes of each training (default: 0 on a CPU, so that none works in "
+        "another's turn, 8 on a GPU)",
+    )
+
+
+def _add_switch(parser: argparse.ArgumentParser, name: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    parser.add_argument(option, action="store_true", help=f"{SWITCHES[name]} True")
+
+
+def read_setting(args: argparse.Namespace) -> Setting:
+    """The setting that the arguments ask for."""
+    switches = tuple(name for name in SWITCHES if getattr(args, name, False))
+    options = ["METABIN.NORM_FORM", args.form] if args.form else []
+    workers = getattr(args, "workers", None)
+    if workers is None:
+        workers = 8 if args.device == "cuda" else 0
+    return Setting(
+        args.backbone,
+        args.size,
+        args.batch,
+        args.device,
+        workers,
+        switches,
+        (*options, *args.opts),
+    )

@@ -12,8 +12,7 @@ import torch
 
 from benchmarks.measuring import measure_apart
 from benchmarks.report import Arm, Report
-from benchmarks.setting import ARMS, Setting, add_training_arguments, read_setting
-from benchmarks.training import trainings
+from benchmarks.training import ARMS, Setting, add_training_arguments, read_setting, trainings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

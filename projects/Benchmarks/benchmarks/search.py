@@ -1,21 +1,22 @@
-"""Measure flat, ivf and ivf-pq on synthetic vectors: time, memory, and recall@10 against flat.
+"""The search: flat, ivf and ivf-pq on drawn vectors: time, memory, and recall@10 against flat.
 
-Each kind is built and asked in a process of its own, from a temporary file of the vectors.
+Each kind is built and asked in a process of its own, from a temporary file of the vectors. They lie
+as the features of people do: in clusters, in few of many dimensions.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.measuring import describe, measure_apart
+from benchmarks.measuring import measure_apart
 from metabin_plugin.search.engine import (
     KINDS,
     build_index,
@@ -25,14 +26,23 @@ from metabin_plugin.search.engine import (
     search_index,
     set_probes,
 )
-from metabin_plugin.search.faults import SearchError, check_output, load_faiss, write_file
-from metabin_plugin.search.stored_index import Layout
-from metabin_plugin.search.synthetic import DESCRIPTION, draw_vectors
-from metabin_plugin.search.vectors import Comparable, NpyVectors
+from metabin_plugin.search.faults import SearchError, load_faiss
+from metabin_plugin.search.index_file import Layout
+from metabin_plugin.search.vectors import ROWS, Comparable, NpyVectors
 
 TOP = 10
 ALONE = 100  # queries that are asked one by one
 METRIC = "cosine"
+
+IMAGES_PER_PERSON = 10
+SUBSPACE = 64
+NOISE = 0.6
+
+DESCRIPTION = (
+    f"One person for {IMAGES_PER_PERSON} vectors, drawn for each vector at random. A person is a "
+    f"direction at random in a subspace of {SUBSPACE} dimensions, an image that unit vector plus "
+    f"Gaussian noise of length {NOISE} in all dimensions. Queries are further images."
+)
 
 
 @dataclass(frozen=True)
@@ -71,29 +81,75 @@ class Measured:
     settings: list[Setting]
 
 
+@dataclass(frozen=True)
+class Report:
+    """All kinds.
+
+    Attributes:
+        vectors, dimension, queries: what was searched.
+        idle_bytes: largest resident memory of a process that does nothing.
+        indexes: the kinds.
+    """
+
+    vectors: int
+    dimension: int
+    queries: int
+    idle_bytes: int
+    indexes: list[Measured]
+
+    def text(self) -> str:
+        """What is printed: a table in Markdown, and what the vectors are."""
+        idle = f"{self.idle_bytes / 2**20:,.0f} MiB are those of a process that does nothing."
+        return f"{self._table()}\n\n{DESCRIPTION}\nOf the peak memory, {idle}"
+
+    def content(self) -> dict[str, Any]:
+        """All that was measured, for JSON."""
+        return {"data": DESCRIPTION, **asdict(self)}
+
+    def _table(self) -> str:
+        rows = []
+        for one in self.indexes:
+            built = [
+                one.plan,
+                f"{one.build_s:.1f}",
+                f"{one.index_bytes / 2**20:,.0f}",
+                f"{one.peak_bytes / 2**20:,.0f}",
+            ]
+            for way in one.settings:
+                times = [f"{way.alone_ms:.2f}", f"{way.batch_ms:.3f}", f"{way.recall:.3f}"]
+                rows.append([*built, way.probes or "", *times])
+                built = [""] * len(built)
+        headers = (
+            *("index", "build, s", "index, MiB", "peak memory, MiB", "searched lists"),
+            *("query alone, ms", f"of {self.queries:,} at once, ms", f"recall@{TOP}"),
+        )
+        title = f"{self.vectors:,} vectors of {self.dimension}, {self.queries:,} queries"
+        return f"{title}\n\n{tabulate(rows, headers, tablefmt='pipe', disable_numparse=True)}"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """The benchmark's own arguments."""
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=512)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--gpu", action="store_true", help="use Faiss's GPUs")
-    parser.add_argument("--json", type=Path, help="file for machine, settings and all numbers")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Draw, measure, print."""
+def run(args: argparse.Namespace) -> Report:
+    """Draw and measure.
+
+    Raises:
+        SearchError: a number is too small, or Faiss or its GPUs are not there.
+    """
     load_faiss()
     if args.gpu:
         check_gpu()
     for name in ("vectors", "dimension", "queries"):
         if getattr(args, name) < 1:
             raise SearchError(f"--{name} is {getattr(args, name)}; give at least 1")
-    if args.json:
-        check_output(args.json, "--json")
     for kind in args.kinds:
         plan_index(args.vectors, args.dimension, kind)
-    machine = describe()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw_vectors(folder, args.vectors, args.dimension, args.queries)
@@ -102,19 +158,9 @@ def run(args: argparse.Namespace) -> None:
         for kind in args.kinds:
             if kind not in measured:
                 measured[kind] = _measure(folder, kind, args.gpu)
-    found = [measured[kind] for kind in args.kinds]
     idle = measure_apart(load_faiss_only)[1]
-    print(f"{machine}\n\n{_table(args, found)}\n\n{DESCRIPTION}")
-    print(f"Of the peak memory, {idle / 2**20:,.0f} MiB are those of a process that does nothing.")
-    if args.json:
-        content = {
-            "machine": machine,
-            "data": DESCRIPTION,
-            **{name: getattr(args, name) for name in ("vectors", "dimension", "queries")},
-            "idle_bytes": idle,
-            "indexes": [asdict(one) for one in found],
-        }
-        write_file(args.json, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    found = [measured[kind] for kind in args.kinds]
+    return Report(args.vectors, args.dimension, args.queries, idle, found)
 
 
 def load_faiss_only() -> None:
@@ -187,22 +233,34 @@ def recall(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sum(hits) / exact.size)
 
 
-def _table(args: argparse.Namespace, found: list[Measured]) -> str:
-    rows = []
-    for one in found:
-        built = [
-            one.plan,
-            f"{one.build_s:.1f}",
-            f"{one.index_bytes / 2**20:,.0f}",
-            f"{one.peak_bytes / 2**20:,.0f}",
-        ]
-        for way in one.settings:
-            times = [f"{way.alone_ms:.2f}", f"{way.batch_ms:.3f}", f"{way.recall:.3f}"]
-            rows.append([*built, way.probes or "", *times])
-            built = [""] * len(built)
-    headers = (
-        *("index", "build, s", "index, MiB", "peak memory, MiB", "searched lists"),
-        *("query alone, ms", f"of {args.queries:,} at once, ms", f"recall@{TOP}"),
-    )
-    title = f"{args.vectors:,} vectors of {args.dimension}, {args.queries:,} queries"
-    return f"{title}\n\n{tabulate(rows, headers, tablefmt='pipe', disable_numparse=True)}"
+def draw_vectors(
+    folder: Path, count: int, dimension: int, queries: int, seed: int = 0
+) -> tuple[Path, Path]:
+    """Write a gallery and queries, see ``DESCRIPTION``.
+
+    Args:
+        folder: where to write.
+        count: gallery vectors.
+        dimension: length of a vector.
+        queries: query vectors.
+        seed: of the generator.
+
+    Returns:
+        A .npy file of the gallery (count, dimension) and one of the queries, float32.
+    """
+    random = np.random.default_rng(seed)
+    people = max(1, count // IMAGES_PER_PERSON)
+    subspace = min(SUBSPACE, dimension)
+    centres = random.standard_normal((people, subspace), dtype=np.float32)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    basis = np.linalg.qr(random.standard_normal((dimension, subspace)))[0].T.astype(np.float32)
+    paths = folder / "gallery.npy", folder / "queries.npy"
+    for path, rows in zip(paths, (count, queries), strict=True):
+        file = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dimension))
+        for start in range(0, rows, ROWS):
+            block = file[start : start + ROWS]
+            block[:] = random.standard_normal(block.shape, dtype=np.float32)
+            block *= np.float32(NOISE / np.sqrt(dimension))
+            block += centres[random.integers(people, size=len(block))] @ basis
+        file.flush()
+    return paths
