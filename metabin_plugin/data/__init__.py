@@ -4,8 +4,6 @@ from metabin_plugin.data.build import (
     build_reid_test_loader,
     build_reid_train_loader,
     build_train_set,
-    route_test_loader,
-    route_train_loader,
 )
 from metabin_plugin.data.domains import DomainDataset, check_domain_kind, label_domains
 from metabin_plugin.data.image_files import ReadableDataset
@@ -27,6 +25,4 @@ __all__ = [
     "check_sampler",
     "datasets_root",
     "label_domains",
-    "route_test_loader",
-    "route_train_loader",
 ]

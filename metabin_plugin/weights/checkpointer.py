@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from fastreid.utils.checkpoint import Checkpointer
 
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import CheckpointError, WeightsError
 from metabin_plugin.files import is_file_name, reason, replace_file
 from metabin_plugin.text import shown
@@ -125,6 +126,13 @@ _MOST_EPOCHS = 2**31
 _MISFITS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
+@patch(
+    "fastreid.utils.checkpoint:Checkpointer",
+    fault="It loses the last checkpoint when it is killed while it writes the next one. It loads "
+    "damaged files and misfits without an error, and not the NumPy values that its own checkpoints "
+    "hold.",
+    unless=None,
+)
 class SafeCheckpointer(Checkpointer):
     """``Checkpointer`` with the same files, names and calls.
 
