@@ -30,15 +30,12 @@ logger = logging.getLogger(__name__)
 
 Builder = Callable[[CfgNode], nn.Module]
 
+_FASTREID = "fastreid.modeling.backbones"
+
 # MODEL.BACKBONE.DEPTH of the paper's variant, to its channel multiplier.
 PAPER_WIDTHS = {"1.4x": 1.4, "1.0x-paper": 1.0}
 # The standard network at 1.4 (channels rounded to multiples of 8), which fastreid does not offer.
 ROUNDED_DEPTH = "1.4x-rounded"
-
-
-# In the order in which they are applied: the functions that build one backbone, then the one that
-# calls them.
-_FASTREID = "fastreid.modeling.backbones"
 
 
 @patch(
