@@ -1,8 +1,8 @@
-"""Backbones and meta-architectures."""
+"""Backbones, and the meta-architectures MoCo and Distiller."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from yacs.config import CfgNode
 
 from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.precision import at_least_float32
 
 
 class BuilderConfig:
@@ -104,47 +103,6 @@ def build_deep_resnext(original: Callable[[Any], Any], cfg: Any) -> Any:
     blocks, non_local = (3, 8, 36, 3), (0, 0, 0, 0)
     norm, with_ibn, with_nl = backbone.NORM, backbone.WITH_IBN, backbone.WITH_NL
     return ResNeXt(backbone.LAST_STRIDE, norm, with_ibn, with_nl, Bottleneck, blocks, non_local)
-
-
-@patch(
-    "fastreid.modeling.meta_arch.baseline:Baseline.preprocess_image",
-    "fastreid.modeling.meta_arch.mgn:MGN.preprocess_image",
-    fault="It changes the batch in place: the flip test normalizes its second pass twice, and so "
-    "is whatever else uses a batch again.",
-    unless=None,
-)
-def preprocess_image(self: Any, batched_inputs: Mapping[str, Tensor] | Tensor) -> Tensor:
-    """Compute the same, and leave the batch as it is."""
-    images = batched_inputs["images"] if isinstance(batched_inputs, Mapping) else batched_inputs
-    if not isinstance(images, Tensor):
-        raise TypeError(f"expected a batch of images as a tensor, got {type(images).__name__}")
-    return (images - self.pixel_mean).div_(self.pixel_std)
-
-
-@patch(
-    "fastreid.modeling.meta_arch.baseline:Baseline.losses",
-    "fastreid.modeling.meta_arch.mgn:MGN.losses",
-    "fastreid.modeling.meta_arch.moco:MoCo.losses",
-    "fastreid.modeling.meta_arch.distiller:Distiller.losses",
-    fault="Under autocast the matrix product in the triplet loss is in half precision, and on CPU "
-    "the softmax too. The squared norms of a distance then cancel, or overflow in float16, and a "
-    "loss has three digits.",
-    unless="the outputs are float32 and autocast is off.",
-)
-def losses_in_float32(original: Callable[..., Any], self: Any, *outputs: Any) -> Any:
-    """Compute the losses of float32 copies, and without autocast."""
-    with torch.autocast(self.device.type, enabled=False):
-        return original(self, *map(_widened, outputs))
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _widened(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_widened(item) for item in value]
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return at_least_float32(value)
-    return value
 
 
 # Of a place in MoCo's queue that holds no image yet: no identity's number.

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from metabin_plugin.compat.patching import patch
+from metabin_plugin.precision import at_least_float32
 
 
 class NonFiniteLosses(FloatingPointError):
@@ -260,6 +261,32 @@ def run_amp_step(self: Any) -> None:
     self.grad_scaler.update()
     if hasattr(self.param_wrapper, "assert_buffer_is_valid"):
         self.param_wrapper.assert_buffer_is_valid()
+
+
+@patch(
+    "fastreid.modeling.meta_arch.baseline:Baseline.losses",
+    "fastreid.modeling.meta_arch.mgn:MGN.losses",
+    "fastreid.modeling.meta_arch.moco:MoCo.losses",
+    "fastreid.modeling.meta_arch.distiller:Distiller.losses",
+    fault="Under autocast the matrix product in the triplet loss is in half precision, and on CPU "
+    "the softmax too. The squared norms of a distance then cancel, or overflow in float16, and a "
+    "loss has three digits.",
+    unless="the outputs are float32 and autocast is off.",
+)
+def losses_in_float32(original: Callable[..., Any], self: Any, *outputs: Any) -> Any:
+    """Compute the losses of float32 copies, and without autocast."""
+    with torch.autocast(self.device.type, enabled=False):
+        return original(self, *map(_widened, outputs))
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _widened(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_widened(item) for item in value]
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return at_least_float32(value)
+    return value
 
 
 @patch(
