@@ -53,6 +53,18 @@ what the meta step moves.
 """
 
 
+def add(registry: Registry, name: str, entry: object) -> None:
+    """Put an entry into a fastreid registry under a name, unless that name is taken.
+
+    Args:
+        registry: one of these, or of fastreid's.
+        name: the name that configs use.
+        entry: the class or function.
+    """
+    if name not in registry._obj_map:
+        registry._do_register(name, entry)
+
+
 def registered(registry: Registry) -> list[str]:
     """Names in a fastreid registry, sorted."""
     return sorted(registry._obj_map)

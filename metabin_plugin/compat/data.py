@@ -1,4 +1,4 @@
-"""What is broken in fastreid's data loading and augmentation."""
+"""Reading, augmenting, normalizing and loading images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,91 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
-from metabin_plugin.compat.patching import rebind, repair
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.workers import WorkerLoader
 
-_POLL_SECONDS = 0.5
+
+@patch(
+    "fastreid.data.data_utils:read_image",
+    fault="A data set from elsewhere can make it start Ghostscript, wait for ever or run out of "
+    "memory: an EPS file may have any name, a name may be that of a pipe, and a few kB of PNG may "
+    "stand for gigabytes.",
+    unless="the file is an image that it can read.",
+)
+def read_checked_image(
+    original: Callable[..., Any], file_name: str, format: str | None = None
+) -> Any:
+    """Open the file as the plugin's own data sets do, which refuses such a file in a sentence."""
+    # Here, because the package of the data sets needs a fastreid that can be imported.
+    from metabin_plugin.data.images import open_image
+
+    with open_image(file_name):
+        return original(file_name, format)
+
+
+@patch(
+    "fastreid.data.transforms.functional:to_tensor",
+    fault="It passes images through ``torch.ByteStorage``, which PyTorch has deprecated, and "
+    "1-bit and 16-bit images through ``np.array(..., copy=False)``, which NumPy 2 refuses.",
+    unless=None,
+)
+def to_tensor(pic: Any) -> torch.Tensor:
+    """Make the same tensor (C, H, W) with ``torch.from_numpy``."""
+    pixels = np.array(pic)
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.int32)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
+    dtype = torch.float32 if pixels.dtype == np.uint8 else channels_first.dtype
+    return channels_first.to(dtype, memory_format=torch.contiguous_format).contiguous()
+
+
+@patch(
+    "fastreid.data.transforms.build:T",
+    fault="``INPUT.AFFINE`` fails in ``build_transforms``, which calls torchvision's "
+    "``RandomAffine`` by its former argument names.",
+    unless="torchvision still has these names.",
+)
+def with_former_names(original: ModuleType) -> Any:
+    """Give that module torchvision's transforms with a ``RandomAffine`` that takes both."""
+    if "resample" in inspect.signature(original.RandomAffine).parameters:
+        return original
+    return SimpleNamespace(**{**vars(original), "RandomAffine": _random_affine})
+
+
+def _random_affine(*, resample: bool = False, fillcolor: int = 0, **kwargs: Any) -> Any:
+    from torchvision import transforms
+
+    # fastreid's only call has resample=False, Pillow's number 0: nearest neighbour.
+    return transforms.RandomAffine(
+        interpolation=transforms.InterpolationMode.NEAREST, fill=fillcolor, **kwargs
+    )
+
+
+@patch(
+    "fastreid.modeling.meta_arch.baseline:Baseline.preprocess_image",
+    "fastreid.modeling.meta_arch.mgn:MGN.preprocess_image",
+    fault="It changes the batch in place: the flip test normalizes its second pass twice, and so "
+    "is whatever else uses a batch again.",
+    unless=None,
+)
+def preprocess_image(
+    self: Any, batched_inputs: Mapping[str, torch.Tensor] | torch.Tensor
+) -> torch.Tensor:
+    """Compute the same, and leave the batch as it is."""
+    images = batched_inputs["images"] if isinstance(batched_inputs, Mapping) else batched_inputs
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"expected a batch of images as a tensor, got {type(images).__name__}")
+    return (images - self.pixel_mean).div_(self.pixel_std)
 
 
 def available_cpus() -> int:
@@ -27,15 +103,14 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _resolve(device: torch.device | None, local_rank: int) -> torch.device:
-    wanted = "cuda" if device is None else device.type
-    if wanted == "cuda" and not torch.cuda.is_available():
-        wanted = "cpu"
-    return torch.device(wanted, local_rank) if wanted == "cuda" else torch.device(wanted)
-
-
+@patch(
+    "fastreid.data.data_utils:DataLoaderX",
+    fault="It uses CUDA whatever the device. After an error in its thread the training waits for "
+    "ever.",
+    unless=None,
+)
 class DeviceDataLoader(WorkerLoader):
-    """A loader with batches on the training device; takes the place of ``DataLoaderX``.
+    """A loader with batches on the training device.
 
     On CPU it is PyTorch's own iteration: a thread would draw from the random generators that the
     training draws from, and no two runs would be alike. On CUDA a background thread keeps batches
@@ -56,7 +131,10 @@ class DeviceDataLoader(WorkerLoader):
 
     def use_device(self, device: torch.device | None) -> None:
         """Choose where the next iteration's batches go; None for CUDA where there is any."""
-        self.device = _resolve(device, self.local_rank)
+        kind = "cuda" if device is None else device.type
+        if kind == "cuda" and not torch.cuda.is_available():
+            kind = "cpu"
+        self.device = torch.device(kind, self.local_rank) if kind == "cuda" else torch.device(kind)
         self.pin_memory = self.pin_memory and self.device.type == "cuda"
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -147,6 +225,9 @@ def _fill(
     _put(store, end, stop)
 
 
+_POLL_SECONDS = 0.5
+
+
 def _put(store: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
     while not stop.is_set():
         try:
@@ -155,92 +236,3 @@ def _put(store: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
         except queue.Full:
             continue
     return False
-
-
-def _on_model_device(build: Any) -> Any:
-    def build_loader(*args: Any, **kwargs: Any) -> Any:
-        built = build(*args, **kwargs)
-        cfg: Any = args[0] if args else kwargs.get("cfg")
-        if hasattr(cfg, "MODEL"):
-            loader = built[0] if isinstance(built, tuple) else built
-            loader.use_device(torch.device(cfg.MODEL.DEVICE))
-        return built
-
-    return build_loader
-
-
-def repair_data_loader() -> None:
-    """``DataLoaderX`` opens a CUDA stream whatever the device, and its thread swallows errors.
-
-    The loaders that fastreid builds from a config put their batches on ``MODEL.DEVICE``.
-    """
-    from fastreid.data import build, data_utils
-
-    rebind(data_utils.DataLoaderX, DeviceDataLoader)
-    repair(build, "build_reid_train_loader", _on_model_device)
-    repair(build, "build_reid_test_loader", _on_model_device)
-
-
-def repair_image_reading() -> None:
-    """A data set from elsewhere can make fastreid start Ghostscript, wait for ever or run out.
-
-    An EPS file may have any name, a name may be that of a pipe, and a few kB of PNG may stand for
-    gigabytes. The plugin's own data sets read by ``metabin_plugin.data.images``.
-    """
-    from fastreid.data import data_utils
-
-    repair(data_utils, "read_image", _checked)
-
-
-def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
-    def read_image(file_name: str, format: str | None = None) -> Any:
-        # Here, because the package of the data sets needs a repaired fastreid.
-        from metabin_plugin.data.images import open_image
-
-        with open_image(file_name):
-            return original(file_name, format)
-
-    return read_image
-
-
-def _random_affine(*, resample: bool = False, fillcolor: int = 0, **kwargs: Any) -> Any:
-    from torchvision import transforms
-
-    # fastreid's only call has resample=False, Pillow's number 0: nearest neighbour.
-    return transforms.RandomAffine(
-        interpolation=transforms.InterpolationMode.NEAREST, fill=fillcolor, **kwargs
-    )
-
-
-def repair_random_affine() -> None:
-    """``INPUT.AFFINE`` fails in ``build_transforms``, which uses torchvision's former names.
-
-    That module gets torchvision's transforms under a namespace of its own, with this one adapted.
-    """
-    from fastreid.data.transforms import build
-    from torchvision import transforms
-
-    current = "resample" not in inspect.signature(transforms.RandomAffine).parameters
-    if current and build.T is transforms:
-        build.T = SimpleNamespace(**{**vars(transforms), "RandomAffine": _random_affine})
-
-
-def _out_of_place(_original: Callable[..., Any]) -> Callable[..., Any]:
-    def preprocess_image(
-        self: Any, batched_inputs: Mapping[str, torch.Tensor] | torch.Tensor
-    ) -> torch.Tensor:
-        images = batched_inputs["images"] if isinstance(batched_inputs, Mapping) else batched_inputs
-        if not isinstance(images, torch.Tensor):
-            raise TypeError(f"expected a batch of images as a tensor, got {type(images).__name__}")
-        return (images - self.pixel_mean).div_(self.pixel_std)
-
-    return preprocess_image
-
-
-def repair_preprocessing() -> None:
-    """``preprocess_image`` changes its input: the flip test normalizes its second pass twice."""
-    from fastreid.modeling.meta_arch import mgn
-    from fastreid.modeling.meta_arch.baseline import Baseline
-
-    repair(Baseline, "preprocess_image", _out_of_place)
-    repair(mgn.MGN, "preprocess_image", _out_of_place)

@@ -27,7 +27,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from metabin_plugin.cli.outcome import STATUS_BASE, user_error
 from metabin_plugin.compat.data import available_cpus
-from metabin_plugin.compat.patching import rebind
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import ConfigError, LaunchError
 
 # After a failure the others have this long to end by themselves, and as long again after SIGTERM.
@@ -280,6 +280,12 @@ class Place:
         return self.machines * self.local_size
 
 
+@patch(
+    "fastreid.engine.launch:launch",
+    fault="It asserts CUDA and asks for NCCL, so that there is no distributed run on CPU. It "
+    "knows nothing of ``torchrun``, which has started the processes already.",
+    unless="one process is asked for, and ``torchrun`` has not started it.",
+)
 def launch(
     main_func: Callable[..., Any],
     num_gpus_per_machine: int,
@@ -413,10 +419,3 @@ def _torchrun_place() -> Place:
         machines=int(os.environ["WORLD_SIZE"]) // local_size,
         url="env://",
     )
-
-
-def repair_launch() -> None:
-    """``launch`` asserts CUDA and hard-codes NCCL, so that there is no distributed run on CPU."""
-    import fastreid.engine
-
-    rebind(fastreid.engine.launch, launch)

@@ -1,4 +1,4 @@
-"""What is broken in how fastreid sets up a run and reads and writes its files."""
+"""Configs, the folder of a run, its log and its progress line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from metabin_plugin.compat.patching import rebind, repair
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.config.yaml_text import MAX_DIGITS, read_yaml_file
 from metabin_plugin.errors import ConfigError, RunFolderError
 from metabin_plugin.files import reason
@@ -20,153 +20,24 @@ from metabin_plugin.text import shown
 
 logger = logging.getLogger(__name__)
 
-
-def in_main_process(act: Callable[[], None]) -> None:
-    """Let the main process act on the folder of a run; all processes raise what it raises.
-
-    Args:
-        act: what to do.
-
-    Raises:
-        RunFolderError: what ``act`` raised.
-    """
-    from fastreid.utils import comm
-
-    fault = ""
-    if comm.is_main_process():
-        try:
-            act()
-        except RunFolderError as error:
-            fault = str(error)
-    fault = comm.all_gather(fault)[0]
-    if fault:
-        raise RunFolderError(fault)
-
-
-def _setup(cfg: Any, arguments: argparse.Namespace) -> None:
-    from fastreid.utils import comm
-    from fastreid.utils.collect_env import collect_env_info
-    from fastreid.utils.env import seed_all_rng
-    from fastreid.utils.logger import setup_logger
-
-    evaluates = getattr(arguments, "eval_only", False)
-    resumes = getattr(arguments, "resume", False)
-    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
-    if folder:
-        in_main_process(lambda: _take(folder, cfg.dump(), evaluates, resumes))
-    try:
-        setup_logger(folder or None, distributed_rank=rank)
-    except OSError as error:
-        raise RunFolderError(
-            f"the log in OUTPUT_DIR {folder} cannot be written ({reason(error)}); give a folder "
-            "that can"
-        ) from error
-    logger.info("Rank %d of %d processes", rank, comm.get_world_size())
-    logger.info("Environment:\n%s", collect_env_info())
-    logger.info("Command line: %s", arguments)
-    logger.info("Config:\n%s", cfg)
-    # Each process its own; a trainer with METABIN.SEED sets it anew.
-    seed_all_rng()
-    if not evaluates:
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-
-
-def _take(folder: str, config: str, evaluates: bool, resumes: bool) -> None:
-    if evaluates:
-        prepare_folder(folder)
-    else:
-        begin_run(folder, resumes)
-    # That of a run which is there stays: an evaluation is none, and a run that goes on writes its
-    # own when it is known that it can.
-    if not trace_of_run(folder):
-        write_config(folder, config)
-
-
-def _with_own_folder(_original: Callable[..., Any]) -> Callable[..., Any]:
-    def default_setup(cfg: Any, args: argparse.Namespace) -> None:
-        _setup(cfg, args)
-
-    return default_setup
-
-
-def repair_run_setup() -> None:
-    """``default_setup`` opens ``config.yaml`` of an earlier run for writing, whatever comes next.
-
-    A full disk, a config that cannot work or a second run then cost the first one its config. It
-    also follows links, and has a traceback for a folder that cannot be made. The replacement takes
-    the folder first, and refuses it with a sentence.
-    """
-    from fastreid.engine import defaults
-
-    repair(defaults, "default_setup", _with_own_folder)
-
-
-class _OneReport:
-    """What a handler does with an error of writing: one line on standard error, then nothing."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._has_reported = False
-
-    def __call__(self, record: logging.LogRecord) -> None:
-        if self._has_reported:
-            return
-        self._has_reported = True
-        error = sys.exc_info()[1]
-        print(
-            f"warning: {self._path} cannot be written ({reason(error or OSError())}); lines of the "
-            "log are missing there",
-            file=sys.stderr,
-        )
-
-
-def _with_one_report(original: Callable[..., Any]) -> Callable[..., Any]:
-    def setup_logger(*args: Any, **kwargs: Any) -> logging.Logger:
-        logger: logging.Logger = original(*args, **kwargs)
-        for handler in logger.handlers:
-            path = getattr(getattr(handler, "stream", None), "name", None)
-            if isinstance(handler.handleError, _OneReport):
-                continue
-            if isinstance(path, str) and os.path.isfile(path):
-                handler.handleError = _OneReport(path)  # type: ignore[method-assign]
-        return logger
-
-    return setup_logger
-
-
-def repair_log_file() -> None:
-    """On a full disk every line of the log prints a traceback of ``logging`` itself."""
-    from fastreid.utils import logger
-
-    repair(logger, "setup_logger", _with_one_report)
-
-
 _BASE = "_BASE_"
 # A chain of configs; the longest of fastreid and of this plugin has four.
 _MOST_BASES = 20
 _URLS = ("http://", "https://")
 
 
-def repair_config_files() -> None:
-    """A config from elsewhere can stop fastreid for ever, crash it, or fetch what it names.
-
-    ``_BASE_`` may lead to a pipe or in a circle, aliases may stand for more than a memory holds, a
-    text that looks like a Python value may be nested more deeply than Python's parser bears, and
-    ``allow_unsafe`` runs code. The locale's encoding, which need not be UTF-8, changes names.
-    """
-    from fastreid.config.config import CfgNode
-
-    def decode(cls: type[CfgNode], value: Any) -> Any:
-        return _bounded(super(CfgNode, cls)._decode_cfg_value, value)
-
-    # Before, it is that of yacs.
-    if "_decode_cfg_value" not in vars(CfgNode):
-        CfgNode._decode_cfg_value = classmethod(decode)
-        CfgNode.load_yaml_with_base = staticmethod(load_config)
-
-
+@patch(
+    "fastreid.config.config:CfgNode.load_yaml_with_base",
+    fault="A config from elsewhere can stop fastreid for ever, crash it, or fetch what it names: "
+    "``_BASE_`` may lead to a pipe, a URL or in a circle, aliases may stand for more than a memory "
+    "holds, and ``allow_unsafe`` runs code. The locale's encoding, which need not be UTF-8, "
+    "changes names.",
+    unless=None,
+)
 def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
     """Read a config file and those it inherits from, as fastreid merges them.
+
+    The files are UTF-8, and one that cannot be read safely is refused with a sentence.
 
     Args:
         filename: of a YAML file; a name in its ``_BASE_`` starts from its folder, from the user's
@@ -226,10 +97,16 @@ def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
             merged[key] = value
 
 
-def _bounded(decode: Callable[[Any], Any], value: Any) -> Any:
-    """What a text stands for, as yacs reads it: a Python value, or the text itself."""
+@patch(
+    "fastreid.config.config:CfgNode._decode_cfg_value",
+    fault="A text that looks like a Python value may be nested more deeply than Python's parser "
+    "bears, which crashes it, or be a number of so many digits that Python does not print it.",
+    unless="the value is an ordinary one.",
+)
+def decode_value(original: Callable[[Any, Any], Any], cls: type, value: Any) -> Any:
+    """Take such a text for the text that it is, and refuse such a number with a sentence."""
     try:
-        decoded = decode(value)
+        decoded = original(cls, value)
     # What Python's parser raises for what is nested too deeply, which is no value of a config.
     except (MemoryError, RecursionError):
         return value
@@ -246,15 +123,121 @@ def _is_long(value: object) -> bool:
     return isinstance(value, int) and abs(value) >= 10**MAX_DIGITS
 
 
-def repair_checkpointer() -> None:
-    """``Checkpointer`` loses the last checkpoint when it is killed while it writes the next one.
+def in_main_process(act: Callable[[], None]) -> None:
+    """Let the main process act on the folder of a run; all processes raise what it raises.
 
-    It also loads damaged files and misfits without an error, and not the NumPy values that
-    checkpoints hold. ``SafeCheckpointer`` takes its place.
+    Args:
+        act: what to do.
+
+    Raises:
+        RunFolderError: what ``act`` raised.
     """
-    from fastreid.utils import checkpoint
+    from fastreid.utils import comm
 
-    # It can be defined only when fastreid can be imported.
-    from metabin_plugin.weights.checkpointer import SafeCheckpointer
+    fault = ""
+    if comm.is_main_process():
+        try:
+            act()
+        except RunFolderError as error:
+            fault = str(error)
+    fault = comm.all_gather(fault)[0]
+    if fault:
+        raise RunFolderError(fault)
 
-    rebind(checkpoint.Checkpointer, SafeCheckpointer)
+
+@patch(
+    "fastreid.engine.defaults:default_setup",
+    fault="It opens ``config.yaml`` of an earlier run for writing, whatever comes next: a full "
+    "disk, a config that cannot work or a second run then cost the first one its config. It "
+    "follows links, and ends in a traceback for a folder that cannot be made.",
+    unless="``OUTPUT_DIR`` is empty.",
+)
+def default_setup(cfg: Any, args: argparse.Namespace) -> None:
+    """Take the folder first, or refuse it with a sentence; then set up the log as before."""
+    from fastreid.utils import comm
+    from fastreid.utils.collect_env import collect_env_info
+    from fastreid.utils.env import seed_all_rng
+    from fastreid.utils.logger import setup_logger
+
+    evaluates = getattr(args, "eval_only", False)
+    resumes = getattr(args, "resume", False)
+    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
+    if folder:
+        in_main_process(lambda: _take(folder, cfg.dump(), evaluates, resumes))
+    try:
+        setup_logger(folder or None, distributed_rank=rank)
+    except OSError as error:
+        raise RunFolderError(
+            f"the log in OUTPUT_DIR {folder} cannot be written ({reason(error)}); give a folder "
+            "that can"
+        ) from error
+    logger.info("Rank %d of %d processes", rank, comm.get_world_size())
+    logger.info("Environment:\n%s", collect_env_info())
+    logger.info("Command line: %s", args)
+    logger.info("Config:\n%s", cfg)
+    # Each process its own; a trainer with METABIN.SEED sets it anew.
+    seed_all_rng()
+    if not evaluates:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _take(folder: str, config: str, evaluates: bool, resumes: bool) -> None:
+    if evaluates:
+        prepare_folder(folder)
+    else:
+        begin_run(folder, resumes)
+    # That of a run which is there stays: an evaluation is none, and a run that goes on writes its
+    # own when it is known that it can.
+    if not trace_of_run(folder):
+        write_config(folder, config)
+
+
+@patch(
+    "fastreid.utils.logger:setup_logger",
+    fault="On a full disk every line of the log prints a traceback of ``logging`` itself.",
+    unless="the log can be written.",
+)
+def log_with_one_report(original: Callable[..., Any], *args: Any, **kwargs: Any) -> logging.Logger:
+    """Say it in one line on standard error, once."""
+    found: logging.Logger = original(*args, **kwargs)
+    for handler in found.handlers:
+        path = getattr(getattr(handler, "stream", None), "name", None)
+        if isinstance(handler.handleError, _OneReport):
+            continue
+        if isinstance(path, str) and os.path.isfile(path):
+            handler.handleError = _OneReport(path)  # type: ignore[method-assign]
+    return found
+
+
+class _OneReport:
+    """What a handler does with an error of writing: one line on standard error, then nothing."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._has_reported = False
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        if self._has_reported:
+            return
+        self._has_reported = True
+        error = sys.exc_info()[1]
+        print(
+            f"warning: {self._path} cannot be written ({reason(error or OSError())}); lines of the "
+            "log are missing there",
+            file=sys.stderr,
+        )
+
+
+@patch(
+    "fastreid.utils.events:CommonMetricPrinter.write",
+    fault="A run of fewer than three iterations writes twice in one iteration and ends in a "
+    "``ZeroDivisionError``: fastreid measures no iteration time before the third, and estimates it "
+    "from its last line.",
+    unless="the iteration is another than at the last line.",
+)
+def write_once(original: Callable[..., Any], self: Any) -> None:
+    """Write one line an iteration."""
+    from fastreid.utils.events import get_event_storage
+
+    if self._last_write is None or self._last_write[0] != get_event_storage().iter:
+        original(self)

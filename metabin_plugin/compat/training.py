@@ -1,21 +1,19 @@
-"""What is broken in fastreid's training."""
+"""Training steps, optimizers, half precision and several processes."""
 
 from __future__ import annotations
 
 import inspect
 import math
+import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from metabin_plugin.compat.patching import repair
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.precision import at_least_float32
 
 
@@ -50,18 +48,27 @@ class Watch:
         self.value = math.nan
 
 
-def _write_metrics(trainer: Any, losses: Mapping[str, torch.Tensor], data_time: float) -> None:
+@patch(
+    "fastreid.engine.train_loop:SimpleTrainer._write_metrics",
+    fault="It opens a CUDA stream that does not wait for the one which computes the losses. On "
+    'CUDA it can read them before they are there, and stop a sound training with "infinite or '
+    'NaN"; on CPU it touches ``torch.cuda`` for nothing. It looks for such losses on the main '
+    "process alone, while the others go on and wait for it.",
+    unless=None,
+)
+def write_metrics(trainer: Any, loss_dict: Mapping[str, torch.Tensor], data_time: float) -> None:
+    """Read the losses in the stream that computes them, and raise on all processes together."""
     from fastreid.utils import comm
     from fastreid.utils.events import get_event_storage
 
     watch = getattr(trainer, "watch", None)
-    numbers = [*losses.values()] if watch is None else [*losses.values(), watch.number()]
+    numbers = [*loss_dict.values()] if watch is None else [*loss_dict.values(), watch.number()]
     # All at once: each reading waits for the device.
     read = torch.cat([number.detach().reshape(1) for number in numbers]).tolist()
     if watch is not None:
         watch.value = read.pop()
     # To all processes, not to the main one alone: none of them may go on to the optimizer.
-    ranks = comm.all_gather((dict(zip(losses, read, strict=True)), data_time))
+    ranks = comm.all_gather((dict(zip(loss_dict, read, strict=True)), data_time))
     for rank, (values, _) in enumerate(ranks):
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteLosses(trainer.iter, rank, values)
@@ -69,94 +76,94 @@ def _write_metrics(trainer: Any, losses: Mapping[str, torch.Tensor], data_time: 
         return
     storage = get_event_storage()
     storage.put_scalar("data_time", max(seconds for _, seconds in ranks))
-    means = {name: sum(values[name] for values, _ in ranks) / len(ranks) for name in losses}
+    means = {name: sum(values[name] for values, _ in ranks) / len(ranks) for name in loss_dict}
     storage.put_scalar("total_loss", sum(means.values()))
     if len(means) > 1:
         storage.put_scalars(**means)
 
 
-def _without_stream(_original: Callable[..., Any]) -> Callable[..., Any]:
-    def write_metrics(self: Any, loss_dict: Mapping[str, torch.Tensor], data_time: float) -> None:
-        _write_metrics(self, loss_dict, data_time)
+@patch(
+    "fastreid.solver.build:build_optimizer",
+    fault="With PyTorch 2.0 and later nothing is learned: ``optimizer.zero_grad()`` sets the "
+    "gradient of ``ContiguousParams``' flat buffer to None, and ``optimizer.step()`` then finds no "
+    "gradient and updates nothing, silently.",
+    unless="the parameters are not in such a buffer.",
+)
+def build_optimizer_over_buffer(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let ``zero_grad()`` zero in place, as PyTorch did when fastreid was written."""
+    from fastreid.utils.params import ContiguousParams
 
-    return write_metrics
+    optimizer, params = original(*args, **kwargs)
+    if isinstance(params, ContiguousParams):
+        zero_grad = optimizer.zero_grad
+
+        def zero_in_place(set_to_none: bool = False) -> None:
+            zero_grad(set_to_none=False)
+
+        optimizer.zero_grad = zero_in_place
+    return optimizer, params
 
 
-def repair_metrics() -> None:
-    """``_write_metrics`` opens a CUDA stream that does not wait for the one computing the losses.
+@patch(
+    "fastreid.solver.build:get_default_optimizer_params",
+    fault="It knows biases by the name ``bias``, and takes the gate of a BIN layer for the weight "
+    "of a norm layer. Weight decay would pull every channel's gate towards instance normalization.",
+    unless="the network has no BIN layers.",
+)
+def optimizer_params_of_bin(
+    original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Treat ``instance_bias`` as the bias it is, and keep weight decay from ``gate``.
 
-    On CUDA it can thus read them before they are there, and stop a sound training with "infinite or
-    NaN"; on CPU it touches ``torch.cuda`` for nothing. And it looks for such losses on the main
-    process alone, while the others go on and wait for it. The replacement reads them where they
-    are, and raises :class:`NonFiniteLosses` on all processes.
+    Gates have none in the paper's own optimizer (Section 4.1), nor where they are trained jointly.
     """
-    from fastreid.engine.train_loop import SimpleTrainer
-
-    repair(SimpleTrainer, "_write_metrics", _without_stream)
-
-
-def _keep_gradient_buffers(optimizer: torch.optim.Optimizer) -> None:
-    zero_grad = optimizer.zero_grad
-
-    def zero_in_place(set_to_none: bool = False) -> None:
-        zero_grad(set_to_none=False)
-
-    optimizer.zero_grad = zero_in_place  # type: ignore[method-assign]
+    override = {}
+    factor = kwargs.get("bias_lr_factor")
+    if factor is not None and factor != 1.0:
+        override["lr"] = kwargs["base_lr"] * factor
+    if kwargs.get("weight_decay_bias") is not None:
+        override["weight_decay"] = kwargs["weight_decay_bias"]
+    own = {"instance_bias": override, "gate": {"weight_decay": 0.0}}
+    overrides = {**(kwargs.pop("overrides", None) or {}), **own}
+    return original(model, *args, overrides=overrides, **kwargs)
 
 
-def _zero_in_place(original: Callable[..., Any]) -> Callable[..., Any]:
-    def build_optimizer(*args: Any, **kwargs: Any) -> Any:
-        from fastreid.utils.params import ContiguousParams
-
-        optimizer, params = original(*args, **kwargs)
-        if isinstance(params, ContiguousParams):
-            _keep_gradient_buffers(optimizer)
-        return optimizer, params
-
-    return build_optimizer
+_COUNT = "freeze_steps"
 
 
-def repair_zero_grad() -> None:
-    """``optimizer.zero_grad()`` sets the gradient of ``ContiguousParams``' flat buffer to None.
+@patch(
+    "fastreid.solver.build:_generate_optimizer_class_with_freeze_layer",
+    fault="The optimizer of ``MODEL.FREEZE_LAYERS`` keeps its count of steps in no state: a run "
+    "that is resumed freezes the layers anew.",
+    unless=None,
+)
+def optimizer_with_saved_count(
+    optimizer: type[torch.optim.Optimizer], *, freeze_iters: int
+) -> type[torch.optim.Optimizer]:
+    """Keep the count in the optimizer's state dict."""
 
-    ``optimizer.step()`` then finds no gradient and updates nothing, silently: the network never
-    trains. The optimizers that ``build_optimizer`` makes over such a buffer zero it in place,
-    which is what PyTorch did when fastreid was written.
-    """
-    from fastreid.solver import build
+    class WithFreezeLayer(optimizer):  # type: ignore[misc, valid-type]
+        def step(self, closure: Callable[[], float] | None = None) -> Any:
+            # In a group, which the optimizer's state_dict holds.
+            first = self.param_groups[0]
+            done = first.get(_COUNT, 0)
+            if done >= freeze_iters:
+                return super().step(closure)
+            first[_COUNT] = done + 1
+            frozen = [
+                (parameter, parameter.grad)
+                for group in self.param_groups
+                if group["freeze_status"] == "freeze"
+                for parameter in group["params"]
+            ]
+            for parameter, _ in frozen:
+                parameter.grad = None
+            loss = super().step(closure)
+            for parameter, gradient in frozen:
+                parameter.grad = gradient
+            return loss
 
-    repair(build, "build_optimizer", _zero_in_place)
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _widened(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_widened(item) for item in value]
-    if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return at_least_float32(value)
-    return value
-
-
-def _in_float32(original: Callable[..., Any]) -> Callable[..., Any]:
-    def losses(self: Any, *outputs: Any) -> Any:
-        with torch.autocast(self.device.type, enabled=False):
-            return original(self, *map(_widened, outputs))
-
-    return losses
-
-
-def repair_loss_precision() -> None:
-    """Under autocast the matrix product in the triplet loss, and on CPU the softmax, are half.
-
-    The squared norms of a distance then cancel, or overflow in float16, and a loss has three
-    digits. The losses get float32 copies of half-precision outputs and compute without autocast.
-    """
-    from fastreid.modeling.meta_arch import distiller, mgn, moco
-    from fastreid.modeling.meta_arch.baseline import Baseline
-
-    for architecture in (Baseline, mgn.MGN, moco.MoCo, distiller.Distiller):
-        repair(architecture, "losses", _in_float32)
+    return WithFreezeLayer
 
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -208,221 +215,100 @@ def _device_of(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _with_scaler(original: Callable[..., Any]) -> Callable[..., Any]:
-    def init(
-        self: Any,
-        model: torch.nn.Module,
-        data_loader: Any,
-        optimizer: torch.optim.Optimizer,
-        param_wrapper: Any,
-        grad_scaler: Any = None,
-    ) -> None:
-        if grad_scaler is None:
-            grad_scaler = build_grad_scaler(_device_of(model))
-        original(self, model, data_loader, optimizer, param_wrapper, grad_scaler)
-        self.amp_dtype = "auto"
-
-    return init
-
-
-def _any_device(_original: Callable[..., Any]) -> Callable[..., Any]:
-    def run_step(self: Any) -> None:
-        if not self.model.training:
-            raise RuntimeError("the model was switched to eval mode in the middle of training")
-        start = time.perf_counter()
-        batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-
-        device = _device_of(self.model)
-        with torch.autocast(device.type, dtype=autocast_dtype(device, self.amp_dtype)):
-            losses = self.model(batch)
-            loss = sum(losses.values())
-
-        self.optimizer.zero_grad()
-        self.grad_scaler.scale(loss).backward()
-        self._write_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-        if hasattr(self.param_wrapper, "assert_buffer_is_valid"):
-            self.param_wrapper.assert_buffer_is_valid()
-
-    return run_step
+@patch(
+    "fastreid.engine.train_loop:AMPTrainer.__init__",
+    fault="It makes a scaler of ``torch.cuda.amp``, which is deprecated, and fails without CUDA.",
+    unless="a ``grad_scaler`` is given.",
+)
+def init_with_scaler(
+    original: Callable[..., Any],
+    self: Any,
+    model: torch.nn.Module,
+    data_loader: Any,
+    optimizer: torch.optim.Optimizer,
+    param_wrapper: Any,
+    grad_scaler: Any = None,
+) -> None:
+    """Make the scaler of ``torch.amp`` for the model's device."""
+    if grad_scaler is None:
+        grad_scaler = build_grad_scaler(_device_of(model))
+    original(self, model, data_loader, optimizer, param_wrapper, grad_scaler)
+    self.amp_dtype = "auto"
 
 
-def repair_mixed_precision() -> None:
-    """``AMPTrainer`` fails without CUDA; ``torch.amp`` serves both devices, without deprecation."""
-    from fastreid.engine.train_loop import AMPTrainer
+@patch(
+    "fastreid.engine.train_loop:AMPTrainer.run_step",
+    fault="It asserts CUDA, and computes under the deprecated ``torch.cuda.amp.autocast``.",
+    unless=None,
+)
+def run_amp_step(self: Any) -> None:
+    """Do the same step with ``torch.autocast``, on any device and in ``SOLVER.AMP.DTYPE``."""
+    if not self.model.training:
+        raise RuntimeError("the model was switched to eval mode in the middle of training")
+    start = time.perf_counter()
+    batch = next(self._data_loader_iter)
+    data_time = time.perf_counter() - start
 
-    repair(AMPTrainer, "__init__", _with_scaler)
-    repair(AMPTrainer, "run_step", _any_device)
+    device = _device_of(self.model)
+    with torch.autocast(device.type, dtype=autocast_dtype(device, self.amp_dtype)):
+        losses = self.model(batch)
+        loss = sum(losses.values())
 
-
-_COUNT = "freeze_steps"
-
-
-def _with_saved_count(_original: Callable[..., Any]) -> Callable[..., Any]:
-    def generate(
-        optimizer: type[torch.optim.Optimizer], *, freeze_iters: int
-    ) -> type[torch.optim.Optimizer]:
-        class WithFreezeLayer(optimizer):  # type: ignore[misc, valid-type]
-            def step(self, closure: Callable[[], float] | None = None) -> Any:
-                # In a group, which the optimizer's state_dict holds.
-                first = self.param_groups[0]
-                done = first.get(_COUNT, 0)
-                if done >= freeze_iters:
-                    return super().step(closure)
-                first[_COUNT] = done + 1
-                frozen = [
-                    (parameter, parameter.grad)
-                    for group in self.param_groups
-                    if group["freeze_status"] == "freeze"
-                    for parameter in group["params"]
-                ]
-                for parameter, _ in frozen:
-                    parameter.grad = None
-                loss = super().step(closure)
-                for parameter, gradient in frozen:
-                    parameter.grad = gradient
-                return loss
-
-        return WithFreezeLayer
-
-    return generate
+    self.optimizer.zero_grad()
+    self.grad_scaler.scale(loss).backward()
+    self._write_metrics(losses, data_time)
+    self.grad_scaler.step(self.optimizer)
+    self.grad_scaler.update()
+    if hasattr(self.param_wrapper, "assert_buffer_is_valid"):
+        self.param_wrapper.assert_buffer_is_valid()
 
 
-def repair_layer_freezing() -> None:
-    """The optimizer of ``MODEL.FREEZE_LAYERS`` keeps its count of steps in no state."""
-    from fastreid.solver import build
-
-    repair(build, "_generate_optimizer_class_with_freeze_layer", _with_saved_count)
-
-
-# Of a place that holds no image yet: no identity's number.
-NO_IDENTITY = -1
-
-# Nothing in a sum of exponentials, and finite, so that a row of it has a gradient.
-_NEGLIGIBLE = -1e8
-
-
-def _with_empty_places(original: Callable[..., None]) -> Callable[..., None]:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        self.queue_label.fill_(NO_IDENTITY)
-
-    return __init__
+@patch(
+    "fastreid.modeling.meta_arch.baseline:Baseline.losses",
+    "fastreid.modeling.meta_arch.mgn:MGN.losses",
+    "fastreid.modeling.meta_arch.moco:MoCo.losses",
+    "fastreid.modeling.meta_arch.distiller:Distiller.losses",
+    fault="Under autocast the matrix product in the triplet loss is in half precision, and on CPU "
+    "the softmax too. The squared norms of a distance then cancel, or overflow in float16, and a "
+    "loss has three digits.",
+    unless="the outputs are float32 and autocast is off.",
+)
+def losses_in_float32(original: Callable[..., Any], self: Any, *outputs: Any) -> Any:
+    """Compute the losses of float32 copies, and without autocast."""
+    with torch.autocast(self.device.type, enabled=False):
+        return original(self, *map(_widened, outputs))
 
 
-def _around_the_end(_original: Callable[..., None]) -> Callable[..., None]:
-    @torch.no_grad()
-    def _dequeue_and_enqueue(self: Any, keys: Tensor, targets: Tensor) -> None:
-        from fastreid.modeling.losses.utils import concat_all_gather
-        from fastreid.utils import comm
-
-        if comm.get_world_size() > 1:
-            keys, targets = concat_all_gather(keys), concat_all_gather(targets)
-        places = _places(self, 0, len(keys))
-        self.queue[:, places] = keys.T.to(self.queue.dtype)
-        self.queue_label[:, places] = targets
-        self.queue_ptr.add_(len(keys)).remainder_(self.K)
-
-    return _dequeue_and_enqueue
+def _widened(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _widened(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_widened(item) for item in value]
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return at_least_float32(value)
+    return value
 
 
-def _without_itself(_original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def _pairwise_cosface(self: Any, features: Tensor, targets: Tensor) -> Tensor:
-        from fastreid.utils import comm
-
-        count = len(features)
-        # This process's own images among the last ones of the queue.
-        before_the_end = (comm.get_world_size() - comm.get_rank()) * count
-        own = _places(self, -before_the_end, count)
-        similarities = features @ self.queue.to(features.dtype)
-        is_same = targets[:, None] == self.queue_label
-        is_itself = torch.zeros_like(is_same)
-        is_itself[torch.arange(count, device=own.device), own] = True
-        positives = (-self.gamma * similarities).masked_fill(~is_same | is_itself, _NEGLIGIBLE)
-        negatives = (self.gamma * (similarities + self.margin)).masked_fill(is_same, _NEGLIGIBLE)
-        return functional.softplus(positives.logsumexp(1) + negatives.logsumexp(1)).mean()
-
-    return _pairwise_cosface
+@patch(
+    "fastreid.engine.hooks:AutogradProfiler.before_step",
+    fault="It asks the profiler for ``use_cuda``, which PyTorch has dropped.",
+    unless=None,
+)
+def before_profiled_step(self: Any) -> None:
+    """Ask for ``use_device``, and for CUDA only where there is any."""
+    self._profiler = None
+    if self._enable_predicate(self.trainer):
+        on_cuda = self._use_cuda and torch.cuda.is_available()
+        self._profiler = torch.autograd.profiler.profile(use_device="cuda" if on_cuda else None)
+        self._profiler.__enter__()
 
 
-def _places(memory: Any, offset: int, count: int) -> Tensor:
-    """Places in the queue, counted from the next to be filled, which moves around its end."""
-    steps = torch.arange(offset, offset + count, device=memory.queue.device)
-    return (memory.queue_ptr + steps) % memory.K
-
-
-def repair_memory_queue() -> None:
-    """MoCo stops with an AssertionError where the batch does not divide ``MODEL.QUEUE_SIZE``.
-
-    And its loss is not what it says: an image is not paired with itself, for which fastreid takes
-    the queue's first places, whichever images they hold; and the random features that fill the
-    queue at first count as images of identity 0. Here images go around the queue's end, the pair
-    left out is the image's own, and a random feature has no identity, so that it is a negative
-    for all.
-    """
-    from fastreid.modeling.meta_arch.moco import Memory
-
-    repair(Memory, "__init__", _with_empty_places)
-    repair(Memory, "_dequeue_and_enqueue", _around_the_end)
-    repair(Memory, "_pairwise_cosface", _without_itself)
-
-
-def _as_the_student(original: Callable[..., None]) -> Callable[..., None]:
-    def __init__(self: Any, cfg: Any) -> None:
-        with _teachers_like(cfg):
-            original(self, cfg)
-
-    return __init__
-
-
-@contextmanager
-def _teachers_like(cfg: Any) -> Iterator[None]:
-    """A block in which the Distiller's module builds networks as the student's config has them."""
-    from fastreid.modeling.meta_arch import distiller
-
-    build_model = distiller.build_model
-
-    def build_teacher(teacher: Any) -> nn.Module:
-        teacher.MODEL.DEVICE = cfg.MODEL.DEVICE
-        # Its weights come from a checkpoint, or from the student.
-        teacher.MODEL.BACKBONE.PRETRAIN = False
-        own, classes = teacher.MODEL.HEADS.NUM_CLASSES, cfg.MODEL.HEADS.NUM_CLASSES
-        if own and classes and own != classes:
-            raise ConfigError(
-                f"KD.MODEL_CONFIG has a teacher with MODEL.HEADS.NUM_CLASSES {own}, but the "
-                f"student has {classes}; name one that was trained on the same identities"
-            )
-        teacher.MODEL.HEADS.NUM_CLASSES = own or classes
-        return build_model(teacher)
-
-    distiller.build_model = build_teacher
-    try:
-        yield
-    finally:
-        distiller.build_model = build_model
-
-
-def momentum_teacher(network: Any) -> nn.Module | None:
-    """The Distiller's teacher that follows the student (``KD.EMA``), which no state dict holds.
-
-    Args:
-        network: a network of any architecture.
-
-    Returns:
-        None without one.
-    """
-    return network.model_ts[0] if getattr(network, "ema_enabled", False) else None
-
-
-def repair_distillation() -> None:
-    """Teachers are built on CUDA wherever the student is, and without its classes."""
-    from fastreid.modeling.meta_arch.distiller import Distiller
-
-    repair(Distiller, "__init__", _as_the_student)
-
-
+@patch(
+    "fastreid.engine.defaults:DistributedDataParallel",
+    fault="Its ``device_ids=[rank]``, which fastreid passes, raises a ValueError for a model on "
+    "CPU. Its ``broadcast_buffers`` is deprecated.",
+    unless="the model is on a GPU, and PyTorch has no ``forward_sync_buffers``.",
+)
 class AnyDeviceDataParallel(DistributedDataParallel):
     """``DistributedDataParallel`` as fastreid calls it, for a model on any device.
 
@@ -449,30 +335,12 @@ class AnyDeviceDataParallel(DistributedDataParallel):
         super().__init__(module, device_ids=None if on_cpu else device_ids, **kwargs)
 
 
-def repair_distributed_model() -> None:
-    """``DistributedDataParallel(device_ids=[rank])`` raises ValueError for a model on CPU.
-
-    Its ``broadcast_buffers``, which fastreid passes too, is deprecated.
-    """
-    from fastreid.engine import defaults
-
-    if defaults.DistributedDataParallel is DistributedDataParallel:
-        defaults.DistributedDataParallel = AnyDeviceDataParallel
-
-
-def _with_use_device(_original: Callable[..., Any]) -> Callable[..., Any]:
-    def before_step(self: Any) -> None:
-        self._profiler = None
-        if self._enable_predicate(self.trainer):
-            on_cuda = self._use_cuda and torch.cuda.is_available()
-            self._profiler = torch.autograd.profiler.profile(use_device="cuda" if on_cuda else None)
-            self._profiler.__enter__()
-
-    return before_step
-
-
-def repair_profiler() -> None:
-    """The hook ``AutogradProfiler`` asks the profiler for ``use_cuda``, which is gone."""
-    from fastreid.engine.hooks import AutogradProfiler
-
-    repair(AutogradProfiler, "before_step", _with_use_device)
+@patch(
+    "fastreid.utils.comm:_serialize_to_tensor",
+    fault="It passes gathered objects through ``torch.ByteStorage``, which PyTorch has deprecated.",
+    unless=None,
+)
+def serialize_to_tensor(data: Any, group: Any) -> torch.Tensor:
+    """Pass them through a buffer of bytes."""
+    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    return torch.frombuffer(bytearray(pickle.dumps(data)), dtype=torch.uint8).to(device)

@@ -4,8 +4,6 @@ from metabin_plugin.data.build import (
     build_reid_test_loader,
     build_reid_train_loader,
     build_train_set,
-    route_test_loader,
-    route_train_loader,
 )
 from metabin_plugin.data.domains import label_domains
 from metabin_plugin.data.images import DomainDataset, ReadableDataset
@@ -26,6 +24,4 @@ __all__ = [
     "build_train_set",
     "datasets_root",
     "label_domains",
-    "route_test_loader",
-    "route_train_loader",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from yacs.config import CfgNode
 
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.config.table import Choice
 from metabin_plugin.data.domains import label_domains
 from metabin_plugin.data.images import DomainDataset, ReadableDataset, Source
@@ -126,7 +126,7 @@ def build_reid_train_loader(*args: Any, **kwargs: Any) -> Any:
         DatasetError: a dataset is unknown, missing or without training images.
         ConfigError: the sampler is unknown, or does not fit the batch or the data.
     """
-    return route_train_loader(fastreid.data.build.build_reid_train_loader)(*args, **kwargs)
+    return fastreid.data.build.build_reid_train_loader(*args, **kwargs)
 
 
 def build_reid_test_loader(*args: Any, **kwargs: Any) -> Any:
@@ -141,42 +141,30 @@ def build_reid_test_loader(*args: Any, **kwargs: Any) -> Any:
     Raises:
         DatasetError: the dataset is unknown, missing or without query or gallery images.
     """
-    return route_test_loader(fastreid.data.build.build_reid_test_loader)(*args, **kwargs)
+    return fastreid.data.build.build_reid_test_loader(*args, **kwargs)
 
 
-def route_train_loader(original: Loader) -> Loader:
-    """Return what takes the place of fastreid's ``build_reid_train_loader``.
+def _has_config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return isinstance(args[0] if args else kwargs.get("cfg"), CfgNode)
 
-    Args:
-        original: fastreid's function; a replacement for it is returned as it is.
+
+@patch(
+    "fastreid.data.build:build_reid_train_loader",
+    fault="It knows data sets and samplers by hard-coded names, tells no domains apart, and cannot "
+    "go on in the middle of its data.",
+    unless="it is called without a config.",
+)
+def train_loader_of_config(original: Loader, *args: Any, **kwargs: Any) -> Any:
+    """Take manifests and registered samplers, label the domains, and let a run be resumed.
+
+    The batches are on ``MODEL.DEVICE``.
     """
-    return _route(original, _build_train_loader)
-
-
-def route_test_loader(original: Loader) -> Loader:
-    """Return what takes the place of fastreid's ``build_reid_test_loader``.
-
-    Args:
-        original: fastreid's function; a replacement for it is returned as it is.
-    """
-    return _route(original, _build_test_loader)
-
-
-def _route(original: Loader, build_from_config: Loader) -> Loader:
-    if hasattr(original, "routed_from"):
-        return original
-
-    @functools.wraps(original)
-    def routed(*args: Any, **kwargs: Any) -> Any:
-        if isinstance(args[0] if args else kwargs.get("cfg"), CfgNode):
-            return build_from_config(original, *args, **kwargs)
+    if not _has_config(args, kwargs):
         return original(*args, **kwargs)
-
-    routed.routed_from = original  # type: ignore[attr-defined]
-    return routed
+    return _train_loader(original, *args, **kwargs)
 
 
-def _build_train_loader(
+def _train_loader(
     original: Loader,
     cfg: CfgNode,
     *,
@@ -191,10 +179,26 @@ def _build_train_loader(
     if sampler is None:
         sampler = build_registered_sampler(cfg, train_set)
     loader = original(cfg, train_set=train_set, transforms=transforms, sampler=sampler)
+    loader.use_device(torch.device(cfg.MODEL.DEVICE))
     return ResumableLoader(loader, stream_seed(cfg))
 
 
-def _build_test_loader(
+@patch(
+    "fastreid.data.build:build_reid_test_loader",
+    fault="It knows data sets by hard-coded names, and starts 4 workers whatever the config says.",
+    unless="it is called without a config.",
+)
+def test_loader_of_config(original: Loader, *args: Any, **kwargs: Any) -> Any:
+    """Take manifests, keep the splits of a target, and start ``DATALOADER.NUM_WORKERS`` workers.
+
+    The batches are on ``MODEL.DEVICE``.
+    """
+    if not _has_config(args, kwargs):
+        return original(*args, **kwargs)
+    return _test_loader(original, *args, **kwargs)
+
+
+def _test_loader(
     original: Loader,
     cfg: CfgNode,
     *,

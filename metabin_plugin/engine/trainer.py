@@ -24,8 +24,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from metabin_plugin.compat.networks import momentum_teacher
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.compat.runs import in_main_process
-from metabin_plugin.compat.training import momentum_teacher, use_dtype
+from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
 from metabin_plugin.data.identity_record import training_record
@@ -59,6 +61,12 @@ logger = logging.getLogger(__name__)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@patch(
+    "fastreid.engine.defaults:DefaultTrainer",
+    fault="Scripts name this class, which has no place for a step besides the base step, and whose "
+    "checkpoints hold neither the streams of random numbers nor the place in the data.",
+    unless=None,
+)
 class MetaBINTrainer(DefaultTrainer):
     """Trains what the config says; with a config that uses nothing of the plugin, as fastreid does.
 

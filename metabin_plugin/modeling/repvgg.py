@@ -17,6 +17,7 @@ from fastreid.layers.batch_norm import FrozenBatchNorm, GhostBatchNorm, SyncBatc
 from fastreid.modeling.backbones.repvgg import RepVGG, RepVGGBlock
 from torch import Tensor, nn
 
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.deploy.folding import (
     Branch,
     constant_map,
@@ -39,37 +40,42 @@ _KNOWN = {
 }
 
 
-def route_repvgg(original: Callable[[CfgNode], nn.Module]) -> Callable[[CfgNode], nn.Module]:
-    """Let fastreid's builder of RepVGG tell the blocks ``METABIN.FOLD_TOLERANCE``."""
-
-    def build_repvgg_backbone(cfg: CfgNode) -> nn.Module:
-        network = original(cfg)
-        for block in _blocks(network).values():
-            block.fold_tolerance = cfg.METABIN.FOLD_TOLERANCE
-        return network
-
-    return build_repvgg_backbone
-
-
-def route_network_deployment(original: Callable[..., None]) -> Callable[..., None]:
-    """Make fastreid's ``RepVGG.deploy`` change all blocks, or refuse and change none."""
-
-    def deploy(network: RepVGG, mode: bool = False) -> None:
-        _check(_blocks(network), mode)
-        original(network, mode)
-
-    return deploy
+@patch(
+    "fastreid.modeling.backbones.repvgg:build_repvgg_backbone",
+    fault="A block does not know the config, and with it how far below 1 a gate may be for its "
+    "channel to be folded.",
+    unless=None,
+)
+def build_foldable_repvgg(original: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
+    """Tell the blocks ``METABIN.FOLD_TOLERANCE``."""
+    network = original(cfg)
+    for block in _blocks(network).values():
+        block.fold_tolerance = cfg.METABIN.FOLD_TOLERANCE
+    return network
 
 
-def route_block_deployment(_original: Callable[..., None]) -> Callable[..., None]:
-    """``RepVGGBlock.deploy`` that takes gates into account, and may be called again."""
+@patch(
+    "fastreid.modeling.backbones.repvgg:RepVGG.deploy",
+    fault="It changes block after block, and leaves a network half changed at one that cannot be.",
+    unless="all blocks can be changed.",
+)
+def deploy_all_or_none(original: Callable[..., None], network: RepVGG, mode: bool = False) -> None:
+    """Change all blocks, or refuse and change none."""
+    _check(_blocks(network), mode)
+    original(network, mode)
 
-    def deploy(block: RepVGGBlock, mode: bool = False) -> None:
-        _check({"": block}, mode)
-        if mode and not block.deploying:
-            _become_one_convolution(block, _tolerance(block))
 
-    return deploy
+@patch(
+    "fastreid.modeling.backbones.repvgg:RepVGGBlock.deploy",
+    fault="It takes any norm layer for batch normalization, and with it makes another network of "
+    "one that has gates. A second call fails.",
+    unless=None,
+)
+def deploy_block(block: RepVGGBlock, mode: bool = False) -> None:
+    """Take gates into account, refuse what is no constant map, and do nothing the second time."""
+    _check({"": block}, mode)
+    if mode and not block.deploying:
+        _become_one_convolution(block, _tolerance(block))
 
 
 class Merged(NamedTuple):

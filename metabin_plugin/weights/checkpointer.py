@@ -14,6 +14,7 @@ import torch
 from fastreid.utils.checkpoint import Checkpointer, _filter_reused_missing_keys
 from torch import Tensor, nn
 
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import CheckpointError, WeightsError
 from metabin_plugin.files import is_file_name, reason, replace_file
 from metabin_plugin.text import shown
@@ -132,6 +133,13 @@ def _fault(folder: str, name: str, parts: Sequence[str]) -> str | None:
     return f"{shown(name)} has no state of {', '.join(missing)}" if missing else None
 
 
+@patch(
+    "fastreid.utils.checkpoint:Checkpointer",
+    fault="It loses the last checkpoint when it is killed while it writes the next one. It loads "
+    "damaged files and misfits without an error, and not the NumPy values that its own checkpoints "
+    "hold.",
+    unless=None,
+)
 class SafeCheckpointer(Checkpointer):
     """``Checkpointer`` with the same files, names and calls.
 

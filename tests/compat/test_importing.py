@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from metabin_plugin import compat
+import metabin_plugin
 from metabin_plugin.compat.imports import collections_mapping, no_cython_warnings, torch_six
 from tests.compat.processes import run_python
 
@@ -19,17 +19,18 @@ except ImportError as error:
     print("bare:", error)
 """
 
-IMPORT_MENDED = """
+IMPORT_PATCHED = """
 import collections, sys, warnings
 warnings.simplefilter("error", UserWarning)
 had_mapping = hasattr(collections, "Mapping")
-from metabin_plugin import compat
+from metabin_plugin.compat import data, evaluation, imports, launching, networks, runs, training
+from metabin_plugin.compat.patching import apply, patches_of
 assert "fastreid" not in sys.modules, "importing compat must not import fastreid"
-compat.apply()
+apply(patches_of(imports))
 import fastreid.data.build, fastreid.evaluation.rank, fastreid.engine
 assert hasattr(collections, "Mapping") == had_mapping
 assert "torch._six" not in sys.modules
-print("mended")
+print("patched")
 """
 
 
@@ -57,10 +58,10 @@ def test_only_the_cython_warnings_are_silenced():
 
 
 @pytest.mark.slow
-def test_fastreid_imports_with_the_repairs_and_not_without():
+def test_fastreid_imports_with_the_patches_and_not_without():
     assert run_python("-c", IMPORT_BARE).stdout.startswith("bare: ")
-    mended = run_python("-c", IMPORT_MENDED)
-    assert mended.stdout.strip() == "mended", mended.stderr
+    patched = run_python("-c", IMPORT_PATCHED)
+    assert patched.stdout.strip() == "patched", patched.stderr
 
 
 def namespaces() -> dict[tuple[str, str], int]:
@@ -77,13 +78,8 @@ def namespaces() -> dict[tuple[str, str], int]:
     return found
 
 
-def test_applying_again_changes_nothing():
+def test_registering_again_changes_nothing():
     before = namespaces()
-    compat.apply()
+    metabin_plugin.register()
     assert namespaces() == before
     assert len(before) > 1000
-
-
-@pytest.mark.parametrize("repair", compat.REPAIRS, ids=lambda repair: repair.__name__)
-def test_every_repair_names_its_fault(repair):
-    assert repair.__doc__

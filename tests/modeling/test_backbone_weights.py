@@ -181,5 +181,5 @@ def test_an_error_of_another_kind_stays_what_it_is(monkeypatch: pytest.MonkeyPat
         build_backbone(config(SMALLEST["build_resnest_backbone"], ""))
 
 
-def test_each_family_is_routed() -> None:
+def test_each_family_is_tested() -> None:
     assert {*FILES, RESNET, "build_mobilenetv2_backbone"} == FAMILIES.keys()
