@@ -37,13 +37,6 @@ SHORT = {
     "INPUT.SIZE_TEST": "[64, 32]",
 }
 TRAINED = ["MODEL.WEIGHTS", "logs/shop/model_final.pth"]
-DRAWING = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from demo_data.generate import generate
-generate(Path(sys.argv[2]), 3, 0.03, 1, print)
-"""
 WHERE = "import metabin_plugin; from metabin_plugin.cli.shipped import RENDERER; "
 WHERE += "print(metabin_plugin.__file__); print(RENDERER)"
 
@@ -175,19 +168,6 @@ def test_a_recipe_is_trained_by_its_name(installed: Installed, tmp_path: Path) -
     # Processes that are spawned get the plugin, and so do their loaders' workers.
     installed.run(tmp_path, "metabin", *words, "DATALOADER.NUM_WORKERS", "1")
     assert (tmp_path / "out" / "results.json").exists()
-
-
-@pytest.mark.slow
-def test_the_demo_draws_the_same_people(installed: Installed, tmp_path: Path) -> None:
-    renderers = [ROOT / "projects/Demo", installed.run(tmp_path, "python", "-c", WHERE).split()[1]]
-    for name, renderer in zip(("repository", "wheel"), renderers, strict=True):
-        installed.run(tmp_path, "python", "-c", DRAWING, str(renderer), name)
-    drawn, again = (
-        {path.relative_to(tmp_path / name): path.read_bytes() for path in files if path.is_file()}
-        for name in ("repository", "wheel")
-        for files in [(tmp_path / name).rglob("*")]
-    )
-    assert len(drawn) > 20 and drawn == again
 
 
 @pytest.mark.slow

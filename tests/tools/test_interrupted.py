@@ -37,6 +37,19 @@ TRAINING = """
     time.sleep(60)
 """
 
+# The demo with it in the place of the commands that it runs.
+DEMO = """
+import sys
+import metabin_plugin
+
+metabin_plugin.register()
+
+from metabin_plugin.cli import demo, main
+
+demo.METABIN = (sys.executable, "stand_in.py")
+raise SystemExit(main.main("demo"))
+"""
+
 
 def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[str]:
     """A command in a process group of its own, as a shell starts it."""
@@ -63,12 +76,8 @@ def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     (tmp_path / "stand_in.py").write_text(textwrap.dedent(TRAINING))
-    start_demo = (
-        "import sys, metabin_plugin; metabin_plugin.register(); from metabin_plugin.cli import demo;"
-        "from metabin_plugin.cli.main import main; demo.METABIN = (sys.executable, 'stand_in.py'); main('demo')"
-    )
     process = start(
-        tmp_path, "-c", start_demo, "--resume", "SOLVER.BASE_LR", "1", FASTREID_DATASETS="a b"
+        tmp_path, "-c", DEMO, "--resume", "SOLVER.BASE_LR", "1", FASTREID_DATASETS="a b"
     )
     wait_for(tmp_path, "started", process)
     # A terminal's Ctrl-C reaches the whole group, kill the process alone.
