@@ -13,7 +13,7 @@ from tests.processes import ROOT
 
 COMMANDS = [
     ["tools/train_net.py", "--help"],
-    ["-m", "metabin_plugin", "tests/tools/plain_script.py", "--help"],
+    ["-m", "metabin_plugin", "tests/cli/plain_script.py", "--help"],
     ["tools/benchmark.py", "--help"],
     ["tools/export_onnx.py", "--help"],
     ["tools/plot_embeddings.py", "--help"],

@@ -24,7 +24,7 @@ import metabin_plugin
 metabin_plugin.register()
 
 from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.data.benchmark_counts import Count
+from metabin_plugin.data.check.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHKSYSU
 from metabin_plugin.data.datasets.cuhk import ANNOTATION, crops_folder
 from metabin_plugin.data.image_files import open_image

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from metabin_plugin.data.benchmark_counts import PUBLISHED, Count
+from metabin_plugin.data.check.benchmark_counts import PUBLISHED, Count
 from metabin_plugin.data.datasets.base import SourceDataset
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import replace_file

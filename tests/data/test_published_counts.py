@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from metabin_plugin.data.benchmark_counts import (
+from metabin_plugin.data.check import check_named
+from metabin_plugin.data.check.benchmark_counts import (
     PAPER_SOURCES,
     PAPER_SUM,
     PUBLISHED,
@@ -15,7 +16,6 @@ from metabin_plugin.data.benchmark_counts import (
     differences,
     table,
 )
-from metabin_plugin.data.check import check_named
 from metabin_plugin.data.check.faults import Subset
 from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
 

@@ -11,8 +11,8 @@ from tabulate import tabulate
 from yacs.config import CfgNode
 
 from metabin_plugin.data.balance import Balance
-from metabin_plugin.data.benchmark_counts import compare, differences
-from metabin_plugin.data.benchmark_counts import table as published_table
+from metabin_plugin.data.check.benchmark_counts import compare, differences
+from metabin_plugin.data.check.benchmark_counts import table as published_table
 from metabin_plugin.data.check.faults import (
     TRAIN,
     Collection,

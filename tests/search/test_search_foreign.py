@@ -22,7 +22,7 @@ from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import MAGIC, Gallery, Header, read_gallery, write_gallery
 from metabin_plugin.search.sheet import Tile, draw_sheet
 from metabin_plugin.search.stored_index import Layout
-from tests.tools.test_search_index import some_gallery
+from tests.search.test_search_index import some_gallery
 
 KINDS = ("flat", "ivf", "ivf-pq")
 LONGEST = 4
