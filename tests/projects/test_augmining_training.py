@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ import augmining
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.test_resume import difference, every_checkpoint_leads_to, outcome
 from tests.engine.tiny_data import tiny_options
+from tests.processes import run_script
 
 PROJECT = Path(augmining.__file__).parents[1]
 
 
 def run(options: list[str], *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PROJECT / "train_net.py"), "--config-file"]
-    command += [str(PROJECT / "configs" / "AugMining-demo.yml"), *flags, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    config = PROJECT / "configs" / "AugMining-demo.yml"
+    return run_script(PROJECT / "train_net.py", "--config-file", config, *flags, *options)
 
 
 def scalars(folder: Path, name: str) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,15 +15,14 @@ from metabin_plugin.cli import plot_embeddings, plot_gate_gradients, plot_gates,
 from metabin_plugin.engine import MetaBINTrainer, read_config
 from metabin_plugin.errors import MetaBINError
 from tests.engine.tiny_data import CONFIGS, tiny_options
+from tests.processes import ROOT, run_script
 
-ROOT = Path(__file__).parents[2]
 Main = Callable[[Sequence[str]], None]
 SMALL = ("DATALOADER.NUM_WORKERS", "0")
 
 
 def command(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+    return run_script(ROOT / "tools" / script, *arguments)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
