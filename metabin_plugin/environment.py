@@ -7,11 +7,20 @@ import functools
 import logging
 import os
 
+logger = logging.getLogger(__name__)
+
+
 # PyTorch's OpenMP is GNU's (libgomp), which reads its environment when it is loaded. Its threads
 # turn 300,000 rounds, some milliseconds, before they sleep, and keep the cores from another
 # training meanwhile. 1000 is what it takes itself where it knows of more threads than cores.
 _SPIN_COUNT = ("GOMP_SPINCOUNT", "1000")
 _USERS_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
+# Parameters of glibc's mallopt(3). Without mappings of their own, large tensors come from the heap,
+# which is never trimmed and grows in large pieces.
+_SETTINGS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 256 * 2**20)}
+_USERS_ALLOCATION = ("MALLOC_", "GLIBC_TUNABLES")
 
 
 def let_waiting_threads_sleep() -> None:
@@ -24,14 +33,6 @@ def let_waiting_threads_sleep() -> None:
     if not any(name in os.environ for name in _USERS_WAITING):
         name, value = _SPIN_COUNT
         os.environ[name] = value
-
-
-logger = logging.getLogger(__name__)
-
-# Parameters of glibc's mallopt(3). Without mappings of their own, large tensors come from the heap,
-# which is never trimmed and grows in large pieces.
-_SETTINGS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 256 * 2**20)}
-_USERS_ALLOCATION = ("MALLOC_", "GLIBC_TUNABLES")
 
 
 @functools.cache

@@ -24,11 +24,11 @@ import metabin_plugin
 metabin_plugin.register()
 
 from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.data.check.benchmark_counts import Count
+from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHKSYSU
 from metabin_plugin.data.datasets.cuhk import ANNOTATION, crops_folder
+from metabin_plugin.data.datasets.mat_files import read_mat
 from metabin_plugin.data.image_files import open_image
-from metabin_plugin.data.mat_files import read_mat
 from metabin_plugin.data.one_time import GO_ON, complete_folder, report_counts, write_missing
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import reason

@@ -21,10 +21,10 @@ import metabin_plugin
 metabin_plugin.register()
 
 from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.data.check.benchmark_counts import Count
+from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHK03, DG_CUHK03_Labeled
 from metabin_plugin.data.datasets.cuhk import MAT_FILE, images_folder
-from metabin_plugin.data.mat_files import read_cuhk03
+from metabin_plugin.data.datasets.mat_files import read_cuhk03
 from metabin_plugin.data.one_time import GO_ON, complete_folder, report_counts, write_missing
 
 DATASETS = {dataset.boxes: dataset for dataset in (DG_CUHK03, DG_CUHK03_Labeled)}

@@ -18,6 +18,7 @@ from pathlib import Path
 from fastreid.config import CfgNode
 
 import metabin_plugin
+from metabin_plugin.deploy import Folding
 from metabin_plugin.deploy.network import (
     fold_network,
     image_size,
@@ -28,7 +29,6 @@ from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, 
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ExportError
 from metabin_plugin.files import check_file, write_whole
-from metabin_plugin.norm import Folding
 
 # Config keys that the file's metadata repeats.
 KEYS = (

@@ -29,6 +29,12 @@ MAX_SCANS = 64
 _SCAN = b"\xff\xda"
 
 
+# What telephones and cameras write and Pillow reads with another package, or not at all.
+FOREIGN_PHOTOGRAPHS = frozenset(
+    [".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".nef", ".orf", ".rw2"]
+)
+
+
 class TooManyPixelsError(ValueError):
     """An image has more than ``MAX_PIXELS``."""
 
@@ -78,12 +84,6 @@ def _check_scans(file: BinaryIO) -> None:
         count = sum(1 for _ in scans)
     if count > MAX_SCANS:
         raise TooManyScansError(f"more than {MAX_SCANS} scans, where a JPEG has about 10")
-
-
-# What telephones and cameras write and Pillow reads with another package, or not at all.
-FOREIGN_PHOTOGRAPHS = frozenset(
-    [".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".nef", ".orf", ".rw2"]
-)
 
 
 class FoundFiles(NamedTuple):

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from metabin_plugin.data.check.benchmark_counts import PUBLISHED, Count
+from metabin_plugin.data.benchmark_counts import PUBLISHED, Count
 from metabin_plugin.data.datasets.base import SourceDataset
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import replace_file
+
+GO_ON = "the same command goes on where it stopped"
 
 
 @contextmanager
@@ -68,9 +70,6 @@ def explain_unwritable(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror or error}); free the place or name "
             "another folder, and start again: what is there is kept."
         ) from error
-
-
-GO_ON = "the same command goes on where it stopped"
 
 
 def report_counts(dataset: type[SourceDataset], datasets_root: Path, in_release: Count) -> None:

@@ -22,6 +22,15 @@ NUM_SPLITS = 10
 Split = tuple[list[int], list[int]]
 
 
+# SHA-256 of each file in split_files: published numbers depend on their content.
+SHA256 = {
+    "grid": "64572c35bdddf966ca5b419e86e289ce91da28c719b1cd1dc186883f5a173a74",
+    "ilids": "c0de09764298f251adb06e29d522dc7d9d40caa2d87c61d656ca800e1a72cac5",
+    "prid": "997dad9ec332a15c1a72b5e43517840fe8dbe74d2bc9fad89053145027eb6ab4",
+    "viper": "ea05f6eb0883513760bfb1724c2c47e16d4923fc0700524e021231c54157dec2",
+}
+
+
 def _bits(dataset: str, index: int) -> np.random.PCG64:
     """Return the bit generator of split ``index`` of ``dataset``."""
     return np.random.PCG64(np.random.SeedSequence([*dataset.encode("ascii"), index]))
@@ -141,15 +150,6 @@ def single_shot_split(
         gallery += _draw(matches(query[-1]), 1, bits)
     strangers = images.keys() - set(eligible)
     return query, gallery + [i for i, p in enumerate(identities) if p in strangers]
-
-
-# SHA-256 of each file in split_files: published numbers depend on their content.
-SHA256 = {
-    "grid": "64572c35bdddf966ca5b419e86e289ce91da28c719b1cd1dc186883f5a173a74",
-    "ilids": "c0de09764298f251adb06e29d522dc7d9d40caa2d87c61d656ca800e1a72cac5",
-    "prid": "997dad9ec332a15c1a72b5e43517840fe8dbe74d2bc9fad89053145027eb6ab4",
-    "viper": "ea05f6eb0883513760bfb1724c2c47e16d4923fc0700524e021231c54157dec2",
-}
 
 
 def frozen_splits(dataset: str, population: Sequence[int], unpaired: int) -> list[Any] | None:

@@ -1,3 +1,5 @@
-"""Trained networks as files for other programs. Needs fastreid, so ``register()`` first."""
+"""Trained networks as files for other programs: folded norm layers, ONNX."""
 
-from __future__ import annotations
+from metabin_plugin.deploy.folding import Folding, fold_norms
+
+__all__ = ["Folding", "fold_norms"]

@@ -19,6 +19,12 @@ from metabin_plugin.norm.batch_instance_norm import MixedNorm2d
 from metabin_plugin.norm.convert import substitute
 from metabin_plugin.norm.synchronized_batch_norm import SynchronizedBatchNorm2d
 
+logger = logging.getLogger(__name__)
+
+
+# Layers whose forward in evaluation is known; a subclass may compute anything else.
+_KNOWN = {layer.forward for layer in (nn.BatchNorm2d, MixedNorm2d, SynchronizedBatchNorm2d)}
+
 
 def feeding_convolutions(
     network: nn.Module, norms: Collection[nn.Module]
@@ -154,12 +160,6 @@ def constant_map(layer: nn.Module, tolerance: float) -> tuple[Tensor, Tensor] | 
     scale, shift = batch_map(layer)
     gate, _, _ = instance_half(layer, like=scale)
     return (scale, shift) if is_closed(gate, tolerance).all() else None
-
-
-logger = logging.getLogger(__name__)
-
-# Layers whose forward in evaluation is known; a subclass may compute anything else.
-_KNOWN = {layer.forward for layer in (nn.BatchNorm2d, MixedNorm2d, SynchronizedBatchNorm2d)}
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
-from metabin_plugin.deploy.folding import relative_difference
+from metabin_plugin.deploy.folding import Folding, fold_norms, relative_difference
 from metabin_plugin.engine import trained_network
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.modeling import merge_folded_blocks
-from metabin_plugin.norm import Folding, fold_norms
 
 logger = logging.getLogger(__name__)
 

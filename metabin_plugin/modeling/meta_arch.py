@@ -24,6 +24,13 @@ from metabin_plugin.norm import gate_parameters, synchronize_norms
 from metabin_plugin.norm.processes import are_several, gather_rows
 from metabin_plugin.registries import META_LOSS_REGISTRY
 
+_LOGGED_NAMES = {
+    "ScatterLoss": "scatter",
+    "ShuffleLoss": "shuffle",
+    "TripletLoss": "triplet",
+    "CrossEntropyLoss": "cls",
+}
+
 
 @dataclass(frozen=True)
 class MetaRows:
@@ -105,12 +112,6 @@ META_LOSSES: Mapping[str, Callable[[MetaRows], Tensor]] = {
     "ShuffleLoss": _shuffle,
     "TripletLoss": _triplet,
     "CrossEntropyLoss": _cross_entropy,
-}
-_LOGGED_NAMES = {
-    "ScatterLoss": "scatter",
-    "ShuffleLoss": "shuffle",
-    "TripletLoss": "triplet",
-    "CrossEntropyLoss": "cls",
 }
 
 

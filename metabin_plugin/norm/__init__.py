@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from metabin_plugin.deploy.folding import Folding, fold_norms
 from metabin_plugin.norm.batch_instance_norm import (
     NORM_FORMS,
     BatchInstanceNorm2d,
@@ -24,7 +23,6 @@ __all__ = [
     "NORMS",
     "NORM_FORMS",
     "BatchInstanceNorm2d",
-    "Folding",
     "HalfInstanceNorm2d",
     "InstanceNorm2d",
     "MixedNorm2d",
@@ -33,7 +31,6 @@ __all__ = [
     "clip_gates_",
     "convert_norm",
     "count_gates",
-    "fold_norms",
     "gate_parameters",
     "network_parts",
     "set_norm_form",

@@ -33,6 +33,15 @@ _MOST_STEPS = 1 << 31
 _MOST_AT_ONCE = 1000
 
 
+# Before every name of a network that was saved inside a data-parallel wrapper.
+_WRAPPER = "module."
+# Last part of the names that batch-instance normalization adds to those of batch normalization.
+_BIN_ONLY = ("gate", "instance_weight", "instance_bias")
+# A counter without use at fixed momentum, which files older than PyTorch 0.4.1 do not have.
+_OPTIONAL = "num_batches_tracked"
+_NAMES_SHOWN = 3
+
+
 def check_state(holder: Any, state: Any) -> None:
     """Refuse a state that would fail or mislead later than when it is loaded.
 
@@ -186,15 +195,6 @@ def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} is a {type(value).__name__}, not a dict")
     return value
-
-
-# Before every name of a network that was saved inside a data-parallel wrapper.
-_WRAPPER = "module."
-# Last part of the names that batch-instance normalization adds to those of batch normalization.
-_BIN_ONLY = ("gate", "instance_weight", "instance_bias")
-# A counter without use at fixed momentum, which files older than PyTorch 0.4.1 do not have.
-_OPTIONAL = "num_batches_tracked"
-_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ TAG = "last_checkpoint"
 _FAULTS_SHOWN = 3
 
 
+_MOST_EPOCHS = 2**31
+# What load_state_dict of optimizers, schedules and hooks raises when a state is not theirs.
+_MISFITS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+
+
 def has_tag(folder: str) -> bool:
     """Whether a folder names the checkpoint to resume from.
 
@@ -118,11 +123,6 @@ def _fault(folder: str, name: str, parts: Sequence[str]) -> str | None:
         return f"{shown(name)} is not a checkpoint"
     missing = [part for part in parts if part not in content]
     return f"{shown(name)} has no state of {', '.join(missing)}" if missing else None
-
-
-_MOST_EPOCHS = 2**31
-# What load_state_dict of optimizers, schedules and hooks raises when a state is not theirs.
-_MISFITS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 class SafeCheckpointer(Checkpointer):

@@ -22,6 +22,18 @@ LAST = ("features.18.0", "features.18.1")
 CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "linear.")
 
 
+_CONV_BLOCKS = ("conv1.conv", "conv1.bn", "dwconv2.conv", "dwconv2.bn")
+Shapes = Mapping[str, tuple[int, ...]]
+# That only the paper's MobileNetV2 has.
+_EXPANSION = (f"{FIRST_BLOCK}0.", f"{FIRST_BLOCK}1.")
+# A counter without use at fixed momentum, which files older than PyTorch 0.4.1 do not have.
+_COUNTER = "num_batches_tracked"
+# fastreid's non-local blocks, which no network trained on ImageNet has.
+_NON_LOCAL = "NL_"
+# The last convolution of fastreid's MobileNetV3, in whose place others have a linear layer.
+_LAST_OF_MOBILENETV3 = "conv."
+
+
 @dataclass(frozen=True)
 class Naming:
     """How someone's MobileNetV2 calls its modules.
@@ -53,8 +65,6 @@ class Naming:
                 table[theirs] = f"features.{index}.conv.{place}"
         return {**table, **dict(zip(self.last, LAST, strict=True))}
 
-
-_CONV_BLOCKS = ("conv1.conv", "conv1.bn", "dwconv2.conv", "dwconv2.bn")
 
 FASTREID = Naming(
     stem=("features.0.0", "features.0.1"),
@@ -148,18 +158,6 @@ def _blocks() -> Iterator[tuple[int, int, int]]:
         for block in range(blocks):
             index += 1
             yield index, stage, block
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-# That only the paper's MobileNetV2 has.
-_EXPANSION = (f"{FIRST_BLOCK}0.", f"{FIRST_BLOCK}1.")
-# A counter without use at fixed momentum, which files older than PyTorch 0.4.1 do not have.
-_COUNTER = "num_batches_tracked"
-# fastreid's non-local blocks, which no network trained on ImageNet has.
-_NON_LOCAL = "NL_"
-# The last convolution of fastreid's MobileNetV3, in whose place others have a linear layer.
-_LAST_OF_MOBILENETV3 = "conv."
 
 
 def names_for(network: nn.Module, weights: Mapping[str, object]) -> dict[str, str]:

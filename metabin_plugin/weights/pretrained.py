@@ -32,9 +32,19 @@ from metabin_plugin.weights.fit import (
     unpublished,
 )
 
+logger = logging.getLogger(__name__)
+
+
 PREFIX = "torchvision:"
 # A file name's beginning of its SHA-256, as torchvision's files have it.
 _HASH = re.compile(r"-([0-9a-f]{8,})\.pth$")
+
+
+# Others have names of their own. Non-local layers are in no file, so they tell nothing.
+CANDIDATES = tuple(b for b in BACKBONES if b.name in (MOBILENETV2, RESNET) and not b.with_nl)
+_KEY = "MODEL.BACKBONE.PRETRAIN_PATH"
+# Where fastreid's backbones look for the state dict in a file that holds more.
+STATE_DICT_NAMES = ("model", "state_dict", "model_state")
 
 
 def local_file(path: str) -> str:
@@ -79,10 +89,6 @@ def _download(url: str, file: str) -> None:
         ) from error
 
 
-# Others have names of their own. Non-local layers are in no file, so they tell nothing.
-CANDIDATES = tuple(b for b in BACKBONES if b.name in (MOBILENETV2, RESNET) and not b.with_nl)
-
-
 def fitting_backbones(weights: Mapping[str, Tensor]) -> list[KnownBackbone]:
     """Those of ``CANDIDATES`` that a file's state dict fits.
 
@@ -102,13 +108,6 @@ def _fits(backbone: KnownBackbone, weights: Mapping[str, Tensor]) -> bool:
 @functools.cache
 def _network(backbone: KnownBackbone) -> nn.Module:
     return backbone.build()
-
-
-logger = logging.getLogger(__name__)
-
-_KEY = "MODEL.BACKBONE.PRETRAIN_PATH"
-# Where fastreid's backbones look for the state dict in a file that holds more.
-STATE_DICT_NAMES = ("model", "state_dict", "model_state")
 
 
 def load_imagenet_weights(network: nn.Module, path: str, partial: bool = False) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from metabin_plugin.data.check.benchmark_counts import PUBLISHED
+from metabin_plugin.data.benchmark_counts import PUBLISHED
 from metabin_plugin.engine import check_config, read_config
 from metabin_plugin.registries import registered
 

@@ -15,8 +15,7 @@ import pytest
 from scipy.io import savemat
 
 import crop_cuhk_sysu
-from metabin_plugin.data import mat_files, mat_reader
-from metabin_plugin.data.datasets import DG_CUHKSYSU, DG_CUHK03_Split
+from metabin_plugin.data.datasets import DG_CUHKSYSU, DG_CUHK03_Split, mat_files, mat_reader
 from metabin_plugin.data.datasets.small_targets import DG_GRID, read_partitions
 from metabin_plugin.errors import DatasetError
 from tests.data.datasets.test_own_splits import CUHK03_NAMES, cuhk03

@@ -12,9 +12,10 @@ from fastreid.config import get_cfg
 from fastreid.modeling.backbones import build_backbone
 from torch import Tensor, nn
 
+from metabin_plugin.deploy import fold_norms
 from metabin_plugin.deploy.inference_norm import InferenceNorm2d
 from metabin_plugin.errors import NormError
-from metabin_plugin.norm import BatchInstanceNorm2d, fold_norms, native
+from metabin_plugin.norm import BatchInstanceNorm2d, native
 from tests.norm.oracle import bin_by_loops
 
 IMAGES = torch.rand(2, 3, 64, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -16,10 +16,11 @@ from fastreid.modeling.meta_arch import build_model
 from torch import Tensor, nn
 
 from metabin_plugin.config.check import check_config
+from metabin_plugin.deploy import fold_norms
 from metabin_plugin.errors import ConfigError, NormError
 from metabin_plugin.meta import held_call
 from metabin_plugin.modeling import insert_dual_norm
-from metabin_plugin.norm import HalfInstanceNorm2d, InstanceNorm2d, fold_norms
+from metabin_plugin.norm import HalfInstanceNorm2d, InstanceNorm2d
 from tests.engine.starting import started
 from tests.engine.tiny_data import tiny_config
 from tests.modeling.random_networks import randomize, save

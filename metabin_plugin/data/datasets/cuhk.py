@@ -15,8 +15,8 @@ from metabin_plugin.data.datasets.base import (
     TestItem,
     TrainItem,
 )
+from metabin_plugin.data.datasets.mat_files import read_mat
 from metabin_plugin.data.datasets.scan import Release, require_images, scan_folder
-from metabin_plugin.data.mat_files import read_mat
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown
 
@@ -49,12 +49,12 @@ class DG_CUHK02(SourceDataset):
         return items
 
 
-HOME_PAGE = "CUHK Person Re-identification Datasets, Xiaogang Wang"
+_CUHK02_HOME = "CUHK Person Re-identification Datasets, Xiaogang Wang"
 
 # Where people unpack the release under the datasets root.
 _CUHK03_ORIGINALS = ("cuhk03/cuhk03_release", "cuhk03", "cuhk03_release")
 MAT_FILE = "cuhk-03.mat"
-_NAME = re.compile(r"(\d+)_(\d+)_([12])_\d+\.")
+_CUHK03_NAME = re.compile(r"(\d+)_(\d+)_([12])_\d+\.")
 
 
 def images_folder(root: Path, boxes: str) -> Path:
@@ -71,7 +71,7 @@ def image_names(release: Release, root: Path, boxes: str) -> Iterator[tuple[str,
     folder = images_folder(root, boxes)
     originals = (root / place / MAT_FILE for place in _CUHK03_ORIGINALS)
     require_images(release, folder, originals, "extract_cuhk03.py", root)
-    for path, match in scan_folder(release, folder, ".png", _NAME):
+    for path, match in scan_folder(release, folder, ".png", _CUHK03_NAME):
         pair, person, view = (int(number) for number in match.groups())
         yield path, pair, person, view
 
@@ -94,7 +94,7 @@ class DG_CUHK03(SourceDataset):
     release = Release(
         title="CUHK03",
         layout="cuhk03/images_detected/1_001_1_01.png (pair_person_view_image)",
-        home_page=HOME_PAGE,
+        home_page=_CUHK02_HOME,
     )
     dataset_name = "cuhk03"
 
@@ -118,11 +118,11 @@ class DG_CUHK03_Labeled(DG_CUHK03):
     release = Release(
         title="CUHK03 (labelled boxes)",
         layout="cuhk03/images_labeled/1_001_1_01.png (pair_person_view_image)",
-        home_page=HOME_PAGE,
+        home_page=_CUHK02_HOME,
     )
 
 
-_HOME_PAGE = "person-re-ranking (CUHK03 new training/testing protocol), Zhun Zhong"
+_CUHK03_HOME = "person-re-ranking (CUHK03 new training/testing protocol), Zhun Zhong"
 _LISTS = ("train_idx", "query_idx", "gallery_idx")
 
 
@@ -140,7 +140,7 @@ class DG_CUHK03_Split(OwnSplitDataset):
     release = Release(
         title="CUHK03 (new protocol)",
         layout="cuhk03/images_detected and cuhk03/cuhk03_new_protocol_config_detected.mat",
-        home_page=_HOME_PAGE,
+        home_page=_CUHK03_HOME,
     )
     dataset_name = "cuhk03"
 
@@ -176,7 +176,7 @@ class DG_CUHK03_Labeled_Split(DG_CUHK03_Split):
     release = Release(
         title="CUHK03 (new protocol, labelled boxes)",
         layout="cuhk03/images_labeled and cuhk03/cuhk03_new_protocol_config_labeled.mat",
-        home_page=_HOME_PAGE,
+        home_page=_CUHK03_HOME,
     )
 
 

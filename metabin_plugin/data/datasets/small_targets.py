@@ -15,8 +15,8 @@ from metabin_plugin.data.datasets.base import (
     Shot,
     TargetDataset,
 )
+from metabin_plugin.data.datasets.mat_files import read_mat
 from metabin_plugin.data.datasets.scan import Release, scan_folder
-from metabin_plugin.data.mat_files import read_mat
 from metabin_plugin.data.splits import NUM_SPLITS, Split, frozen_splits, one_camera_split
 from metabin_plugin.errors import DatasetError
 
@@ -63,7 +63,7 @@ def _viper_shot(path: str, identity: int, camera: int) -> Shot:
     return Shot(path, identity, camera, str(identity), CAMERAS[camera])
 
 
-LAST_SHARED = 200
+LAST_SHARED_OF_PRID = 200
 
 
 class DG_PRID(CrossCameraTarget):
@@ -108,7 +108,7 @@ class DG_PRID(CrossCameraTarget):
 
 def _prid_shot(path: str, number: int, camera: int) -> Shot:
     name = CAMERAS[camera]
-    if number <= LAST_SHARED:
+    if number <= LAST_SHARED_OF_PRID:
         return Shot(path, number, camera, str(number), name)
     # Only camera-a strangers need another number than their own: they are never in a split.
     identity = number if camera else -number
@@ -145,7 +145,7 @@ def read_partitions(release: Release, path: Path, paired: Sequence[int]) -> list
     return [sorted(people - part) for part in partitions]
 
 
-PATTERN = re.compile(r"(\d+)_(\d+)_")
+_ILIDS_NAME = re.compile(r"(\d+)_(\d+)_")
 
 
 class DG_GRID(CrossCameraTarget):
@@ -169,7 +169,7 @@ class DG_GRID(CrossCameraTarget):
         shots = []
         for side, name in enumerate(("probe", "gallery")):
             folder = root / "underground_reid" / name
-            for path, match in scan_folder(self.release, folder, ".jpeg", PATTERN):
+            for path, match in scan_folder(self.release, folder, ".jpeg", _ILIDS_NAME):
                 identity = int(match[1])
                 # All distractors are called 0 but each is another person.
                 person = str(identity) if identity else f"distractor_{Path(path).stem}"
@@ -182,7 +182,7 @@ class DG_GRID(CrossCameraTarget):
         PETA does not say which image of a pair is the probe; it is taken to be that of the lower
         camera number. Each distractor has a number of its own there.
         """
-        found = list(scan_folder(self.release, archive, ".jpeg", PATTERN))
+        found = list(scan_folder(self.release, archive, ".jpeg", _ILIDS_NAME))
         images = Counter(int(match[1]) for _, match in found)
         # The names are sorted, so the lower camera of a pair comes first.
         met: set[int] = set()
@@ -205,7 +205,7 @@ class DG_GRID(CrossCameraTarget):
         return super().choose(shots, paired, unpaired)
 
 
-NOT_IN_ORIGINAL = 120
+NOT_IN_ORIGINAL_ILIDS = 120
 
 
 class DG_iLIDS(TargetDataset):
@@ -231,7 +231,7 @@ class DG_iLIDS(TargetDataset):
     def read_peta(self, archive: Path) -> list[Shot]:
         """Return the images of the one folder, without person 120, who is none of the 119."""
         shots = self._scan(archive, r"(\d{4})_(\d{3})\.")
-        return [shot for shot in shots if shot.identity != NOT_IN_ORIGINAL]
+        return [shot for shot in shots if shot.identity != NOT_IN_ORIGINAL_ILIDS]
 
     def draw(self, shots: list[Shot]) -> tuple[str, list[Split]]:
         """Put one random image against another one for half of the identities."""

@@ -18,6 +18,20 @@ _NUMBER = r"(?<!\d)\d+(?!\d)"
 _ANYTHING = "[^/]*?"
 
 
+TRAIN, QUERY, GALLERY, TEST, VALIDATION = "train", "query", "gallery", "test", "val"
+# In any case, with or without signs between the words. The longer names are Market-1501's, VeRi's,
+# and those of scripts that sort their images anew.
+NAMES = {
+    TRAIN: ("train", "training", "bounding_box_train", "image_train", "train_all", "trainval"),
+    QUERY: ("query", "queries", "probe", "image_query"),
+    GALLERY: ("gallery", "bounding_box_test", "image_test"),
+    TEST: ("test", "testing"),
+    VALIDATION: ("val", "valid", "validation"),
+}
+_USE = {re.sub("_", "", name): use for use, names in NAMES.items() for name in names}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
 class Labels(NamedTuple):
     """What a path says; "" where its layout has no such field.
 
@@ -115,20 +129,6 @@ def path_from(folder: Path, target: Path) -> str:
     except ValueError:
         path = os.path.realpath(target)
     return Path(path).as_posix()
-
-
-TRAIN, QUERY, GALLERY, TEST, VALIDATION = "train", "query", "gallery", "test", "val"
-# In any case, with or without signs between the words. The longer names are Market-1501's, VeRi's,
-# and those of scripts that sort their images anew.
-NAMES = {
-    TRAIN: ("train", "training", "bounding_box_train", "image_train", "train_all", "trainval"),
-    QUERY: ("query", "queries", "probe", "image_query"),
-    GALLERY: ("gallery", "bounding_box_test", "image_test"),
-    TEST: ("test", "testing"),
-    VALIDATION: ("val", "valid", "validation"),
-}
-_USE = {re.sub("_", "", name): use for use, names in NAMES.items() for name in names}
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def use_of(folder: str) -> str:

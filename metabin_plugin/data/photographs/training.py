@@ -23,6 +23,11 @@ from metabin_plugin.text import shown
 NO_CAMERA = "0"
 
 
+# Images of an identity in a batch, as in the paper, and identities of all domains together.
+INSTANCES = 4
+SLOTS = 12
+
+
 def manifest_text(photographs: Sequence[Photograph], folder: Path, manifest: Path) -> bytes:
     """A manifest of photographs, with the column ``domain`` if they have any.
 
@@ -62,11 +67,6 @@ def text_of(path: str) -> str:
         raise DatasetError(
             f"The name {shown(path)} is not UTF-8, which manifests and configs are; rename it."
         ) from None
-
-
-# Images of an identity in a batch, as in the paper, and identities of all domains together.
-INSTANCES = 4
-SLOTS = 12
 
 
 @dataclass(frozen=True)

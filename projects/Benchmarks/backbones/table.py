@@ -92,14 +92,13 @@ def _outcome(entry: dict[str, Any]) -> Outcome:
 ABOUT = f"""# Backbones
 
 Written by `python projects/Benchmarks/make_backbone_table.py write` from
-[`BACKBONES.json`](BACKBONES.json), which `… run --export all` makes: every backbone of
-fastreid's registry that has batch normalization, with `MODEL.BACKBONE.NORM BIN` in
-`configs/MetaBIN.yml`, trained {ITERATIONS} iterations with their meta steps and evaluated on
-images of noise ({IMAGES} of {SIZE[0]}×{SIZE[1]} a batch). Exported means that its ONNX file gave PyTorch's features in
+[`BACKBONES.json`](BACKBONES.json), which `… run --export all` makes: every backbone of fastreid's
+registry that has batch normalization, with `MODEL.BACKBONE.NORM BIN` in `configs/MetaBIN.yml`,
+trained {ITERATIONS} iterations with their meta steps and evaluated on images of noise ({IMAGES}
+of {SIZE[0]}×{SIZE[1]} a batch). Exported means that its ONNX file gave PyTorch's features in
 onnxruntime. The rows say that a backbone works, not how well. Parameters are the backbone's. The
 seconds are those of the iterations in float32 on one thread (`METABIN.NORM_FORM native`), on a
-machine that had other work.
-"""
+machine that had other work."""
 COLUMNS = (
     *("`DEPTH`", "`WITH_…`", "`FEAT_DIM`", "BIN layers", "gates", "parameters"),
     *("trained", "evaluated", "exported", "seconds"),

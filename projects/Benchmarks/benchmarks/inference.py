@@ -25,8 +25,9 @@ from benchmarks.setting import (
     read_setting,
     training_config,
 )
+from metabin_plugin.deploy import fold_norms
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.norm import fold_norms, gate_parameters
+from metabin_plugin.norm import gate_parameters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

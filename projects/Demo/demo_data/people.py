@@ -30,6 +30,11 @@ HAIR: dict[str, float] = {"141213": 38, "2c211b": 24, "4d3826": 14, "7d6038": 7,
 SKIN: dict[str, float] = {"e3b99a": 34, "d6a37f": 30, "b98560": 16, "8a5b40": 11, "5b3a2a": 9}
 
 
+PATTERNS = {
+    "plain": 58, "stripes": 8, "bars": 3, "checks": 7, "two-tone": 8, "blotches": 5, "print": 11,
+}  # fmt: skip
+
+
 def linear(display: Array | float) -> Array:
     """Return linear light of a display value in [0, 1], with a gamma of 2.2."""
     return np.power(np.asarray(display, np.float32), np.float32(2.2))
@@ -60,11 +65,6 @@ def pick(rng: np.random.Generator, palette: dict[str, float], spread: float = 0.
 def vary(rng: np.random.Generator, colour: Array, low: float, high: float) -> Array:
     """Return a lighter or darker tone of a reflectance, scaled by a factor in [low, high]."""
     return np.clip(colour * rng.uniform(low, high), 0.008, 0.9).astype(np.float32)
-
-
-PATTERNS = {
-    "plain": 58, "stripes": 8, "bars": 3, "checks": 7, "two-tone": 8, "blotches": 5, "print": 11,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from demo_data.tube import field, fractal
 Colour = tuple[int, int, int]
 
 
+WIDTH, HEIGHT = 900, 760
+
+
 @dataclass
 class Sheet:
     """A background under construction.
@@ -179,9 +182,6 @@ def weather(sheet: Sheet, grain: float, patches: float) -> np.ndarray:
     factor = 1 + grain * fine + patches * np.clip(broad, -1.5, 1.5)
     drawn = np.asarray(sheet.image, np.float32) * factor[..., None]
     return np.clip(drawn, 0, 255).astype(np.uint8)
-
-
-WIDTH, HEIGHT = 900, 760
 
 
 def draw_scene(rng: np.random.Generator, kind: str, elevation: float) -> np.ndarray:

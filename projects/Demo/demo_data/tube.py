@@ -14,6 +14,10 @@ from PIL import Image
 FOLD_SIZE = 128
 
 
+Array = NDArray[np.floating[Any]]
+Paint = Callable[[Array, Array], Array]
+
+
 def field(
     rng: np.random.Generator, width: int, height: int, cells: tuple[int, int]
 ) -> NDArray[np.float32]:
@@ -51,10 +55,6 @@ def folds(variant: int) -> NDArray[np.float32]:
     broad = field(rng, size, size, (6, 10))
     fine = field(rng, size, size, (14, 26))
     return broad * np.float32(0.8) + fine * np.float32(0.5)
-
-
-Array = NDArray[np.floating[Any]]
-Paint = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ from metabin_plugin.files import reason
 Settings = dict[str, Any]
 
 
+ROWS = Path(__file__).resolve().parents[1] / "rows"
+_BASE = "_BASE_"
+_ABOUT, _ALL = "ABOUT", "ALL"
+
+
 def flat(node: Mapping[str, Any], prefix: str = "") -> Settings:
     """Flatten nested mappings of a YAML file.
 
@@ -47,10 +52,6 @@ def changes(then: Settings, now: Settings) -> list[str]:
         for key in sorted({*then, *now})
         if then.get(key, absent) != now.get(key, absent)
     ]
-
-
-ROWS = Path(__file__).resolve().parents[1] / "rows"
-_BASE = "_BASE_"
 
 
 def row_names(folder: Path = ROWS) -> list[str]:
@@ -95,9 +96,6 @@ def own_keys(row: str, folder: Path = ROWS) -> set[str]:
         path = (path.parent / node.pop(_BASE)).resolve()
         keys.update(flat(node))
     return keys
-
-
-_ABOUT, _ALL = "ABOUT", "ALL"
 
 
 @dataclass(frozen=True)

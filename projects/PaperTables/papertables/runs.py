@@ -23,6 +23,13 @@ _RECORD, _RESULTS = "run.json", "results.json"
 _CUDA_MEMORY = re.compile(r"max_mem: (\d+)M")
 
 
+_POLL_SECONDS = 0.2
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MIB = 2**20
+# getrusage counts in KiB on Linux and in bytes on macOS.
+_RESIDENT_UNIT = 1 if sys.platform == "darwin" else 2**10
+
+
 @dataclass(frozen=True)
 class Record:
     """What is kept of a run between calls of the command.
@@ -125,13 +132,6 @@ class Run:
             else []
         )
         return max(map(float, of_gpu), default=record.resident_mib)
-
-
-_POLL_SECONDS = 0.2
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_MIB = 2**20
-# getrusage counts in KiB on Linux and in bytes on macOS.
-_RESIDENT_UNIT = 1 if sys.platform == "darwin" else 2**10
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ from metabin_plugin.errors import ConfigError
 from metabin_plugin.text import as_cell
 from papertables.runs import Run
 
+TABLES = Path(__file__).resolve().parents[1] / "tables.yml"
+MISSING = "-"
+_MEASURED = ("Rank-1", "mAP", "seeds", "seconds", "peak MiB")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -83,11 +87,6 @@ def outcome(run: Run) -> Outcome | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{run.results} is damaged; remove {run.folder}") from error
     return Outcome(run, targets, record.seconds, run.peak_mib(record))
-
-
-TABLES = Path(__file__).resolve().parents[1] / "tables.yml"
-MISSING = "-"
-_MEASURED = ("Rank-1", "mAP", "seeds", "seconds", "peak MiB")
 
 
 @dataclass(frozen=True)
