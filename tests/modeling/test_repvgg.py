@@ -12,6 +12,7 @@ from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.backbones.repvgg import RepVGGBlock
 from torch import Tensor, nn
 
+from metabin_plugin.deploy import fold_norms
 from metabin_plugin.deploy.inference_norm import InferenceNorm2d
 from metabin_plugin.deploy.network import fold_network
 from metabin_plugin.errors import ExportError
@@ -19,7 +20,6 @@ from metabin_plugin.modeling import merge_folded_blocks
 from metabin_plugin.norm import (
     BatchInstanceNorm2d,
     InstanceNorm2d,
-    fold_norms,
     synchronize_norms,
 )
 

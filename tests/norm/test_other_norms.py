@@ -9,6 +9,7 @@ import torch
 from fastreid.solver.build import get_default_optimizer_params
 from torch import Tensor, nn
 
+from metabin_plugin.deploy import fold_norms
 from metabin_plugin.errors import NormError
 from metabin_plugin.meta import held_call
 from metabin_plugin.norm import (
@@ -19,7 +20,6 @@ from metabin_plugin.norm import (
     InstanceNorm2d,
     convert_norm,
     count_gates,
-    fold_norms,
     gate_parameters,
     set_norm_form,
     synchronize_norms,

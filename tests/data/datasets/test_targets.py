@@ -165,7 +165,7 @@ def test_a_changed_rule_does_not_change_the_splits(release, target, monkeypatch)
     def changed(*arguments: Any) -> None:
         raise AssertionError("the rule was asked")
 
-    for module in ("base.draw_queries", "ilids.one_camera_split"):
+    for module in ("base.draw_queries", "small_targets.one_camera_split"):
         monkeypatch.setattr(f"metabin_plugin.data.datasets.{module}", changed)
     assert release(target, "original").splits == before
 
