@@ -1,22 +1,16 @@
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from tests.compat.processes import run_python
 
-PRINT_STATE = """
+# What a script for plain fastreid looks like: it knows nothing of the plugin. Without it, only the
+# first line is printed.
+SCRIPT = """
 import sys
 import __main__
-print(__name__, __file__, sys.argv, sys.path[0], __main__.__dict__ is globals())
-"""
-
-# What a script for plain fastreid looks like: it knows nothing of the plugin.
-ALL_REDUCE = """
-import sys
-import torch
-import torch.distributed as dist
-from fastreid.engine import launch
-from fastreid.utils import comm
 
 class Number:
     value = 10.0
@@ -27,27 +21,20 @@ def main(number):
     ranks = comm.gather(comm.get_rank())
     if comm.is_main_process():
         print("sum", total.item(), "ranks", ranks, sys.argv[1:], flush=True)
-
-if __name__ == "__main__":
-    launch(main, 2, args=(Number(),))
-"""
-
-USER_ERROR = """
-from fastreid.engine import launch
-
-def main():
     from metabin_plugin.errors import DatasetError
     raise DatasetError("datasets/x: no such folder; create it.")
 
 if __name__ == "__main__":
-    launch(main, 2)
+    print(__name__, __file__, sys.argv, sys.path[0], __main__.__dict__ is globals(), flush=True)
+
+import torch
+import torch.distributed as dist
+from fastreid.engine import launch
+from fastreid.utils import comm
+
+if __name__ == "__main__":
+    launch(main, 2, args=(Number(),))
 """
-
-
-def write(tmp_path, text: str) -> str:
-    path = tmp_path / "script.py"
-    path.write_text(text)
-    return str(path)
 
 
 @pytest.mark.parametrize("arguments", [(), ("-h",)])
@@ -64,23 +51,38 @@ def test_a_missing_script_is_named():
     assert "Traceback" not in run.stderr
 
 
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("script") / "script.py"
+    path.write_text(SCRIPT)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def plugged(script: str) -> subprocess.CompletedProcess[str]:
+    """The script with the plugin."""
+    return run_python("-m", "metabin_plugin", script, "--key", "value")
+
+
 @pytest.mark.slow
-def test_a_script_sees_what_python_itself_would_show_it(tmp_path):
-    script = write(tmp_path, PRINT_STATE)
+def test_a_script_sees_what_python_itself_would_show_it(
+    script: str, plugged: subprocess.CompletedProcess[str]
+) -> None:
     plain = run_python(script, "--key", "value")
-    plugged = run_python("-m", "metabin_plugin", script, "--key", "value")
-    assert plugged.stdout == plain.stdout != ""
+    assert plain.stdout == plugged.stdout.splitlines(keepends=True)[0] != ""
 
 
 @pytest.mark.slow
-def test_spawned_processes_find_the_scripts_functions_and_the_plugin(tmp_path):
-    run = run_python("-m", "metabin_plugin", write(tmp_path, ALL_REDUCE), "--option")
-    assert run.stdout == "sum 21.0 ranks [0, 1] ['--option']\n", run.stderr
+def test_spawned_processes_find_the_scripts_functions_and_the_plugin(
+    plugged: subprocess.CompletedProcess[str],
+) -> None:
+    assert plugged.stdout.splitlines()[1:] == ["sum 21.0 ranks [0, 1] ['--key', 'value']"]
 
 
 @pytest.mark.slow
-def test_an_error_in_a_spawned_process_is_one_sentence(tmp_path):
-    run = run_python("-m", "metabin_plugin", write(tmp_path, USER_ERROR))
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == "error: datasets/x: no such folder; create it."
-    assert "Traceback" not in run.stderr
+def test_an_error_in_a_spawned_process_is_one_sentence(
+    plugged: subprocess.CompletedProcess[str],
+) -> None:
+    assert plugged.returncode == 1
+    assert plugged.stderr.splitlines()[-1] == "error: datasets/x: no such folder; create it."
+    assert "Traceback" not in plugged.stderr
