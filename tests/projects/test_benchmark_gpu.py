@@ -89,7 +89,7 @@ def test_a_part_that_hangs_dies_or_fails_leaves_the_others(tmp_path: Path, capfd
 def test_what_was_measured_is_there_when_all_is_killed(tmp_path: Path) -> None:
     rows, child = tmp_path / "rows.json", tmp_path / "child"
     script = [sys.executable, "-m", "tests.projects.benchmark_parts", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'projects' / 'Benchmarks'}"}
     with subprocess.Popen(script, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as running:
         assert eventually(lambda: rows.is_file() and "hangs" in rows.read_text())
         running.kill()
