@@ -116,18 +116,9 @@ def test_every_part_measures_on_a_cpu(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--size", "32x16", "--batch", "20", "--networks", "resnet18"]
     # Longer than `run_script` waits.
     limits = ["--seconds", "2400"]
+    words += ["--json", str(file), "--parts", *parts]
     subprocess.run(
-        [
-            sys.executable,
-            *TOOL,
-            *words,
-            "--seconds",
-            "2400",
-            "--json",
-            str(file),
-            "--parts",
-            *parts,
-        ],
+        [sys.executable, *TOOL, *limits, *words],
         cwd=ROOT,
         check=True,
     )
