@@ -57,6 +57,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals
