@@ -13,8 +13,9 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 FAISS ?= faiss-cpu
 CONSTRAINTS ?= .ci/constraints.txt
 FASTREID := fastreid==1.4.0
-# Every test computes on one thread. A file's tests share what they train, so they stay together.
-PARALLEL := --numprocesses auto --dist loadfile
+# Every test computes on one thread. A file's tests share what they train, so they stay together;
+# files are handed out in the order of tests/conftest.py, the longest first.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 DEMO_DATA := datasets/demo
 PRETRAINING_DATA := datasets/demo-pretraining
 

@@ -28,8 +28,19 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Handed out first, so that no worker begins with a long file when the others have nothing left.
+LONGEST = (
+    *("test_readme", "test_mutations", "test_config_changes", "test_make_backbone_table"),
+    *("test_triton", "test_resume", "test_augmining_training", "test_kill_while_writing"),
+    *("test_steps", "test_spawning", "test_newcomer", "test_export_onnx", "test_launching"),
+    *("test_stop_signals", "test_train_net"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Put the longest files first, and skip what needs a GPU where there is none."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if torch.cuda.is_available():
         return
     for item in items:

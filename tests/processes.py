@@ -1,17 +1,23 @@
-"""Processes of their own that start in milliseconds, for tests that kill them."""
+"""Processes of their own that start in milliseconds, for tests that kill them or run scripts."""
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
 import os
-from collections.abc import Callable
+import resource
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_TIMEOUT = 300
 
 
 @functools.cache
@@ -53,3 +59,57 @@ def _run(function: Callable[..., object], *args: Any) -> None:
     # As in a script; else the workers would come from this server too.
     multiprocessing.set_start_method("fork", force=True)
     function(*args)
+
+
+def run_script(
+    *words: object,
+    folder: Path = ROOT,
+    settings: Mapping[str, str] | None = None,
+    largest_file: int | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python script as a shell would, but without the seconds that its imports take.
+
+    Args:
+        *words: the script or ``-m`` and a module, and arguments.
+        folder: where to run it.
+        settings: environment variables.
+        largest_file: bytes that a file may have; more is refused as on a full disk.
+
+    Returns:
+        Its exit status, and what it printed to either stream.
+    """
+    command = [str(word) for word in words]
+    with tempfile.TemporaryDirectory() as printed:
+        process = start(_run_script, command, str(folder), settings or {}, printed, largest_file)
+        process.join(_TIMEOUT)
+        status = process.exitcode
+        process.kill()
+        out, err = (
+            Path(printed, name).read_text("utf-8", errors="replace") for name in ("out", "err")
+        )
+    assert status is not None, f"{command} takes more than {_TIMEOUT} s:\n{out}{err}"
+    return subprocess.CompletedProcess(command, status, out, err)
+
+
+def _run_script(
+    words: list[str],
+    folder: str,
+    settings: dict[str, str],
+    printed: str,
+    largest_file: int | None,
+) -> None:
+    for stream, name in ((1, "out"), (2, "err")):
+        with open(os.path.join(printed, name), "wb") as file:
+            os.dup2(file.fileno(), stream)
+    os.chdir(folder)
+    os.environ |= settings
+    is_module = words[0] == "-m"
+    sys.argv = words[is_module:]
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if is_module:
+        sys.path.insert(0, folder)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        runpy.run_path(words[0], run_name="__main__")

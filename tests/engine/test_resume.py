@@ -83,21 +83,31 @@ def every_checkpoint_leads_to(expected: dict[str, Any], folder: Path, options: l
         assert difference(expected, outcome(resumed)) == "", name
 
 
-def test_the_same_seed_twice(tmp_path: Path) -> None:
-    options, expected, _ = straight(tmp_path)
+Uninterrupted = tuple[list[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """Options and outcome of one run with which others are compared."""
+    options, expected, _ = straight(tmp_path_factory.mktemp("uninterrupted"))
+    return options, expected
+
+
+def test_the_same_seed_twice(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    options, expected = uninterrupted
     train([*options, "OUTPUT_DIR", str(tmp_path / "again")])
     assert difference(expected, outcome(tmp_path / "again")) == ""
 
 
-def test_another_seed_differs(tmp_path: Path) -> None:
-    options, expected, _ = straight(tmp_path)
+def test_another_seed_differs(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    options, expected = uninterrupted
     train([*options, "OUTPUT_DIR", str(tmp_path / "other"), "METABIN.SEED", "4"])
     found = outcome(tmp_path / "other")
     assert difference(expected["model_final"]["model"], found["model_final"]["model"])
 
 
-def test_workers_make_no_difference(tmp_path: Path) -> None:
-    options, expected, _ = straight(tmp_path)
+def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    options, expected = uninterrupted
     train([*options, "OUTPUT_DIR", str(tmp_path / "two"), "DATALOADER.NUM_WORKERS", "2"])
     assert difference(expected, outcome(tmp_path / "two")) == ""
 

@@ -235,19 +235,10 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
     ("options", "sentence"),
     [
         (["METABIN.NUM_META_TRAIN", "3"], r"METABIN\.NUM_META_TRAIN is 3 of 3 domains"),
-        (["METABIN.NUM_META_TRAIN", "0"], r"METABIN\.NUM_META_TRAIN is 0"),
         (["SOLVER.IMS_PER_BATCH", "13"], r"SOLVER\.IMS_PER_BATCH"),
-        (["MODEL.BACKBONE.NORM", "XN"], r"MODEL\.BACKBONE\.NORM is 'XN'; choose among BN"),
         (["MODEL.BACKBONE.NORM", "BN"], r"MODEL\.BACKBONE\.NORM \"BIN\""),
-        (["METABIN.DOMAIN", "city"], r"METABIN\.DOMAIN is 'city'"),
-        (["METABIN.HOOKS", '("Nothing",)'], r"METABIN\.HOOKS is 'Nothing'"),
-        (["METABIN.META_TEST_LOSSES", "()"], r"METABIN\.META_TEST_LOSSES is empty"),
-        (["METABIN.META_TRAIN_LOSSES", '("X",)'], r"METABIN\.META_TRAIN_LOSSES is 'X'"),
         (["METABIN.INNER_LR.LOW", "0.5"], r"METABIN\.INNER_LR\.HIGH is 0\.1, below LOW"),
-        (["METABIN.OUTER_LR", "-1."], r"METABIN\.OUTER_LR is -1\.0; it must be at least 0"),
         (["MODEL.META_ARCHITECTURE", "Baseline"], r"needs MODEL\.META_ARCHITECTURE MetaBIN"),
-        (["DATALOADER.SAMPLER_TRAIN", "Sampler"], r"DATALOADER\.SAMPLER_TRAIN is"),
-        (["METABIN.SCATTER_AVERAGE", "x"], r"METABIN\.SCATTER_AVERAGE is 'x'"),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: str) -> None:

@@ -66,9 +66,9 @@ def losses(model: Any, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Ev
 
 
 def probability_and_rank(model: Any, image: Tensor, identity: int) -> tuple[float, int]:
-    """Of the right identity, by the network in evaluation, for one image alone."""
+    """Of the right identity, by a network in evaluation, for one image alone."""
     with torch.no_grad():
-        feature = copy.deepcopy(model).eval()({"images": image[None]})[0]
+        feature = model({"images": image[None]})[0]
         weight = model.heads.weight
         if type(model.heads.cls_layer).__name__ == "CosSoftmax":
             feature, weight = feature / feature.norm(), weight / weight.norm(dim=1)[:, None]
@@ -81,6 +81,7 @@ def probability_and_rank(model: Any, image: Tensor, identity: int) -> tuple[floa
 def mined_by_definition(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, int, int]:
     """The batch to train on, how many images were replaced and how many copies excessive."""
     images, identities = inputs["images"].clone(), inputs["targets"].tolist()
+    model = copy.deepcopy(model).eval()
     ease = [probability_and_rank(model, *pair)[0] for pair in zip(images, identities, strict=True)]
     hard = sorted(range(len(images)), key=ease.__getitem__)[: len(images) // 2]
     torch.manual_seed(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,19 @@ import pytest
 import torch
 
 import augmining
+from metabin_plugin.engine import MetaBINTrainer, read_config
+from tests.distributed.processes import run_ranks
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.test_resume import difference, every_checkpoint_leads_to, outcome
 from tests.engine.tiny_data import tiny_options
+from tests.processes import run_script
 
 PROJECT = Path(augmining.__file__).parents[1]
+CONFIG = PROJECT / "configs" / "AugMining-demo.yml"
 
 
 def run(options: list[str], *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PROJECT / "train_net.py"), "--config-file"]
-    command += [str(PROJECT / "configs" / "AugMining-demo.yml"), *flags, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_script(PROJECT / "train_net.py", "--config-file", CONFIG, *flags, *options)
 
 
 def scalars(folder: Path, name: str) -> list[float]:
@@ -44,11 +45,17 @@ def test_evaluation_alone_repeats_the_results_of_training(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "new" / "results.json").read_text()) == results
 
 
+def train(_rank: int, options: list[str]) -> None:
+    trainer = MetaBINTrainer(read_config(str(CONFIG), options))
+    trainer.resume_or_load(False)
+    trainer.train()
+
+
 @pytest.mark.slow
 def test_two_processes_train(tmp_path: Path) -> None:
     options = [*tiny_options(tmp_path), "SOLVER.MAX_EPOCH", "1", "TEST.EVAL_PERIOD", "0"]
-    done = run([*options, "DATALOADER.NUM_INSTANCE", "2"], "--num-gpus", "2")
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "out").mkdir()
+    run_ranks(tmp_path / "ranks", 2, train, [*options, "DATALOADER.NUM_INSTANCE", "2"])
     assert scalars(tmp_path / "out", "replaced_hard_images")
 
 

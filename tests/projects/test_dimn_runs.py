@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from dimn import DIMNTrainer
 from tests.distributed.processes import run_ranks
 from tests.engine.test_resume import difference, outcome
 from tests.engine.tiny_data import CONFIGS, tiny_options
-from tests.processes import start
+from tests.processes import run_script
 
 PROJECT = CONFIGS.parent / "projects" / "DIMN"
 CONFIG = PROJECT / "configs" / "DIMN-demo.yml"
@@ -37,16 +35,10 @@ def train(cfg: CfgNode, resume: bool = False) -> None:
     trainer.train()
 
 
-def run_script(*arguments: str) -> None:
-    """Run the project's command in a process of its own."""
-    process = start(_run_script, arguments)
-    process.join()
-    assert process.exitcode == 0
-
-
-def _run_script(arguments: tuple[str, ...]) -> None:
-    sys.argv = ["train_net.py", "--config-file", str(CONFIG), *arguments]
-    runpy.run_path(str(PROJECT / "train_net.py"), run_name="__main__")
+def run(*arguments: str) -> None:
+    """Run the project's command."""
+    done = run_script(PROJECT / "train_net.py", "--config-file", CONFIG, *arguments)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -54,12 +46,12 @@ def test_the_command_trains_and_evaluates_the_checkpoint_to_the_same_numbers(
     tmp_path: Path,
 ) -> None:
     options = tiny_options(tmp_path)
-    run_script(*options)
+    run(*options)
     trained = (tmp_path / "out" / "results.json").read_text()
     assert json.loads(trained)
     weights = str(tmp_path / "out" / "model_final.pth")
     again = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "again")]
-    run_script("--eval-only", *options, *again)
+    run("--eval-only", *options, *again)
     assert (tmp_path / "again" / "results.json").read_text() == trained
     memory = torch.load(weights, weights_only=True)["model"]
     # Three domains of four identities; two epochs of two iterations meet most of them.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import compare_onnx
+from tests.processes import run_script
 
 TOOL = Path(__file__).parents[2] / "tools" / "compare_onnx.py"
 FLOAT = TensorProto.FLOAT
@@ -124,11 +123,6 @@ def test_no_other_file_is_read(
         compare_onnx.main(["m.onnx", *photographs])
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 def test_hostile_files_get_a_sentence_that_does_nothing_to_a_terminal(
     tmp_path: Path, photographs: list[str]
 ) -> None:
@@ -150,10 +144,10 @@ def test_hostile_files_get_a_sentence_that_does_nothing_to_a_terminal(
         (tmp_path / "m.onnx", tmp_path / "eps.jpg", "cannot identify image file"),
     ]
     for model, photograph, words in tried:
-        done = run(model, photograph)
+        done = run_script(TOOL, model, photograph)
         assert done.returncode == 1 and words in done.stderr
         assert done.stderr.startswith("error: ")
         assert done.stderr.removesuffix("\n").isprintable()
-    done = run(tmp_path / "m.onnx", escaping)
+    done = run_script(TOOL, tmp_path / "m.onnx", escaping)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"0.000  {tmp_path}/\\x1b[2J.png\n"

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.tiny_data import tiny_options, write_manifest
-from tests.tools.readme_commands import (
+from tests.cli.readme_commands import (
     DOCUMENTS,
     ROOT,
     Documented,
@@ -23,6 +22,7 @@ from tests.tools.readme_commands import (
     run,
     workspace,
 )
+from tests.engine.tiny_data import tiny_options, write_manifest
 
 Options = Callable[[Path], list[str]]
 
@@ -88,9 +88,9 @@ TORCHRUN = (
     "tests/distributed/test_launching.py"
     "::test_a_rank_killed_in_training_ends_the_run_within_a_minute"
 )
-NEWCOMER = "tests/tools/test_newcomer.py::test_photographs_become_a_network_that_finds_people"
-SEARCH_BENCH = "tests/tools/test_search.py::test_the_bench_measures_every_kind"
-GPU_BENCHMARK = "tests/tools/test_benchmark_gpu.py::test_every_part_measures_on_a_cpu"
+NEWCOMER = "tests/cli/test_newcomer.py::test_photographs_become_a_network_that_finds_people"
+SEARCH_BENCH = "tests/search/test_search.py::test_the_bench_measures_every_kind"
+GPU_BENCHMARK = "tests/projects/test_benchmark_gpu.py::test_every_part_measures_on_a_cpu"
 THIS_TEST, OTHER_SEEDS = "test_a_command_does_what_the_readme_says", "logs/demo2"
 METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
 WHEEL = "tests/cli/test_wheel.py"
@@ -144,7 +144,7 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     # What `make demo` runs is the same in another folder, with other seeds.
     (
         r"python tools/demo\.py --pretraining-data",
-        Elsewhere(f"tests/tools/{Path(__file__).name}::{THIS_TEST}"),
+        Elsewhere(f"tests/cli/{Path(__file__).name}::{THIS_TEST}"),
     ),
     # The rows themselves are run in tests/projects/test_papertables_session.py.
     (

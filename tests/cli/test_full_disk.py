@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.engine.tiny_data import tiny_options
+from tests.processes import run_script
 
-ROOT = Path(__file__).parents[2]
 START = ["tools/train_net.py", "--config-file", "configs/MetaBIN-demo.yml"]
 
 
 def limited(blocks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run with files of at most so many blocks, 1024 bytes each; more is refused as on a disk."""
-    command = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "bash", sys.executable]
-    return subprocess.run(
-        [*command, *START, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    return run_script(*START, *arguments, largest_file=1024 * blocks)
 
 
 @pytest.mark.slow
@@ -36,7 +32,7 @@ def test_full_from_the_start(tmp_path: Path) -> None:
 def test_full_after_an_earlier_run(tmp_path: Path) -> None:
     options = tiny_options(tmp_path)
     out = tmp_path / "out"
-    subprocess.run([sys.executable, *START, *options], cwd=ROOT, check=True, capture_output=True)
+    assert run_script(*START, *options).returncode == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     weights = ("MODEL.WEIGHTS", str(out / "model_final.pth"))
     for more in (

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import runpy
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +16,6 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "projects").glob("**/README.md"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )?(?:python|pip|make|torchrun|export) [^`]+)`")
 _SETTING = re.compile(r"[A-Z_]+=")
-_TIMEOUT = 300
 
 
 class Documented(NamedTuple):
@@ -109,27 +105,8 @@ def run(words: tuple[str, ...], folder: Path, settings: dict[str, str]) -> str:
         AssertionError: its exit status is not 0; with what it printed.
     """
     assert words[0] == "python", words
-    printed = folder / "printed.txt"
-    process = processes.start(_run, list(words[1:]), str(folder), settings, str(printed))
-    process.join(_TIMEOUT)
-    status = process.exitcode
-    process.kill()
-    text = printed.read_text("utf-8", errors="replace")
+    done = processes.run_script(*words[1:], folder=folder, settings=settings)
+    text = done.stdout + done.stderr
+    status = done.returncode
     assert status == 0, f"{' '.join(words)}\nended with {status}:\n{text[-3000:]}"
     return text
-
-
-def _run(words: list[str], folder: str, settings: dict[str, str], printed: str) -> None:
-    with open(printed, "wb") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    os.chdir(folder)
-    os.environ |= settings
-    is_module = words[0] == "-m"
-    sys.argv = words[is_module:]
-    if is_module:
-        sys.path.insert(0, folder)
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    else:
-        sys.path.insert(0, str(Path(words[0]).resolve().parent))
-        runpy.run_path(words[0], run_name="__main__")

@@ -11,15 +11,20 @@ import pytest
 import torch
 
 from tests.engine.tiny_data import tiny_options, write_manifest
+from tests.processes import ROOT, run_script
 
-ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "MetaBIN-demo.yml")
 OURS = [str(ROOT / "tools" / "train_net.py")]
 PLAIN = ["-m", "metabin_plugin", str(Path(__file__).with_name("plain_script.py"))]
 
 
 def run(script: list[str], options: list[str], *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *script, "--config-file", CONFIG, *flags, *options]
+    return run_script(*script, "--config-file", CONFIG, *flags, *options)
+
+
+def run_afresh(script: list[str], options: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run in an interpreter that has imported nothing yet."""
+    command = [sys.executable, *script, "--config-file", CONFIG, *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
@@ -31,7 +36,7 @@ def with_output(options: list[str], folder: Path) -> list[str]:
 def test_a_plain_fastreid_script_gives_the_same_numbers(tmp_path: Path) -> None:
     options = tiny_options(tmp_path)
     for name, script in (("ours", OURS), ("plain", PLAIN)):
-        done = run(script, with_output(options, tmp_path / name))
+        done = run_afresh(script, with_output(options, tmp_path / name))
         assert done.returncode == 0, done.stderr
     results, weights = [], []
     for name in ("ours", "plain"):

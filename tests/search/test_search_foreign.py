@@ -28,7 +28,7 @@ from metabin_plugin.search.index_file import (
     write_gallery,
 )
 from metabin_plugin.search.sheet import Tile, draw_sheet
-from tests.tools.test_search_index import some_gallery
+from tests.search.test_search_index import some_gallery
 
 KINDS = ("flat", "ivf", "ivf-pq")
 LONGEST = 4

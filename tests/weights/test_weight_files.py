@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.weights.files import read_weight_file, unreadable_values
-from tests.weight_file_samples import RunsCode, flip_bit, save_malicious
+from tests.weights.weight_file_samples import RunsCode, flip_bit, save_malicious
 
 
 def content() -> dict[str, Any]:

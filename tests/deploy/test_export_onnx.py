@@ -22,8 +22,9 @@ from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.norm import BatchInstanceNorm2d
 from tests.engine.tiny_data import tiny_config, tiny_options
+from tests.processes import ROOT, run_script
 
-ROOT = Path(__file__).parents[2]
+TOOL = "tools/export_onnx.py"
 SIZE = ["INPUT.SIZE_TEST", "[64, 32]"]
 PLAIN = {
     *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "ReduceMean", "Gather", "Unsqueeze"),
@@ -32,9 +33,9 @@ PLAIN = {
 
 
 def export(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/export_onnx.py", "--config-file", "configs/MetaBIN-demo.yml"]
-    command += ["--output", str(folder / "model.onnx"), *tiny_options(folder), *SIZE, *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    start = [TOOL, "--config-file", "configs/MetaBIN-demo.yml"]
+    output = ["--output", folder / "model.onnx"]
+    return run_script(*start, *output, *tiny_options(folder), *SIZE, *options)
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,7 @@ def test_an_operator_that_cannot_be_converted_is_one_sentence(
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", ["16", "new"])
 def test_other_opsets_are_refused(opset: str) -> None:
-    command = [sys.executable, "tools/export_onnx.py", "--output", "a.onnx", "--opset", opset]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_script(TOOL, "--output", "a.onnx", "--opset", opset)
     assert done.returncode == 2
     assert "--opset" in done.stderr and "Traceback" not in done.stderr
 

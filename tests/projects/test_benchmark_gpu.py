@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from benchmarks.parts import Part, run_parts
-from tests.tools import benchmark_parts
+from tests.processes import ROOT, run_script
+from tests.projects import benchmark_parts
 
-ROOT = Path(__file__).parents[2]
-TOOL = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "gpu"]
+TOOL = ["tools/benchmark.py", "gpu"]
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def test_a_part_that_hangs_dies_or_fails_leaves_the_others(tmp_path: Path, capfd
 
 def test_what_was_measured_is_there_when_all_is_killed(tmp_path: Path) -> None:
     rows, child = tmp_path / "rows.json", tmp_path / "child"
-    script = [sys.executable, "-m", "tests.tools.benchmark_parts", str(tmp_path)]
+    script = [sys.executable, "-m", "tests.projects.benchmark_parts", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'projects' / 'Benchmarks'}"}
     with subprocess.Popen(script, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as running:
         assert eventually(lambda: rows.is_file() and "hangs" in rows.read_text())
@@ -101,13 +101,7 @@ def test_what_was_measured_is_there_when_all_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_there", [False, True], ids=["no GPU", "a folder"])
 def test_what_cannot_be_measured_is_said_at_once(tmp_path: Path, is_there: bool) -> None:
     words = ["--device", "cpu", "--json", str(tmp_path)] if is_there else ["--device", "cuda"]
-    done = subprocess.run(
-        [*TOOL, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
+    done = run_script(*TOOL, *words, settings={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1
     assert done.stderr.startswith("error: --json" if is_there else "error: --device cuda: PyTorch")
     assert "Traceback" not in done.stderr
@@ -120,8 +114,13 @@ def test_every_part_measures_on_a_cpu(tmp_path: Path) -> None:
     parts = ["versions", "parity", "iterations", "layer", "launches", "inference", "resume"]
     parts += ["loader"]
     words = ["--device", "cpu", "--size", "32x16", "--batch", "20", "--networks", "resnet18"]
+    # Longer than `run_script` waits.
+    limits = ["--seconds", "2400"]
+    words += ["--json", str(file), "--parts", *parts]
     subprocess.run(
-        [*TOOL, *words, "--seconds", "2400", "--json", str(file), "--parts", *parts], check=True
+        [sys.executable, *TOOL, *limits, *words],
+        cwd=ROOT,
+        check=True,
     )
     found = {(line["part"].split()[0], line["row"]): line for line in lines(file)}
     assert {part for part, row in found if row == "finished"} == set(parts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,13 @@ from metabin_plugin.cli.main import execute
 from metabin_plugin.engine import MetaBINTrainer, read_config
 from metabin_plugin.errors import MetaBINError
 from tests.engine.tiny_data import CONFIGS, tiny_options
+from tests.processes import ROOT, run_script
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("DATALOADER.NUM_WORKERS", "0")
 
 
 def command(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+    return run_script(ROOT / "tools" / script, *arguments)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -71,6 +71,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_demo_lets_its_training_save_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals
@@ -120,7 +121,7 @@ def test_a_one_time_tool_goes_on_where_it_stopped(tmp_path: Path, release: Path)
         import signal, sys
         import crop_cuhk_sysu
         from metabin_plugin.cli.outcome import run_cli
-        from one_time_report import GO_ON
+        from metabin_plugin.data.one_time import GO_ON
 
         write, calls = crop_cuhk_sysu._write, []
 

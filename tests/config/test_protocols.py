@@ -11,7 +11,7 @@ from metabin_plugin.data.benchmark_counts import PUBLISHED
 from metabin_plugin.engine import check_config, read_config
 from metabin_plugin.registries import registered
 
-FOLDER = Path(__file__).parents[1] / "configs" / "protocols"
+FOLDER = Path(__file__).parents[2] / "configs" / "protocols"
 PROTOCOLS = sorted(path.stem for path in FOLDER.glob("*-*.yml") if not path.stem.startswith("Base"))
 CAMERAS = {"DG_Market1501_Split": 6, "DG_DukeMTMC_Split": 8, "DG_MSMT17_Split": 15}
 SOURCE_NAMES = {"Market": "Market1501", "Duke": "DukeMTMC", "MSMT17": "MSMT17", "CUHK03": "CUHK03"}

@@ -31,15 +31,15 @@ MARGIN = 0.3
 
 def scatter(rows: list[list[float]], domains: list[int]) -> float:
     total = 0.0
-    for row, domain in zip(rows, domains, strict=True):
-        unit = [
-            [x / math.hypot(*other) for x in other]
-            for other, d in zip(rows, domains, strict=True)
-            if d == domain
-        ]
-        centre = [sum(column) / len(unit) for column in zip(*unit, strict=True)]
-        dot = sum(x * y for x, y in zip(row, centre, strict=True))
-        total += dot / math.hypot(*row) / math.hypot(*centre)
+    units = []
+    for row in rows:
+        length = math.hypot(*row)
+        units.append([x / length for x in row])
+    for unit, domain in zip(units, domains, strict=True):
+        members = [u for u, d in zip(units, domains, strict=True) if d == domain]
+        centre = [sum(column) / len(members) for column in zip(*members, strict=True)]
+        dot = sum(x * y for x, y in zip(unit, centre, strict=True))
+        total += dot / math.hypot(*centre)
     return total / len(rows)
 
 

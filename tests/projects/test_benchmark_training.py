@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,8 +25,9 @@ from benchmarks.training import (
     write_domains,
 )
 from metabin_plugin.norm import gate_parameters
+from tests.processes import run_script
 
-ROOT = Path(__file__).parents[2]
+TOOL = "tools/benchmark.py"
 # Compiling would take most of the time.
 TINY = ["--backbone", "resnet18", "--size", "32x16", "--batch", "20", "--form", "plain"]
 TINY += ["--device", "cpu"]
@@ -150,11 +149,10 @@ def test_load_reports_every_number_of_workers(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_memory_runs_from_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "tools/benchmark.py", "memory", "--iterations", "1", *TINY]
-    command[3:3] = ["--json", str(tmp_path / "memory.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    file = tmp_path / "memory.json"
+    done = run_script(TOOL, "memory", "--json", file, "--iterations", "1", *TINY)
     assert done.returncode == 0, done.stderr
-    written = json.loads((tmp_path / "memory.json").read_text())
+    written = json.loads(file.read_text())
     peaks = [arm["peak_bytes"] for arm in written["arms"]]
     assert [arm["name"] for arm in written["arms"]] == list(ARMS)
     assert all(2**27 < peak < 2**33 for peak in peaks)
@@ -173,7 +171,6 @@ def test_files_are_images_of_five_domains(tmp_path: Path) -> None:
 
 
 def test_a_wrong_option_is_one_sentence() -> None:
-    command = [sys.executable, "tools/benchmark.py", "step", *TINY, "METABIN.NO_KEY", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_script(TOOL, "step", *TINY, "METABIN.NO_KEY", "1")
     assert done.returncode == 1
     assert "METABIN.NO_KEY" in done.stderr and "Traceback" not in done.stderr

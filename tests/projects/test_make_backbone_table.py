@@ -195,9 +195,12 @@ def _die(*_arguments: object) -> Outcome:
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_an_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "outcomes.json"
+    monkeypatch.setattr(table, "BACKBONES", [RESNET18])
     monkeypatch.setattr(table, "run_trial", _die)
-    assert "was killed" in table._in_own_process(RESNET18, exports=False).error
+    run_all(path, [], again=False)
+    assert "was killed" in read_results(path).outcomes[RESNET18].error
 
 
 @pytest.mark.slow

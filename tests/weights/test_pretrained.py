@@ -15,7 +15,7 @@ from torch import nn
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.weights.pretrained import read_pretrained
-from tests.weight_file_samples import save_malicious
+from tests.weights.weight_file_samples import save_malicious
 
 # Small networks, each with a builder of its own.
 BACKBONES = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.failing_loader import FAULTS, run
+from tests.data.failing_loader import FAULTS, run
 from tests.processes import ROOT, start
 
 LOWER = "lower DATALOADER.NUM_WORKERS"
@@ -105,7 +105,8 @@ def test_shared_memory_of_a_small_container(tmp_path: Path, kind: str) -> None:
         pytest.skip(f"/dev/shm cannot be made smaller here: {probe.stderr.strip()}")
     code = (
         "import sys, pathlib, metabin_plugin; metabin_plugin.register(); "
-        "from tests.failing_loader import run; run(pathlib.Path(sys.argv[1]), sys.argv[2], 'large')"
+        "from tests.data.failing_loader import run; "
+        "run(pathlib.Path(sys.argv[1]), sys.argv[2], 'large')"
     )
     done = in_container(sys.executable, "-c", code, str(tmp_path), kind)
     assert done.returncode == 1

@@ -15,7 +15,7 @@ import metabin_plugin
 from metabin_plugin.errors import MetaBINError
 from tests.engine.tiny_data import CONFIGS, tiny_options
 from tests.processes import context, start
-from tests.weight_file_samples import flip_bit, save_malicious
+from tests.weights.weight_file_samples import flip_bit, save_malicious
 
 
 def run_main(commands: list[list[str]], parent: Connection) -> None:

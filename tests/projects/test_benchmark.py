@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +15,8 @@ from benchmarks import measuring, rank
 from benchmarks import rank as retrieval_data
 from benchmarks.measuring import times_in_turns
 from benchmarks.report import Arm, Case, Comparison, Report, Results, to_json
+from tests.processes import run_script
 
-ROOT = Path(__file__).parents[2]
 MIB = 2**20
 
 
@@ -51,7 +49,8 @@ def test_peak_memory_is_that_of_the_function_and_not_of_who_asks() -> None:
     returned, much = measuring.measure_apart(eval, "len(b'x' * 151 * 2**20)")
     assert returned == 151 * MIB
     assert 140 * MIB < much - little < 160 * MIB
-    assert measuring.peak() > here.nbytes > little
+    # This process has imported all that the other one has.
+    assert measuring.peak() > here.nbytes + little
 
 
 def test_a_process_that_ends_early_is_an_error() -> None:
@@ -129,10 +128,10 @@ def test_eval_runs_from_the_command_line(tmp_path: Path) -> None:
     small = ["INPUT.SIZE_TEST", "[32, 16]", "DATALOADER.NUM_WORKERS", "0"]
     small += ["MODEL.BACKBONE.DEPTH", "1.0x-paper", "MODEL.BACKBONE.FEAT_DIM", "1280"]
     small += ["METABIN.NORM_FORM", "plain"]
-    command = [sys.executable, "tools/benchmark.py", "eval", "--images", "16", "--splits", "3"]
-    command += ["--repetitions", "1", "--json", str(tmp_path / "eval.json"), *small]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    sizes = ["--images", "16", "--splits", "3", "--repetitions", "1"]
+    file = tmp_path / "eval.json"
+    done = run_script("tools/benchmark.py", "eval", *sizes, "--json", file, *small)
     assert done.returncode == 0, done.stderr
     assert "| each split alone" in done.stdout
-    written = json.loads((tmp_path / "eval.json").read_text())
+    written = json.loads(file.read_text())
     assert [len(arm["seconds"]) for arm in written["arms"]] == [1, 1]

@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +33,8 @@ from metabin_plugin.search.features import Describer, restored_config
 from metabin_plugin.search.index_file import read_gallery
 from metabin_plugin.search.vectors import Parts
 from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
+from tests.processes import run_script
 
-ROOT = Path(__file__).parents[2]
 FLIP = ["TEST.FLIP.ENABLED", "True"]
 
 
@@ -76,11 +74,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(ROOT / "tools" / "search.py"), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300)
-
-
 @pytest.mark.slow
 def test_features_are_those_of_the_evaluation(trained: Trained) -> None:
     cfg = tiny_config(trained.folder, *FLIP, "MODEL.WEIGHTS", str(trained.folder / "0.pth"))
@@ -113,7 +106,8 @@ def test_a_folder_is_indexed_and_asked(
     assert [path.name for path in tmp_path.iterdir()] == ["g.index"]
 
     queries = [trained.images / name for name in ("2_1.png", "0_3.png")]
-    done = command("query", output, *queries, "--top", 5, "--output", tmp_path / "found.csv")
+    options = ["--top", 5, "--output", tmp_path / "found.csv"]
+    done = run_script("tools/search.py", "query", output, *queries, *options)
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "found.csv")
     assert [row["query"] for row in rows] == [str(q) for q in queries for _ in range(5)]

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from tests.tools.readme_commands import ROOT, commands, joined_lines, run, workspace
+from tests.cli.readme_commands import ROOT, commands, joined_lines, run, workspace
 
 PATH = """
 python tools/make_manifest.py photos --layout '{camera}/{identity}/*' \

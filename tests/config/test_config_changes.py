@@ -64,19 +64,47 @@ def settings(trainer: MetaBINTrainer) -> list[dict[str, Any]]:
     return [{name: value for name, value in g.items() if name != "params"} for g in groups]
 
 
-class Followed:
-    """Settings before every iteration of a training, by its number."""
+def followed(trainer: MetaBINTrainer) -> dict[int, list[dict[str, Any]]]:
+    """Train; the settings before every iteration, by its number."""
+    found = {}
+    step = trainer.run_step
 
-    def __init__(self, trainer: MetaBINTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings: dict[int, list[dict[str, Any]]] = {}
-        step = trainer.run_step
+    def run_step() -> None:
+        found[trainer.iter] = settings(trainer)
+        step()
 
-        def run_step() -> None:
-            self.settings[trainer.iter] = settings(trainer)
-            step()
+    trainer.run_step = run_step
+    trainer.train()
+    return found
 
-        monkeypatch.setattr(trainer, "run_step", run_step)
-        trainer.train()
+
+class Runs:
+    """Trainings that several tests go on with or are compared with; each is done once.
+
+    Args:
+        folder: where their data and their OUTPUT_DIRs are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._done: dict[str, tuple[Path, dict[int, list[dict[str, Any]]]]] = {}
+
+    def options(self, output: Path, changes: dict[str, Any]) -> list[str]:
+        """KEY VALUE pairs of a training on the data of all."""
+        return noisy_options(self.folder, **changes, OUTPUT_DIR=output)
+
+    def __call__(self, changes: dict[str, Any]) -> tuple[Path, dict[int, list[dict[str, Any]]]]:
+        """OUTPUT_DIR of a finished training, and the settings that it had."""
+        name = repr(sorted(changes.items()))
+        if name not in self._done:
+            output = self.folder / f"run{len(self._done)}"
+            self._done[name] = output, followed(noisy_trainer(self.options(output, changes)))
+        return self._done[name]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.slow
@@ -86,24 +114,24 @@ class Followed:
 )
 def test_settings_are_those_of_a_run_that_always_had_them(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    runs: Runs,
     plugin_log: Any,
     now: dict[str, Any],
     then: dict[str, Any],
     checkpoint: str,
 ) -> None:
     then = {**USUAL, **then, "SOLVER__CHECKPOINT_ITERS": 12}
-    noisy_trainer(noisy_options(tmp_path, **then)).train()
     now = {**then, **now}
-    expected = Followed(
-        noisy_trainer(noisy_options(tmp_path, **now, OUTPUT_DIR=tmp_path / "other")), monkeypatch
-    ).settings
-    (tmp_path / "out" / "last_checkpoint").write_text(f"{checkpoint}.pth")
-    trainer = noisy_trainer(noisy_options(tmp_path, **now), resume=True)
+    began, _ = runs(then)
+    _, expected = runs(now)
+    for file in (f"{checkpoint}.pth", "metrics.json"):
+        shutil.copy(began / file, tmp_path / file)
+    (tmp_path / "last_checkpoint").write_text(f"{checkpoint}.pth")
+    trainer = noisy_trainer(runs.options(tmp_path, now), resume=True)
     for key, value in now.items():
         if then.get(key) != value:
             assert f"{key.replace('__', '.')}: " in plugin_log.text
-    found = Followed(trainer, monkeypatch).settings
+    found = followed(trainer)
     assert list(found) == list(range(trainer.start_iter, trainer.max_iter))
     assert found == {iteration: expected[iteration] for iteration in found}
 
@@ -182,18 +210,18 @@ def test_what_becomes_of_changed_keys_is_logged(tmp_path: Path, plugin_log: Any)
     ],
     ids=str,
 )
-def test_another_run_is_not_gone_on_with(tmp_path: Path, change: dict[str, Any]) -> None:
-    noisy_trainer(noisy_options(tmp_path, **USUAL | {"SOLVER__MAX_EPOCH": 1})).train()
-    config = (tmp_path / "out" / "model_final.pth").read_bytes()
+def test_another_run_is_not_gone_on_with(runs: Runs, change: dict[str, Any]) -> None:
+    output, _ = runs(USUAL | {"SOLVER__MAX_EPOCH": 1})
+    config = (output / "model_final.pth").read_bytes()
     if "DATASETS__NAMES" in change:
-        write_manifest(tmp_path, "other", 9)
-        names = tuple(str(tmp_path / f"{name}.csv") for name in change["DATASETS__NAMES"])
+        write_manifest(runs.folder, "other", 9)
+        names = tuple(str(runs.folder / f"{name}.csv") for name in change["DATASETS__NAMES"])
         change = {"DATASETS__NAMES": names}
     key = next(iter(change)).replace("__", ".").replace("DATASETS.NAMES", "data sets were")
     sentence = rf"--resume .*model_final\.pth.*{key}.* MODEL\.WEIGHTS"
     with pytest.raises((ConfigError, DatasetError), match=sentence):
-        noisy_trainer(noisy_options(tmp_path, **USUAL | change), resume=True)
-    assert (tmp_path / "out" / "model_final.pth").read_bytes() == config
+        noisy_trainer(runs.options(output, USUAL | change), resume=True)
+    assert (output / "model_final.pth").read_bytes() == config
 
 
 def test_groups_of_one_size_are_told_apart(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from metabin_plugin.norm import convert_norm
 from metabin_plugin.weights.checkpoint_states import check_state
 from tests.compat.processes import run_python
 from tests.full_disk import full_disk
-from tests.weight_file_samples import flip_bit, save_malicious
+from tests.weights.weight_file_samples import flip_bit, save_malicious
 
 
 def network(classes: int = 5) -> nn.Module:
