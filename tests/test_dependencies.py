@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # fastreid cannot be listed, as it pins a torch; faiss comes in one of two builds.
 # Triton comes with PyTorch where there is one, and nothing needs it elsewhere.
-UNLISTED = {"fastreid", "faiss-cpu", "faiss-gpu", "triton"}
+# The demo's renderer is shipped with the plugin.
+UNLISTED = {"fastreid", "faiss-cpu", "faiss-gpu", "triton", "demo_data"}
 
 
 def imported(folder: Path) -> Iterator[str]:
