@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from metabin_plugin.cli.arguments import HOLD_OUT
 from metabin_plugin.cli.shipped import RECIPES
-from metabin_plugin.data.image_files import FoundFiles, find_files
+from metabin_plugin.data.images import FoundFiles, find_files
 from metabin_plugin.data.manifest import SUBSETS
 from metabin_plugin.data.photographs.photograph import Photograph, label_photographs
 from metabin_plugin.data.photographs.subsets import (

@@ -16,7 +16,7 @@ from metabin_plugin.search.engine import on_gpu, search_index, set_probes
 from metabin_plugin.search.faults import SearchError, check_output, load_faiss, write_csv
 from metabin_plugin.search.features import Describer, find_queries, restored_config
 from metabin_plugin.search.index_file import Gallery, check_network, read_gallery
-from metabin_plugin.search.sheet import Tile, draw_sheet, save_sheet
+from metabin_plugin.search.ranked_lists import Tile, draw_sheet, save_sheet
 from metabin_plugin.search.vectors import NpyVectors, comparable
 from metabin_plugin.text import visible
 

@@ -14,8 +14,17 @@ from metabin_plugin.engine import read_config
 from metabin_plugin.evaluation import Images
 from metabin_plugin.search.faults import SearchError, check_output, write_csv
 from metabin_plugin.search.features import Describer
-from metabin_plugin.search.ranked_lists import RankedImage, RankedLists, choose_queries, queries_of
-from metabin_plugin.search.sheet import GREEN, RED, Tile, draw_sheet, save_sheet
+from metabin_plugin.search.ranked_lists import (
+    GREEN,
+    RED,
+    RankedImage,
+    RankedLists,
+    Tile,
+    choose_queries,
+    draw_sheet,
+    queries_of,
+    save_sheet,
+)
 
 COLUMNS = ("query", "identity", "average_precision", "rank", "path", "distance", "right")
 Row = tuple[int, float, Sequence[RankedImage]]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabin_plugin.config.keys import DOMAIN_RULE
+from metabin_plugin.data.images import Source
+from metabin_plugin.text import shown
 
 
 class DomainLabels(NamedTuple):
@@ -62,3 +66,138 @@ def _names(order: Sequence[tuple[int, str]], sources: Sequence[tuple[str, Any]])
         label if uses[label] == 1 else f"{sources[position][0]}:{label}"
         for position, label in order
     ]
+
+
+_BYTES = 16
+_WHOLE = "all"
+
+
+def training_record(dataset: Any) -> dict[str, Any]:
+    """Describe a training set, without the folders that it is in.
+
+    Args:
+        dataset: a ``DomainDataset``, or any of fastreid's.
+
+    Returns:
+        ``people`` and ``domains``, which are numbers of them, ``order``, a digest of the people in
+        the order of the classifier's rows, and ``sources``, a list: for each the ``name``, numbers
+        of ``images`` and ``people``, and a digest of the file names, people, cameras and domains of
+        its images. Plain values.
+    """
+    domains = getattr(dataset, "domains", [0] * len(dataset.img_items))
+    return {
+        "people": len(dataset.pids),
+        "domains": len(set(domains)),
+        "order": _digest(map(str, dataset.pids)),
+        "sources": [
+            {
+                "name": source.label,
+                "images": source.size,
+                "people": len({dataset.img_items[index][1] for index in indices}),
+                "digest": _digest(_described(dataset.img_items[i], domains[i]) for i in indices),
+            }
+            for source, indices in _parts(dataset)
+        ],
+    }
+
+
+def check_record(record: Any) -> None:
+    """Refuse what ``training_record`` does not return.
+
+    Raises:
+        ValueError: the text names the entry.
+    """
+    match record:
+        case {"people": int(), "domains": int(), "order": str(), "sources": list(sources)}:
+            pass
+        case _:
+            raise ValueError("is not a record of training data")
+    for number, source in enumerate(sources):
+        match source:
+            case {"name": str(), "images": int(), "people": int(), "digest": str()}:
+                pass
+            case _:
+                raise ValueError(f"sources[{number}] is not a record of a data set")
+
+
+def record_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two training sets differ.
+
+    Args:
+        then: record of the first.
+        now: record of the second.
+
+    Returns:
+        Clauses; none if every classifier row, batch and domain means the same in both.
+    """
+    before, after = ([source["name"] for source in r["sources"]] for r in (then, now))
+    if before != after:
+        return [f"the data sets were {_listed(before)}, and are {_listed(after)}"]
+    changes = [
+        change
+        for pair in zip(then["sources"], now["sources"], strict=True)
+        for change in _source_changes(*pair)
+    ]
+    # Of data sets that are the same, where their people or domains are numbered otherwise.
+    if not changes and then != now:
+        changes.append(
+            f"{then['people']} people in {then['domains']} domains were numbered otherwise than "
+            f"the {now['people']} in {now['domains']} are"
+        )
+    return changes
+
+
+def is_in_order_of_paths(dataset: Any, names: Sequence[str]) -> bool:
+    """Whether the people have the numbers that version 0.1 gave them, by the paths of manifests.
+
+    Args:
+        dataset: the training set.
+        names: ``DATASETS.NAMES`` of the run of version 0.1.
+    """
+    sources = getattr(dataset, "sources", [])
+    if not sources:
+        return True
+    if len(sources) != len(names):
+        return False
+    then: dict[Any, str] = {}
+    for name, (source, indices) in zip(names, _parts(dataset), strict=True):
+        for index in indices:
+            label = dataset.img_items[index][1]
+            prefix = f"{source.label}:"
+            own = name.lower().endswith(".csv") and str(label).startswith(prefix)
+            then[label] = f"{name}:{str(label).removeprefix(prefix)}" if own else str(label)
+    return sorted(dataset.pids, key=then.__getitem__) == list(dataset.pids)
+
+
+def _parts(dataset: Any) -> Iterator[tuple[Source, range]]:
+    sources = getattr(dataset, "sources", []) or [Source(_WHOLE, len(dataset.img_items))]
+    start = 0
+    for source in sources:
+        yield source, range(start, start + source.size)
+        start += source.size
+
+
+def _described(item: Sequence[Any], domain: int) -> str:
+    path, person, camera = item[:3]
+    return f"{os.path.basename(str(path))}\t{person}\t{camera}\t{domain}"
+
+
+def _digest(texts: Iterator[str]) -> str:
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    for text in texts:
+        digest.update(text.encode(errors="surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def _source_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    name = shown(now["name"])
+    for what in ("people", "images"):
+        if then[what] != now[what]:
+            return [f"{name} had {then[what]} {what}, and has {now[what]}"]
+    if then["digest"] != now["digest"]:
+        return [f"{name} has other people, cameras, domains or file names, or another order"]
+    return []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names)) or "none"

@@ -33,7 +33,7 @@ from fastreid.config import CfgNode
 
 from metabin_plugin import random_state
 from metabin_plugin.config.yaml_text import read_yaml
-from metabin_plugin.data.identity_record import check_record
+from metabin_plugin.data.domains import check_record
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.engine.log import check_history
 from metabin_plugin.engine.machine_record import check_machine_record

@@ -30,7 +30,7 @@ from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
-from metabin_plugin.data.identity_record import training_record
+from metabin_plugin.data.domains import training_record
 from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.checkpoint_schema import check_checkpoint

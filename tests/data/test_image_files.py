@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metabin_plugin.data.image_files import find_files
-from metabin_plugin.data.images import read_rgb
+from metabin_plugin.data.images import find_files, read_rgb
 from metabin_plugin.errors import DatasetError
 
 

@@ -17,8 +17,7 @@ import pytest
 from fastreid.data.data_utils import read_image
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError, features
 
-from metabin_plugin.data.image_files import find_files
-from metabin_plugin.data.images import FORMATS, MAX_PIXELS, open_image, read_rgb
+from metabin_plugin.data.images import FORMATS, MAX_PIXELS, find_files, open_image, read_rgb
 from metabin_plugin.errors import DatasetError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 6, 3), dtype=np.uint8))

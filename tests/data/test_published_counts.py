@@ -9,7 +9,7 @@ import pytest
 from metabin_plugin.data.benchmark_counts import PAPER_SOURCES, PAPER_SUM, PUBLISHED, Count
 from metabin_plugin.data.check import check_named
 from metabin_plugin.data.check.faults import Subset
-from metabin_plugin.data.check.published import compare, differences, table
+from metabin_plugin.data.check.report import compare, differences, table
 from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
 
 

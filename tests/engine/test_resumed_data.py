@@ -11,11 +11,7 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.data.build import build_train_set
-from metabin_plugin.data.identity_record import (
-    is_in_order_of_paths,
-    record_changes,
-    training_record,
-)
+from metabin_plugin.data.domains import is_in_order_of_paths, record_changes, training_record
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.machine_record import machine_changes, machine_record
 from metabin_plugin.errors import DatasetError

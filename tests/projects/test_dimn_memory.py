@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimn.memory import MemoryBank
+from dimn.losses import MemoryBank
 
 
 def units(count: int, seed: int, features: int = 4) -> Tensor:

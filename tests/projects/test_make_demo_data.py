@@ -11,9 +11,8 @@ from PIL import Image
 
 import make_demo_data
 from demo_data.compose import render
-from demo_data.domains import DOMAINS
+from demo_data.domains import DOMAINS, Shot, plan
 from demo_data.generate import MARKER, generate, is_complete, parameters, write_marker
-from demo_data.layouts import Shot, plan
 from metabin_plugin.data.datasets import SOURCES, TARGETS
 
 TINY = 0.03

@@ -16,8 +16,7 @@ import pytest
 
 from metabin_plugin.errors import ConfigError
 from papertables import command
-from papertables.command import Session
-from papertables.experiments import Experiments
+from papertables.command import Experiments, Session
 from papertables.rows import Budget
 from papertables.runs import Record, Run
 from tests.engine.tiny_data import tiny_options

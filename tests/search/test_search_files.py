@@ -20,7 +20,16 @@ from metabin_plugin.errors import DatasetError
 from metabin_plugin.search import vectors
 from metabin_plugin.search.faults import SearchError, check_output, write_csv
 from metabin_plugin.search.features import find_gallery, find_images, find_queries
-from metabin_plugin.search.sheet import FRAME, GAP, GREEN, IMAGE, RED, Tile, draw_sheet, shortened
+from metabin_plugin.search.ranked_lists import (
+    FRAME,
+    GAP,
+    GREEN,
+    IMAGE,
+    RED,
+    Tile,
+    draw_sheet,
+    shortened,
+)
 from metabin_plugin.search.vectors import Parts
 from metabin_plugin.text import from_cell
 from tests.engine.tiny_data import write_manifest

@@ -27,7 +27,7 @@ from metabin_plugin.search.index_file import (
     read_gallery,
     write_gallery,
 )
-from metabin_plugin.search.sheet import Tile, draw_sheet
+from metabin_plugin.search.ranked_lists import Tile, draw_sheet
 from tests.search.test_search_index import some_gallery
 
 KINDS = ("flat", "ivf", "ivf-pq")
@@ -285,7 +285,7 @@ def test_no_images_of_another_folder_are_opened_for_an_index(
         opened.append(path)
         return Image.new("RGB", (4, 8))
 
-    monkeypatch.setattr("metabin_plugin.search.sheet.read_rgb", read)
+    monkeypatch.setattr("metabin_plugin.search.ranked_lists.read_rgb", read)
     monkeypatch.chdir(folder)
     command = ["query", str(index), str(folder / "q.npy"), "--output", str(folder / "f.csv")]
     execute([*command, *(["--gallery-folder", str(elsewhere)] if is_given else [])])

@@ -16,8 +16,16 @@ from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.evaluation import Images
 from metabin_plugin.search.faults import SearchError
-from metabin_plugin.search.ranked_lists import RankedLists, choose_queries, queries_of
-from metabin_plugin.search.sheet import FRAME, GAP, GREEN, IMAGE, RED
+from metabin_plugin.search.ranked_lists import (
+    FRAME,
+    GAP,
+    GREEN,
+    IMAGE,
+    RED,
+    RankedLists,
+    choose_queries,
+    queries_of,
+)
 from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
 
 

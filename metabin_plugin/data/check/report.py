@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 from yacs.config import CfgNode
 
+from metabin_plugin.data.benchmark_counts import PAPER_SOURCES, PAPER_SUM, PUBLISHED, Count
 from metabin_plugin.data.check.faults import (
     TRAIN,
     Collection,
@@ -24,13 +25,62 @@ from metabin_plugin.data.check.faults import (
 )
 from metabin_plugin.data.check.images import Picture, read_pictures
 from metabin_plugin.data.check.leaks import find_leaks
-from metabin_plugin.data.check.published import compare, differences
-from metabin_plugin.data.check.published import table as published_table
 from metabin_plugin.data.domains import DomainLabels
 from metabin_plugin.data.lookup import require_matches
 from metabin_plugin.data.sampler import Balance
 from metabin_plugin.errors import DatasetError, MetaBINError
 from metabin_plugin.text import shown
+
+_BESIDE = ("Dataset", "Subset", "Images", "published", "Identities", "published")
+
+Comparison = tuple[str, str, Count, Count]
+
+
+def compare(subsets: Sequence[Subset]) -> list[Comparison]:
+    """Dataset, subset, what was counted and what was published, where anything was published.
+
+    If all of the paper's sources are there, their sum is the last entry.
+    """
+    compared = [
+        (subset.dataset, subset.name, _count(subset), PUBLISHED[subset.dataset][subset.name])
+        for subset in subsets
+        if subset.name in PUBLISHED.get(subset.dataset, {})
+    ]
+    # Of the sources, training images alone are published.
+    counted = {dataset: count for dataset, _, count, _ in compared}
+    if all(source in counted for source in PAPER_SOURCES):
+        sources = [counted[source] for source in PAPER_SOURCES]
+        total = Count(sum(c.identities for c in sources), sum(c.images for c in sources))
+        compared.append(("the paper's sources", TRAIN, total, PAPER_SUM))
+    return compared
+
+
+def table(compared: Sequence[Comparison]) -> str:
+    """Markdown table of the comparison."""
+    rows = [
+        (dataset, name, counted.images, published.images, counted.identities, published.identities)
+        for dataset, name, counted, published in compared
+    ]
+    return tabulate(rows, headers=_BESIDE, tablefmt="pipe", intfmt=",")
+
+
+def differences(compared: Sequence[Comparison]) -> Iterator[str]:
+    """A sentence for each count that is not the published one."""
+    for dataset, name, counted, published in compared:
+        if counted != published:
+            yield (
+                f"{dataset} ({name}): {_text(counted)}, but {_text(published)} were published, so "
+                "results do not compare; check that the release is complete and the right one."
+            )
+
+
+def _count(subset: Subset) -> Count:
+    return Count(len({item[1] for item in subset.items}), len(subset.items))
+
+
+def _text(count: Count) -> str:
+    return f"{count.images:,} images of {count.identities:,} identities"
+
 
 _HEADERS = (
     "Dataset",
@@ -111,7 +161,7 @@ def _report(
     compared = compare(subsets)
     return Report(
         tabulate(rows, headers=_HEADERS, tablefmt="pipe"),
-        published_table(compared) if compared else "",
+        table(compared) if compared else "",
         [str(problem) for problem in problems],
         [*warnings(subsets), *differences(compared)],
         [path for path in dict.fromkeys(listed) if path not in pictures],

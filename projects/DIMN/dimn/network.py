@@ -14,8 +14,7 @@ from fastreid.utils import comm
 from torch import Tensor, nn
 
 from dimn.config import check_dimn
-from dimn.losses import matching_loss, probability_triplet_loss, regularization_loss
-from dimn.memory import MemoryBank
+from dimn.losses import MemoryBank, matching_loss, probability_triplet_loss, regularization_loss
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.evaluation import build_evaluator
 from metabin_plugin.norm.processes import are_several

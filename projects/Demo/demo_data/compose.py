@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from demo_data.body import person_tubes, sample_pose
 from demo_data.camera import Camera, draw_camera, expose, record
-from demo_data.domains import DOMAINS, Domain
-from demo_data.layouts import Shot, stream
+from demo_data.domains import DOMAINS, Domain, Shot, stream
 from demo_data.people import Person, linear, sample_person
 from demo_data.scenes import draw_scene, window
 from demo_data.tube import Array, Canvas, View

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from demo_data import VERSION
 from demo_data.compose import draw_shots
-from demo_data.layouts import Shot, plan
+from demo_data.domains import Shot, plan
 
 MARKER = "demo_data.json"
 
