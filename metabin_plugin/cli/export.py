@@ -11,13 +11,16 @@ from fastreid.config import CfgNode
 
 import metabin_plugin
 from metabin_plugin.deploy import Folding
-from metabin_plugin.deploy.network import (
+from metabin_plugin.deploy.export import (
+    check_onnx,
+    check_packages,
     fold_network,
     image_size,
     network_to_export,
+    operators,
     random_images,
+    to_onnx,
 )
-from metabin_plugin.deploy.onnx_file import check_onnx, check_packages, operators, to_onnx
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ExportError
 from metabin_plugin.files import check_file, write_whole

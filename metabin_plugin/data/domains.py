@@ -12,6 +12,9 @@ from metabin_plugin.config.keys import DOMAIN_RULE
 from metabin_plugin.data.images import Source
 from metabin_plugin.text import shown
 
+_BYTES = 16
+_WHOLE = "all"
+
 
 class DomainLabels(NamedTuple):
     """The training images of several datasets, with their domains.
@@ -66,10 +69,6 @@ def _names(order: Sequence[tuple[int, str]], sources: Sequence[tuple[str, Any]])
         label if uses[label] == 1 else f"{sources[position][0]}:{label}"
         for position, label in order
     ]
-
-
-_BYTES = 16
-_WHOLE = "all"
 
 
 def training_record(dataset: Any) -> dict[str, Any]:

@@ -15,6 +15,15 @@ from metabin_plugin.evaluation import Images
 from metabin_plugin.ranking import distance_chunks, evaluate_features
 from metabin_plugin.search.faults import SearchError, write_file
 
+IMAGE = (96, 192)
+FRAME = 4
+GAP = 6
+FONT_SIZE = 12
+LINE = 15
+UNREADABLE = "unreadable"
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+GREY, GREEN, RED = (120, 120, 120), (40, 160, 60), (200, 50, 40)
+
 
 @dataclass(frozen=True)
 class RankedImage:
@@ -129,16 +138,6 @@ def queries_of(identities: np.ndarray, wanted: Sequence[int]) -> list[int]:
             yield from found.tolist()
 
     return list(numbers())
-
-
-IMAGE = (96, 192)
-FRAME = 4
-GAP = 6
-FONT_SIZE = 12
-LINE = 15
-UNREADABLE = "unreadable"
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-GREY, GREEN, RED = (120, 120, 120), (40, 160, 60), (200, 50, 40)
 
 
 @dataclass(frozen=True)

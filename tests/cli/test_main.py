@@ -12,7 +12,7 @@ import pytest
 from metabin_plugin.cli import arguments
 from metabin_plugin.cli.main import COMMANDS, parse
 from metabin_plugin.cli.shipped import RECIPES, config_path
-from metabin_plugin.deploy import onnx_file
+from metabin_plugin.deploy import export
 from metabin_plugin.engine import read_config
 from metabin_plugin.search import engine
 
@@ -75,7 +75,7 @@ def test_help_of_the_scripts_imports_nothing_that_takes_time() -> None:
 
 def test_choices_are_those_of_what_does_the_work() -> None:
     assert (arguments.KINDS, arguments.METRICS) == (engine.KINDS, engine.METRICS)
-    assert arguments.OPSETS == onnx_file.OPSETS
+    assert arguments.OPSETS == export.OPSETS
 
 
 @pytest.mark.parametrize("words", [["fly"], ["plot", "tsne"], ["check"], ["train", "--gpus"], []])

@@ -16,8 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.cli.main import execute
-from metabin_plugin.deploy.network import fold_network, image_size, random_images
-from metabin_plugin.deploy.onnx_file import OPSETS, check_onnx, check_packages, to_onnx
+from metabin_plugin.deploy.export import (
+    OPSETS,
+    check_onnx,
+    check_packages,
+    fold_network,
+    image_size,
+    random_images,
+    to_onnx,
+)
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.norm import BatchInstanceNorm2d

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metabin_plugin.report.results import METRICS, Results, results_table, write_csv
+from metabin_plugin.cli.demo import METRICS, Results, results_table, write_csv
 
 
 def results(*rank1: float) -> Results:

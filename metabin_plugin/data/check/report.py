@@ -36,6 +36,19 @@ _BESIDE = ("Dataset", "Subset", "Images", "published", "Identities", "published"
 Comparison = tuple[str, str, Count, Count]
 
 
+_HEADERS = (
+    "Dataset",
+    "Subset",
+    "Images",
+    "Identities",
+    "with one image",
+    "Cameras",
+    "Domains",
+    "Width",
+    "Height",
+)
+
+
 def compare(subsets: Sequence[Subset]) -> list[Comparison]:
     """Dataset, subset, what was counted and what was published, where anything was published.
 
@@ -80,19 +93,6 @@ def _count(subset: Subset) -> Count:
 
 def _text(count: Count) -> str:
     return f"{count.images:,} images of {count.identities:,} identities"
-
-
-_HEADERS = (
-    "Dataset",
-    "Subset",
-    "Images",
-    "Identities",
-    "with one image",
-    "Cameras",
-    "Domains",
-    "Width",
-    "Height",
-)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from fastreid.engine.train_loop import HookBase
 from PIL import Image
 from torch import nn
 
-from metabin_plugin.deploy.network import (
+from metabin_plugin.deploy.export import (
+    check_onnx,
     fold_network,
     image_size,
     network_to_export,
     random_images,
+    to_onnx,
 )
-from metabin_plugin.deploy.onnx_file import check_onnx, to_onnx
 from metabin_plugin.engine import MetaBINTrainer, read_config
 from metabin_plugin.errors import MetaBINError
 from metabin_plugin.modeling.known_backbones import KnownBackbone

@@ -30,6 +30,9 @@ _TRAIN = "tools/train_net.py"
 _FOLDER = "OUTPUT_DIR"
 
 
+_LOG_LINES = 15
+
+
 @dataclass(frozen=True)
 class Experiments:
     """How rows are run.
@@ -78,9 +81,6 @@ class Experiments:
             options["MODEL.BACKBONE.PRETRAIN_PATH"] = str(self.weights)
         options["METABIN.SEED"] = run.seed
         return options
-
-
-_LOG_LINES = 15
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
