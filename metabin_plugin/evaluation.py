@@ -136,7 +136,7 @@ class RankingEvaluator(ReidEvaluator):
             logger.warning(
                 "%d of %d queries have the same features as a gallery image of their person under "
                 "another camera: the picture is on both sides, so the metrics say little, or the "
-                "network gives different pictures the same features; tools/check_datasets.py "
+                "network gives different pictures the same features; `metabin check` "
                 "names pictures that are on both sides",
                 self._copies,
                 self._queries,

@@ -268,7 +268,7 @@ class RankMetrics:
         """
         if not self._first_ranks:
             raise DatasetError(
-                "No query has a gallery image of its identity from another camera: check the "
+                "No query has a gallery image of its identity from another camera; check the "
                 "identity and camera labels of the query and gallery lists"
             )
         hits = np.bincount(self._first_ranks, minlength=length + 1)[1 : length + 1]

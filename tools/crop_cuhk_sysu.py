@@ -91,7 +91,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{path} does not hold persons with idname and scene (imname, idlocate); restore it "
-            f'from the release, from the page "{DG_CUHKSYSU.release.home_page}".'
+            f'from the release, from the page "{DG_CUHKSYSU.release.home_page}"'
         ) from error
     return boxes
 
@@ -149,7 +149,7 @@ def _read_scene(path: Path) -> Image.Image:
         raise DatasetError(
             f"{shown(str(path))} is missing or cannot be read ({shown(reason(error))}); "
             f"restore {SCENES} from the release, from the "
-            f'page "{DG_CUHKSYSU.release.home_page}".'
+            f'page "{DG_CUHKSYSU.release.home_page}"'
         ) from error
 
 
@@ -166,7 +166,7 @@ def _cut(scene: Image.Image, path: Path, box: Box) -> Image.Image:
         raise DatasetError(
             f"The box of {box.name} ({box.left}, {box.top}, {box.width}, {box.height}) lies "
             f"outside {path}, which has {scene.width} x {scene.height} pixels; restore "
-            f"{ANNOTATION} and {SCENES} from one release."
+            f"{ANNOTATION} and {SCENES} from one release"
         )
     return scene.crop((left, top, right, bottom))
 

@@ -77,8 +77,9 @@ def _describe(
     try:
         return describer.describe(paths, skip_unreadable)
     except DatasetError as error:
-        fault = sentence(error).rstrip(".")
-        raise SearchError(f"{fault}, or leave all such images out by --skip-unreadable") from error
+        raise SearchError(
+            f"{sentence(error)}; or leave all such images out by --skip-unreadable"
+        ) from error
 
 
 def _index(options: Namespace, vectors: Vectors, header: Header, names: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
     elif options.hold_out is not None or options.test_domains or options.splits > 1:
         raise DatasetError(
             f"Layout {layout} has its own subsets; leave --hold-out, --test-domains and --splits "
-            "out."
+            "out"
         )
     else:
         shared = set_queries_apart(photographs)
@@ -73,11 +73,11 @@ def check_options(options: Namespace) -> None:
     """
     share = options.hold_out
     if share is not None and not 0 <= share < 1:
-        raise DatasetError(f"--hold-out is {share}; give a share, at least 0 and below 1.")
+        raise DatasetError(f"--hold-out is {share}; give a share, at least 0 and below 1")
     files = (("output", options.output, ".csv"), ("config", options.config, ".yml"))
     for option, path, suffix in files:
         if path and path.suffix != suffix:
-            raise DatasetError(f"--{option} {path} needs another suffix; make it {suffix}.")
+            raise DatasetError(f"--{option} {path} needs another suffix; make it {suffix}")
 
 
 def find_photographs(folder: str) -> FoundFiles:
@@ -91,12 +91,12 @@ def find_photographs(folder: str) -> FoundFiles:
     except OSError as error:
         raise DatasetError(
             f"Folder {shown(str(error.filename))} cannot be read ({error.strerror}); name the "
-            "folder that holds the photographs."
+            "folder that holds the photographs"
         ) from None
     if not files.images:
         foreign = files.foreign()
         remedy = f"convert {shown(foreign[0])} and its like to JPEG" if foreign else "name another"
-        raise DatasetError(f"Folder {folder} holds no image that Pillow reads; {remedy}.")
+        raise DatasetError(f"Folder {folder} holds no image that Pillow reads; {remedy}")
     return files
 
 
@@ -150,7 +150,7 @@ def people_to_test(photographs: Sequence[Photograph], options: Namespace) -> set
         what = f"names {strange[0]}, which is not one" if strange else "names all"
         raise DatasetError(
             f"--test-domains {what} of the domains, {', '.join(domains) or 'of which there are 0'};"
-            " name some, and leave one to train on."
+            " name some, and leave one to train on"
         )
     return {p.person for p in photographs if p.domain in tested}
 
@@ -180,7 +180,7 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
     if options.config:
         train = [photograph for photograph in photographs if photograph.subset == "train"]
         if not train:
-            raise DatasetError("There are no images to train on; leave --config out.")
+            raise DatasetError("There are no images to train on; leave --config out")
         training = plan_training(train)
         has_test = len(train) < len(photographs)
         config = config_text(training, options.output, options.config, BASE, has_test=has_test)

@@ -390,7 +390,7 @@ def _prepare_device(place: Place) -> str:
     if place.local_size > gpus:
         raise ConfigError(
             f"--num-gpus asks for {place.local_size} processes, but this machine has {gpus} GPUs; "
-            "ask for no more than that, or hide them with CUDA_VISIBLE_DEVICES= to train on CPU."
+            "ask for no more than that, or hide them with CUDA_VISIBLE_DEVICES= to train on CPU"
         )
     # Before the first collective: NCCL binds each process to the device that is current then.
     torch.cuda.set_device(place.local_rank)
@@ -403,7 +403,7 @@ def _meeting_point(url: str | None, num_machines: int) -> str:
     if num_machines > 1:
         raise ConfigError(
             f"--dist-url is {url!r}, which cannot join {num_machines} machines; give all of them "
-            "the same tcp://HOST:PORT of machine 0."
+            "the same tcp://HOST:PORT of machine 0"
         )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -42,7 +42,7 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
         ConfigError: no dataset is named, or ``METABIN.DOMAIN`` has an unknown value.
     """
     if not cfg.DATASETS.NAMES:
-        raise ConfigError("DATASETS.NAMES is empty; name at least one dataset to train on.")
+        raise ConfigError("DATASETS.NAMES is empty; name at least one dataset to train on")
     sources = []
     for name in cfg.DATASETS.NAMES:
         dataset = build_nonempty_dataset(name, ["train"], key="DATASETS.NAMES", **kwargs)
@@ -59,7 +59,7 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
     if train_set.num_classes < 2:
         raise DatasetError(
             "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
-            "tell people apart; add images of others."
+            "tell people apart; add images of others"
         )
     return train_set
 
@@ -264,14 +264,14 @@ def _check_identities(cfg: CfgNode, train_set: Any) -> None:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {batch}, but with {cfg.DATALOADER.SAMPLER_TRAIN} it must be "
             f"a multiple of {unit}, DATALOADER.NUM_INSTANCE x processes; set it to "
-            f"{max(1, batch // unit) * unit}."
+            f"{max(1, batch // unit) * unit}"
         )
     needed = batch // instances
     if train_set.num_classes < needed:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH {batch} with DATALOADER.NUM_INSTANCE {instances} needs {needed} "
             f"identities, but the training images have {train_set.num_classes}; lower the first or "
-            "raise the second."
+            "raise the second"
         )
 
 
@@ -289,7 +289,7 @@ def _check_weights(cfg: CfgNode, train_set: Any) -> None:
     unit = sum(weights) * cfg.DATALOADER.NUM_INSTANCE
     if unit < 1 or unit >= cfg.SOLVER.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH % unit:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but with SetReWeightSampler it "
-            f"must be a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE, and "
-            "larger than it"
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but SetReWeightSampler fills "
+            f"batches of a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE; "
+            "give a multiple that is larger than it"
         )

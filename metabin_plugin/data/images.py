@@ -99,12 +99,12 @@ class DomainDataset(ReadableDataset):
         if len(img_items) != len(domains):
             raise DatasetError(
                 f"There are {len(img_items)} images but {len(domains)} domain labels; give one "
-                "for each image."
+                "for each image"
             )
         if set(domains) != set(range(len(domain_names))):
             raise DatasetError(
                 f"The domain labels are {sorted(set(domains))} but there are {len(domain_names)} "
-                "domain names; number the domains from 0 and give each a name and images."
+                "domain names; number the domains from 0 and give each a name and images"
             )
         self.domains = list(domains)
         self.domain_names = list(domain_names)
@@ -141,11 +141,11 @@ def read_rgb(path: str) -> Image.Image:
             rgb = _upright(image).convert("RGB")
     # On broken files Pillow's decoders raise whatever their parsing stumbles over.
     except Exception as error:
-        raise DatasetError(f"Image {shown(path)} {_fault(path, error)}.") from error
+        raise DatasetError(f"Image {shown(path)} {_fault(path, error)}") from error
     if mode[0] in "IF":
         raise DatasetError(
             f"Image {shown(path)} has grey values of more than 8 bits (mode {mode}), nearly all of "
-            "which would become white; convert it to 8 bits."
+            "which would become white; convert it to 8 bits"
         )
     return rgb
 

@@ -53,11 +53,11 @@ def build_dataset(
         if os.path.isdir(name):
             raise DatasetError(
                 f'{key} lists "{name}", which is a folder; make a manifest of its images with '
-                "tools/make_manifest.py and name that."
+                "`metabin manifest` and name that"
             ) from None
         raise DatasetError(
             f'{key} lists "{name}", which is neither a registered dataset nor a .csv file; '
-            f"{_suggest(name, registered(DATASET_REGISTRY))}."
+            f"{_suggest(name, registered(DATASET_REGISTRY))}"
         ) from None
     with _explain_missing_files(key, name, root):
         return dataset_class(root=root, **kwargs)
@@ -90,7 +90,7 @@ def build_nonempty_dataset(
                 if isinstance(dataset, ManifestDataset)
                 else f"name another dataset or put its images under {root}"
             )
-            raise DatasetError(f'{key} lists "{name}", which has no {subset} images; {remedy}.')
+            raise DatasetError(f'{key} lists "{name}", which has no {subset} images; {remedy}')
     return dataset
 
 
@@ -146,7 +146,7 @@ def require_matches(name: str, splits: Sequence[tuple[Items, Items]]) -> None:
                 f'Target "{shown(name)}" cannot be evaluated: none of its {len(query)} queries '
                 "has a gallery image of the same person from another camera (cameras in all: "
                 f"{len(cameras)}); correct the persons and cameras of its images, or name another "
-                "dataset in DATASETS.TESTS."
+                "dataset in DATASETS.TESTS"
             )
 
 
@@ -187,7 +187,7 @@ def _explain_missing_files(key: str, name: str, root: str) -> Iterator[None]:
         return
     raise DatasetError(
         f'{key} lists "{name}", but {path} {fault}; put the dataset there, or set the '
-        f'environment variable FASTREID_DATASETS (now "{root}") to the folder that holds it.'
+        f'environment variable FASTREID_DATASETS (now "{root}") to the folder that holds it'
     )
 
 

@@ -208,7 +208,7 @@ class ManifestDataset(ImageDataset):
             raise DatasetError(
                 f"Manifest {self.manifest} has {len(items)} test images, but nobody in them was "
                 "seen by two cameras, nor twice by the only one; add images or name a query and a "
-                "gallery."
+                "gallery"
             )
         return splits
 
@@ -262,10 +262,10 @@ def find_manifest(manifest: str, root: str) -> Path:
         if os.path.exists(candidate):
             return candidate
     if candidates[0].is_absolute():
-        raise DatasetError(f"Manifest {manifest} does not exist; correct its path in DATASETS.")
+        raise DatasetError(f"Manifest {manifest} does not exist; correct its path in DATASETS")
     raise DatasetError(
         f"Manifest {manifest} is neither in the working directory nor in the datasets root {root}; "
-        "correct its path in DATASETS or set FASTREID_DATASETS."
+        "correct its path in DATASETS or set FASTREID_DATASETS"
     )
 
 
@@ -307,7 +307,7 @@ def read_rows(manifest: Path, on_fault: Callable[[DatasetError], None] = stop) -
         except DatasetError as fault:
             on_fault(fault)
     if not line:
-        raise DatasetError(f"Manifest {manifest} has no rows; add one for each image.")
+        raise DatasetError(f"Manifest {manifest} has no rows; add one for each image")
     return list(_without_nobody(manifest, rows))
 
 
@@ -342,7 +342,7 @@ def _read_text(manifest: Path) -> str:
             data = file.read()
     except OSError as error:
         raise DatasetError(
-            f"Manifest {manifest} cannot be read ({error.strerror}); fix it."
+            f"Manifest {manifest} cannot be read ({error.strerror}); fix it"
         ) from None
     try:
         return data.decode("utf-8-sig")
@@ -356,12 +356,12 @@ def _check_header(manifest: Path, columns: Sequence[str]) -> None:
     if missing:
         raise DatasetError(
             f'Manifest {manifest} has no column "{missing[0]}" (its first line is '
-            f'"{shown(",".join(columns))}"); start it with "path,pid,camid".'
+            f'"{shown(",".join(columns))}"); start it with "path,pid,camid"'
         )
     for column in _COLUMNS:
         if columns.count(column) > 1:
             raise DatasetError(
-                f'Manifest {manifest} has the column "{column}" twice; rename or remove one.'
+                f'Manifest {manifest} has the column "{column}" twice; rename or remove one'
             )
 
 
@@ -422,4 +422,4 @@ def _image_problem(image: Path) -> tuple[str, str] | None:
 
 
 def _fault(manifest: Path, line: int, fault: str, remedy: str) -> DatasetError:
-    return DatasetError(f"Manifest {manifest}, line {line}, {fault}; {remedy}.")
+    return DatasetError(f"Manifest {manifest}, line {line}, {fault}; {remedy}")

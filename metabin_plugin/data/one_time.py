@@ -68,7 +68,7 @@ def explain_unwritable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DatasetError(
             f"{path} cannot be written ({error.strerror or error}); free the place or name "
-            "another folder, and start again: what is there is kept."
+            "another folder, and start again: what is there is kept"
         ) from error
 
 

@@ -93,7 +93,7 @@ class DomainBalancedSampler(Sampler[int]):
         if not hasattr(dataset, "domains"):
             raise DatasetError(
                 f"DATALOADER.SAMPLER_TRAIN is {cls.__name__}, but a {type(dataset).__name__} has "
-                "no domain labels; give the loader a metabin_plugin.data.DomainDataset."
+                "no domain labels; give the loader a metabin_plugin.data.DomainDataset"
             )
         return {
             "identities": [item[1] for item in dataset.img_items],
@@ -179,7 +179,7 @@ class Balance:
         """Raise ConfigError unless all ranks get the same number of identities of each domain."""
         if self.num_instances < 1:
             raise ConfigError(
-                f"DATALOADER.NUM_INSTANCE is {self.num_instances}; set it to 1 or more."
+                f"DATALOADER.NUM_INSTANCE is {self.num_instances}; set it to 1 or more"
             )
         unit = num_domains * self.num_instances * self.world_size
         if self.batch_size < 1 or self.batch_size % unit:
@@ -188,7 +188,7 @@ class Balance:
             raise ConfigError(
                 f"{self.batch_key} is {self.batch_size}, but it must be a multiple of {unit} = "
                 f"{num_domains} domains x {self.num_instances} (DATALOADER.NUM_INSTANCE) x "
-                f"{self.world_size} processes; set it to {choices}."
+                f"{self.world_size} processes; set it to {choices}"
             )
 
     def check_identities(self, counts: Mapping[str, int]) -> None:
@@ -219,7 +219,7 @@ class Balance:
                     f"{self.batch_key} {self.batch_size} with DATALOADER.NUM_INSTANCE "
                     f"{self.num_instances} needs {slots} identities of each of the {len(counts)} "
                     f'domains, but domain "{shown(name)}" has {count}; lower the first or raise '
-                    "the second."
+                    "the second"
                 )
 
 
@@ -227,7 +227,7 @@ def too_few_identities(name: str, count: int) -> DatasetError:
     """The error of a domain with less than two identities, whatever the batch."""
     return DatasetError(
         f'Domain "{shown(name)}" has {count} identity in its training images, but at least 2 are '
-        "needed; remove it from DATASETS.NAMES or add images of other people."
+        "needed; remove it from DATASETS.NAMES or add images of other people"
     )
 
 
@@ -247,10 +247,10 @@ def group_images(identities: Sequence[Any], domains: Sequence[Any]) -> list[list
     if len(identities) != len(domains):
         raise DatasetError(
             f"There are {len(identities)} identities but {len(domains)} domains; give one of each "
-            "for every image."
+            "for every image"
         )
     if not len(identities):
-        raise DatasetError("There are no training images; name a dataset in DATASETS.NAMES.")
+        raise DatasetError("There are no training images; name a dataset in DATASETS.NAMES")
     groups: dict[Any, dict[Any, list[int]]] = {}
     for index, (identity, domain) in enumerate(zip(identities, domains, strict=True)):
         groups.setdefault(domain, {}).setdefault(identity, []).append(index)

@@ -177,7 +177,7 @@ def frozen_splits(dataset: str, population: Sequence[int], unpaired: int) -> lis
     if hashlib.sha256(content).hexdigest() != SHA256[dataset]:
         raise DatasetError(
             f"The splits in {file} are not those that metabin_plugin was released with; install "
-            "it again."
+            "it again"
         )
     record = json.loads(content)
     fits = (record["population"], record["unpaired"]) == (list(population), unpaired)

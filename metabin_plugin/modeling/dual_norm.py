@@ -50,7 +50,7 @@ def insert_dual_norm(network: nn.Module) -> nn.Module:
             stage[-1] = NormalizedResNetBlock(stage[-1])
     else:
         raise NormError(
-            f"MODEL.BACKBONE.NORM 'DualNorm' is not defined for {type(network).__name__}: choose "
+            f"MODEL.BACKBONE.NORM 'DualNorm' is not defined for {type(network).__name__}; choose "
             "MODEL.BACKBONE.NAME build_mobilenetv2_backbone or build_resnet_backbone"
         )
     return network

@@ -151,7 +151,7 @@ class MetaBIN(Baseline):
         self.sync_stats = sync_stats
         if not self.gates:
             raise ConfigError(
-                "MODEL.META_ARCHITECTURE is MetaBIN, but the backbone has no gates: set "
+                "MODEL.META_ARCHITECTURE is MetaBIN, but the backbone has no gates; set "
                 'MODEL.BACKBONE.NORM "BIN"'
             )
         if episode_separation:

@@ -150,7 +150,7 @@ def _faults(name: str, block: RepVGGBlock, tolerance: float) -> Iterator[str]:
 
 def _remedy(blocks: dict[str, RepVGGBlock]) -> str:
     norms: list[Any] = [norm for block in blocks.values() for _, norm in _branches(block).values()]
-    export = "tools/export_onnx.py exports the network as it is"
+    export = "`metabin export` exports the network as it is"
     if not all(isinstance(norm, BatchInstanceNorm2d) for norm in norms):
         return export
     farthest = max(float((1 - norm.gate.detach()).abs().max()) for norm in norms)

@@ -353,7 +353,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         """
         if x.shape[2:] == (1, 1):
             raise NormError(
-                "instance normalization leaves nothing of a 1x1 feature map: choose larger images "
+                "instance normalization leaves nothing of a 1x1 feature map; choose larger images "
                 "or another norm"
             )
         # PyTorch's own gives a contiguous map whatever it gets.

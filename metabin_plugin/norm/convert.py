@@ -48,7 +48,7 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
     """
     if isinstance(norm, str) and norm not in NORMS:
         raise NormError(
-            f"{norm!r} is not a normalization that convert_norm knows: use one of "
+            f"{norm!r} is not a normalization that convert_norm knows; use one of "
             f"{', '.join(NORMS)}"
         )
     factory = NORMS[norm] if isinstance(norm, str) else norm
@@ -60,7 +60,7 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
     if not replacements:
         raise NormError(
             f"{type(module).__name__} has no BatchNorm2d layer that could be converted to "
-            f"{norm!r}: choose a backbone with batch normalization, or leave its norm as it is"
+            f"{norm!r}; choose a backbone with batch normalization, or leave its norm as it is"
         )
     substitute(module, replacements)
     return replacements.get(module, module)

@@ -134,7 +134,7 @@ def queries_of(identities: np.ndarray, wanted: Sequence[int]) -> list[int]:
             found = np.flatnonzero(identities == identity)
             if not len(found):
                 known = ", ".join(map(str, np.unique(identities)[:10]))
-                raise SearchError(f"--ids: no query shows {identity}; there are {known} ...")
+                raise SearchError(f"--ids: no query shows {identity}; choose one of {known}")
             yield from found.tolist()
 
     return list(numbers())

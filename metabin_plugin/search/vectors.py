@@ -64,7 +64,10 @@ class NpyVectors:
                 )
         lengths = {array.shape[1] for array in arrays}
         if len(lengths) > 1:
-            raise SearchError(f"{paths[0].parent} has features of several lengths: {lengths}")
+            raise SearchError(
+                f"{paths[0].parent} has features of {sorted(lengths)} numbers; "
+                "give those of one network"
+            )
         self._shape = sum(len(array) for array in arrays), lengths.pop()
 
     @property

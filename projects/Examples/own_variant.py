@@ -33,7 +33,8 @@ class LeaveOneOutHook(HookBase):
         self.model: MetaBIN = trainer.network
         if not isinstance(self.model, MetaBIN):
             raise ConfigError(
-                "METABIN.HOOKS names LeaveOneOutHook, which needs META_ARCHITECTURE MetaBIN"
+                "METABIN.HOOKS names LeaveOneOutHook, which needs gates; set "
+                "MODEL.META_ARCHITECTURE MetaBIN"
             )
         self.node = cfg.METABIN
         self.episodes = Episodes(cfg, trainer, cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH")

@@ -100,7 +100,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_photograph_that_pillow_does_not_know_is_to_be_converted(tmp_path: Path) -> None:
     path = tmp_path / "IMG_1.HEIC"
     path.write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(DatasetError, match=r"IMG_1\.HEIC .*does not read; convert it to JPEG\.$"):
+    with pytest.raises(DatasetError, match=r"IMG_1\.HEIC .*does not read; convert it to JPEG$"):
         read_rgb(str(path))
     path.write_bytes(b"")
     with pytest.raises(DatasetError, match="is empty; restore"):

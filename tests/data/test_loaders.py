@@ -294,7 +294,7 @@ def test_batch_that_fastreid_would_search_for_ever_is_refused(cfg: Any, sampler:
     for size, remedy in ((7, "6"), (1, "2")):
         cfg.SOLVER.IMS_PER_BATCH = size
         with pytest.raises(
-            ConfigError, match=rf"is {size}, .* multiple of 2, .* set it to {remedy}\."
+            ConfigError, match=rf"is {size}, .* multiple of 2, .* set it to {remedy}$"
         ):
             train_on(cfg, "Plaza")
 

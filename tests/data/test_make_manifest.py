@@ -480,7 +480,7 @@ def test_a_domain_of_one_person_cannot_be_trained_on() -> None:
 
 
 def test_a_folder_in_the_place_of_a_data_set_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"is a folder; make a manifest .*make_manifest\.py"):
+    with pytest.raises(DatasetError, match=r"is a folder; make a manifest .*metabin manifest"):
         build_dataset(str(tmp_path))
 
 

@@ -254,7 +254,7 @@ def test_folders_of_people_in_subsets(folders: dict[str, str], subsets: dict[str
         # Are the people of both the same? Then a test of them tells nothing.
         (
             grid("{}/{}/1.jpg", ["train", "val"], PEOPLE),
-            r"4 people .* \(anna for example\): --layout '\*/\{identity\}/\*' says that they are "
+            r"4 people .* \(anna for example\); say by --layout '\*/\{identity\}/\*' that they are "
             r"the same.*--layout '\{subset\}/\{identity\}/\*' that they are others",
         ),
         (grid("{}/{}/1.jpg", ["train_v2", "test_v2"], PEOPLE), "train_v2 look like subsets; call"),

@@ -166,7 +166,7 @@ def test_one_pixel_of_the_half_layer_is_the_bn_layer(training: bool) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_one_pixel_is_refused_by_instance_normalization(training: bool) -> None:
-    with pytest.raises(NormError, match="leaves nothing of a 1x1 feature map: choose larger"):
+    with pytest.raises(NormError, match="leaves nothing of a 1x1 feature map; choose larger"):
         InstanceNorm2d(4).train(training)(torch.randn(2, 4, 1, 1))
     InstanceNorm2d(4)(torch.randn(2, 4, 2, 1))
 

@@ -157,7 +157,7 @@ def test_hostile_input_gets_a_sentence(
     index = tmp_path / "g.index"
     # The second of a batch: what stands in for it must have all that the first one has.
     (images / "0_1.png").write_bytes(b"no image")
-    with pytest.raises(SearchError, match=r"0_0\.png is not an image.*, or .*--skip-unreadable"):
+    with pytest.raises(SearchError, match=r"0_0\.png is not an image.*; or .*--skip-unreadable"):
         execute(trained.index(index, images))
     assert not index.exists()
     (images / "0_0.png").unlink()

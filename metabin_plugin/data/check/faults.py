@@ -111,7 +111,7 @@ class Collection:
             self.problems.append(
                 DatasetError(
                     f'{key} lists "{name}", which has no {" and no ".join(empty)} images; name '
-                    "another dataset or add some."
+                    "another dataset or add some"
                 )
             )
 
@@ -149,7 +149,7 @@ def repeated_images(subsets: Sequence[Subset]) -> Iterator[DatasetError]:
         if len(owners) > 1 and not _by_design(owners):
             yield DatasetError(
                 f"Image {shown(found[0][1])} is listed {len(owners)} times: in "
-                f"{', '.join(map(str, owners))}; keep one of them."
+                f"{', '.join(map(str, owners))}; keep one of them"
             )
 
 

@@ -137,6 +137,6 @@ def _drop(name: str, images: Collection[str]) -> int:
         replace_file(manifest, lambda file: file.write(written.getvalue().encode()))
     except OSError as error:
         raise DatasetError(
-            f"Manifest {manifest} cannot be written ({reason(error)}); make it writable."
+            f"Manifest {manifest} cannot be written ({reason(error)}); make it writable"
         ) from error
     return len(lines) - len(kept)

@@ -59,7 +59,7 @@ def _found_in_gallery(
         yield DatasetError(
             f"{shown(name)}: {len(copies)} queries show the picture of a gallery image under "
             f"another camera or person, for example {shown(query_path)} and "
-            f"{shown(gallery_path)}; take one of the two out, or correct its camera and person."
+            f"{shown(gallery_path)}; take one of the two out, or correct its camera and person"
         )
 
 
@@ -131,7 +131,7 @@ def _trained_on(collection: Collection, pictures: Pictures) -> Iterator[DatasetE
                 yield DatasetError(
                     f"{subset}: {len(copies)} test images of {shown(name)} are trained on, in "
                     f"files of other names, for example {shown(path)} as {shown(copy)}; take them "
-                    "out of one of the two."
+                    "out of one of the two"
                 )
 
 
@@ -176,7 +176,7 @@ def _shared_people(collection: Collection) -> Iterator[DatasetError]:
             yield DatasetError(
                 f"{shown(name)}: {len(people)} people of its training rows are in its test rows "
                 f'too, for example "{shown(people[0])}"; move all rows of a person to one of the '
-                "two, or give different people different labels."
+                "two, or give different people different labels"
             )
 
 

@@ -83,7 +83,7 @@ def differences(compared: Sequence[Comparison]) -> Iterator[str]:
         if counted != published:
             yield (
                 f"{dataset} ({name}): {_text(counted)}, but {_text(published)} were published, so "
-                "results do not compare; check that the release is complete and the right one."
+                "results do not compare; check that the release is complete and the right one"
             )
 
 

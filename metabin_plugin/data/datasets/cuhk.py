@@ -187,7 +187,7 @@ def _names(protocol: Mapping[str, Any], mat: Path, key: str) -> Iterator[str]:
         if not isinstance(index, int) or not 1 <= index <= len(files):
             raise DatasetError(
                 f"CUHK03: {mat} has {shown(str(index))} in {key}, but its filelist has entries 1 "
-                f"to {len(files)}; restore the file."
+                f"to {len(files)}; restore the file"
             )
         yield str(files[index - 1])
 
@@ -206,7 +206,7 @@ def _image(
     except KeyError:
         raise DatasetError(
             f"CUHK03: {mat} lists the image {shown(name)}, which was not extracted; extract the "
-            "images again with tools/extract_cuhk03.py."
+            "images again with tools/extract_cuhk03.py"
         ) from None
 
 

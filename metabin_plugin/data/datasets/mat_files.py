@@ -62,7 +62,7 @@ def read_cuhk03(path: Path, boxes: str, home_page: str) -> Iterator[tuple[str, n
     if importlib.util.find_spec("h5py") is None:
         raise DatasetError(
             f"{path} can only be read with the package h5py, which is not installed; run "
-            '`pip install h5py`, or install the plugin with its extra "datasets".'
+            '`pip install h5py`, or install the plugin with its extra "datasets"'
         )
     fix = f'unpack cuhk03_release again, from the page "{home_page}"'
     texts = (str(path), "no MATLAB file of version 7.3 (HDF5)", fix)
@@ -91,9 +91,9 @@ def _answer(
                 env={**os.environ, **setting},
             )
     except FileNotFoundError:
-        raise DatasetError(f"{subject} is missing; {fix}.") from None
+        raise DatasetError(f"{subject} is missing; {fix}") from None
     except OSError as error:
-        raise DatasetError(f"{subject} cannot be read ({reason(error)}); {fix}.") from error
+        raise DatasetError(f"{subject} cannot be read ({reason(error)}); {fix}") from error
     with process:
         try:
             while True:
@@ -101,10 +101,10 @@ def _answer(
                 if "end" in message:
                     return
                 if "fault" in message:
-                    raise DatasetError(f"{subject} {message['fault']}; {fix}.")
+                    raise DatasetError(f"{subject} {message['fault']}; {fix}")
                 yield message, payload
         except (KeyError, TypeError, ValueError, RecursionError):
-            raise DatasetError(f"{subject} is damaged or {other_kind}; {fix}.") from None
+            raise DatasetError(f"{subject} is damaged or {other_kind}; {fix}") from None
         finally:
             process.kill()
 

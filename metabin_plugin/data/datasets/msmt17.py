@@ -52,7 +52,7 @@ class Edition:
         if not found:
             raise DatasetError(
                 f"{_RELEASE.title}: folder {root / 'MSMT17_V1'} is missing, and so is MSMT17_V2; "
-                f"{remedy(_RELEASE)}."
+                f"{remedy(_RELEASE)}"
             )
         self.name = found[0]
         self._root = root / self.name
@@ -72,14 +72,14 @@ class Edition:
     def _items(self, folder: str, name: str) -> Iterator[TestItem]:
         images, lists = self._root / folder, self._root / name
         if not images.is_dir():
-            raise DatasetError(f"{_RELEASE.title}: folder {images} is missing; {remedy(_RELEASE)}.")
+            raise DatasetError(f"{_RELEASE.title}: folder {images} is missing; {remedy(_RELEASE)}")
         for number, line in enumerate(_lines(lists), start=1):
             match = _LINE.fullmatch(line)
             if match is None:
                 raise DatasetError(
                     f'{_RELEASE.title}: {lists}, line {number}, is "{line}", which is no image '
                     "and person as in `0000/0000_000_01_0303morning_0008_0.jpg 0`; "
-                    "restore the list from the release."
+                    "restore the list from the release"
                 )
             yield str(images / match[1]), int(match[3]), int(match[2]) - 1
 
@@ -150,7 +150,7 @@ def _lines(path: Path) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError as error:
         raise DatasetError(
-            f"{_RELEASE.title}: {path} cannot be read ({error.strerror}); {remedy(_RELEASE)}."
+            f"{_RELEASE.title}: {path} cannot be read ({error.strerror}); {remedy(_RELEASE)}"
         ) from error
     # Blank lines end some copies of the lists.
     return [line.strip() for line in text.rstrip().split("\n")]

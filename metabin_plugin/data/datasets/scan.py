@@ -54,7 +54,7 @@ def scan_folder(
     )
     if not names:
         raise DatasetError(
-            f"{release.title}: folder {folder} holds no {suffix} image; {remedy(release)}."
+            f"{release.title}: folder {folder} holds no {suffix} image; {remedy(release)}"
         )
     matches = {name: pattern.match(name) for name in names}
     _check_names(release, folder, [name for name, match in matches.items() if match is None])
@@ -70,7 +70,7 @@ def _list(release: Release, folder: Path) -> list[str]:
         fault = "is missing"
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
-    raise DatasetError(f"{release.title}: folder {folder} {fault}; {remedy(release)}.")
+    raise DatasetError(f"{release.title}: folder {folder} {fault}; {remedy(release)}")
 
 
 def _check_names(release: Release, folder: Path, wrong: list[str]) -> None:
@@ -78,7 +78,7 @@ def _check_names(release: Release, folder: Path, wrong: list[str]) -> None:
         others = f" (nor do {len(wrong) - 1} others there)" if len(wrong) > 1 else ""
         raise DatasetError(
             f"{release.title}: the name of {folder / wrong[0]} does not follow the layout "
-            f"{release.layout}{others}; rename it or move it out of the folder."
+            f"{release.layout}{others}; rename it or move it out of the folder"
         )
 
 
@@ -112,5 +112,5 @@ def require_images(
             command = shlex.join(["python", f"tools/{tool}", str(original), str(root)])
             raise DatasetError(
                 f"{release.title}: folder {folder} is missing, but {original} is there; make the "
-                f"images once with `{command}`."
+                f"images once with `{command}`"
             )

@@ -140,7 +140,7 @@ def read_partitions(release: Release, path: Path, paired: Sequence[int]) -> list
     if len(partitions) != NUM_SPLITS or not all(part < people for part in partitions):
         raise DatasetError(
             f"{release.title}: {path} does not part the {len(people)} pairs of its images in ten "
-            "ways; restore the file or the images, or remove it to use the seeded splits."
+            "ways; restore the file or the images, or remove it to use the seeded splits"
         )
     return [sorted(people - part) for part in partitions]
 

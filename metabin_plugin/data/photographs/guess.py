@@ -78,14 +78,14 @@ def guess_layout(paths: Sequence[str]) -> Layout:
         (_, first), (_, second) = sorted(by_depth.items())[:2]
         raise DatasetError(
             f"Images {shown(first)} and {shown(second)} are not equally many folders deep; leave "
-            f"one kind out by --exclude, or {_REMEDY}."
+            f"one kind out by --exclude, or {_REMEDY}"
         )
     pattern = _pattern(tree)
     twice = set(Layout(pattern).fields) & set(re.findall(r"\{(\w+)\}", tree.above))
     if twice:
         raise DatasetError(
             f"Image {tree.example} can be {tree.above}{pattern}, which has two folders of a "
-            f"{twice.pop()}; {_REMEDY}."
+            f"{twice.pop()}; {_REMEDY}"
         )
     return Layout(tree.above + pattern)
 
@@ -108,7 +108,7 @@ def _below_subsets(paths: list[list[str]]) -> _Tree:
                 raise DatasetError(
                     f"Folders {', '.join(map(shown, sorted(names)))} look like subsets; call them "
                     "train, query and gallery, or test, if they are, and else say what they are "
-                    "by --layout, '{domain}/{identity}/*' for example."
+                    "by --layout, '{domain}/{identity}/*' for example"
                 )
     below = [parts[above.count("/") :] for parts in kept]
     return _Tree(above, below, shown("/".join(kept[0])))
@@ -122,7 +122,7 @@ def _pattern(tree: _Tree) -> str:
     if pattern:
         return pattern
     if depth not in (1, 2, 3):
-        raise DatasetError(f"Image {tree.example} is in none of the usual layouts; {_REMEDY}.")
+        raise DatasetError(f"Image {tree.example} is in none of the usual layouts; {_REMEDY}")
     if depth == 1:
         pattern = "{identity}/*"
     else:
@@ -156,7 +156,7 @@ def _market_pattern(tree: _Tree, markets: Sequence[re.Match[str]]) -> str:
         raise DatasetError(
             f"Image {tree.example} can be {tree.above}{{domain}}/{name} ({len(cameras)} domains, "
             f"each with its own people) or {other} (folders of cameras, with the same "
-            f"{len(seen_in)} people); say which by --layout, '{other}' for example."
+            f"{len(seen_in)} people); say which by --layout, '{other}' for example"
         )
     return f"{{domain}}/{name}"
 
@@ -181,7 +181,7 @@ def _two_folders(tree: _Tree) -> str:
         readings.append(f"{{subset}}/{{identity}}/* (subsets {', '.join(subsets)})")
     raise DatasetError(
         f"Image {example} can be {' or '.join(readings)}; say which by --layout, "
-        f"'{tree.above}{by_camera}' for example."
+        f"'{tree.above}{by_camera}' for example"
     )
 
 
@@ -202,7 +202,7 @@ def _three_folders(tree: _Tree) -> str:
         raise DatasetError(
             f"Image {tree.example} is in folders of {counts[0]} and {counts[1]} names below the "
             "domain's, neither of which look like cameras or are clearly fewer; say how by "
-            f"--layout, '{tree.above}{{domain}}/{{camera}}/{{identity}}/*' for example."
+            f"--layout, '{tree.above}{{domain}}/{{camera}}/{{identity}}/*' for example"
         )
     return "{domain}/{camera}/{identity}/*" if are_cameras[0] else "{domain}/{identity}/{camera}/*"
 
@@ -229,7 +229,7 @@ def _check_people(tree: _Tree, pattern: str) -> None:
     raise DatasetError(
         f"Image {tree.example} can be {tree.above}{pattern} ({len(people)} people, "
         f"{shown(min(people))} for example) or have its person in the file's name, as in {other}; "
-        f"say which by --layout, '{other}' for example."
+        f"say which by --layout, '{other}' for example"
     )
 
 

@@ -93,7 +93,7 @@ class Layout:
         return Labels(*(match.groupdict().get(field, "") for field in FIELDS))
 
     def _fault(self, fault: str, remedy: str) -> DatasetError:
-        return DatasetError(f"--layout {self.pattern} {fault}; {remedy}.")
+        return DatasetError(f"--layout {self.pattern} {fault}; {remedy}")
 
 
 def _expression(tokens: list[str]) -> str:
@@ -186,5 +186,5 @@ def _are_subsets(uses: set[str]) -> bool:
 def _ask(first: str, second: str, what: str) -> DatasetError:
     return DatasetError(
         f"Folders {shown(first)} and {shown(second)} {what}; leave one out by --exclude "
-        f"'{shown(second)}/*', or move them together."
+        f"'{shown(second)}/*', or move them together"
     )

@@ -85,7 +85,7 @@ def label_photographs(
     kept = [path for path in paths if not any(fnmatch(path, glob) for glob in exclude)]
     if not kept:
         raise DatasetError(
-            f"All {len(paths)} images are left out by --exclude {' '.join(exclude)}; leave some."
+            f"All {len(paths)} images are left out by --exclude {' '.join(exclude)}; leave some"
         )
     layout = Layout(pattern) if pattern else guess_layout(kept)
     left_out = Counter({"by --exclude": len(paths) - len(kept)})
@@ -106,7 +106,7 @@ def label_photographs(
     if len({shot.person for shot in photographs if not shot.is_distractor}) < 2:
         raise DatasetError(
             f"With the layout {layout} all images show one person ({shown(kept[0])} for example), "
-            "and two are needed; give another --layout or folder."
+            "and two are needed; give another --layout or folder"
         )
     return Labelled(layout, photographs, +left_out)
 
@@ -118,13 +118,13 @@ def _read(layout: Layout, paths: Sequence[str]) -> dict[str, Labels]:
         raise DatasetError(
             f"{len(strangers)} of {len(paths)} images do not follow the layout {layout}, "
             f"{shown(strangers[0])} for example; leave them out by --exclude, or give another "
-            "--layout."
+            "--layout"
         )
     if not paths:
         names = ", ".join(name for names in NAMES.values() for name in names)
         raise DatasetError(
             f"Layout {layout} has a {{subset}}, but no folder is called as one; the names are "
-            f"{names}."
+            f"{names}"
         )
     return labels
 
@@ -163,7 +163,7 @@ def _name_subsets(
         if not use_of(found.subset):
             raise DatasetError(
                 f"Image {shown(path)} is of {shown(found.subset)}, which is not called as a "
-                "subset; call it train, query, gallery or test, or leave it out by --exclude."
+                "subset; call it train, query, gallery or test, or leave it out by --exclude"
             )
         folders[holders[path]].add(found.subset)
     subsets = {holder: subsets_of(names) for holder, names in folders.items()}
@@ -185,6 +185,7 @@ def _check_validation(layout: Layout, named: Sequence[tuple[Labels, str]]) -> No
         one = str(layout).replace("{subset}", "*")
         raise DatasetError(
             f"{len(common)} people of the folder to train on are in the one for validation by "
-            f"their names ({shown(common[0][1])} for example): --layout '{one}' says that they are "
-            f"the same, of whom a share is then held out, --layout '{layout}' that they are others."
+            f"their names ({shown(common[0][1])} for example); say by --layout '{one}' that they "
+            f"are the same, of whom a share is then held out, or by --layout '{layout}' that they "
+            "are others"
         )

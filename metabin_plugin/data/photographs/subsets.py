@@ -35,7 +35,7 @@ def hold_out(photographs: Sequence[Photograph], share: float, seed: int) -> set[
     if share and not drawn:
         raise DatasetError(
             f"--hold-out {share} of the people of each domain is nobody who was seen by two "
-            "cameras (or twice by the only one); raise it, or train on all by --hold-out 0."
+            "cameras (or twice by the only one); raise it, or train on all by --hold-out 0"
         )
     return drawn
 
@@ -71,7 +71,7 @@ def assign_subsets(
     if tested and not queries:
         raise DatasetError(
             "Nobody to test with was seen by two cameras (nor twice by the only one); choose other "
-            "--test-domains or add photographs."
+            "--test-domains or add photographs"
         )
     if splits > 1:
         return sorted([*train, *(p._replace(subset="test") for p in [*chosen, *aside])])
@@ -116,7 +116,7 @@ def check_testable(photographs: Sequence[Photograph]) -> None:
         raise DatasetError(
             "Nobody can be tested: no query has an image of its person from another camera in the "
             "gallery, and nobody in test images was seen by two cameras (nor twice by the only "
-            "one); say the right cameras by --layout, or leave these folders out by --exclude."
+            "one); say the right cameras by --layout, or leave these folders out by --exclude"
         )
 
 

@@ -65,7 +65,7 @@ def text_of(path: str) -> str:
         return name_in_text(path)
     except UnicodeDecodeError:
         raise DatasetError(
-            f"The name {shown(path)} is not UTF-8, which manifests and configs are; rename it."
+            f"The name {shown(path)} is not UTF-8, which manifests and configs are; rename it"
         ) from None
 
 

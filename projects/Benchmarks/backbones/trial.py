@@ -23,7 +23,6 @@ from metabin_plugin.deploy.export import (
     to_onnx,
 )
 from metabin_plugin.engine import MetaBINTrainer, read_config
-from metabin_plugin.errors import MetaBINError
 from metabin_plugin.modeling.known_backbones import KnownBackbone
 from metabin_plugin.norm import count_gates, gate_parameters
 
@@ -67,7 +66,7 @@ SIZE = (64, 32)
 IMAGES, ITERATIONS = 12, 2
 
 
-class TrialError(MetaBINError):
+class TrialError(Exception):
     """A step of a trial has done nothing."""
 
 

@@ -43,14 +43,14 @@ def is_complete(output: Path, wanted: dict[str, float]) -> bool:
     if not output.exists():
         return False
     if not output.is_dir():
-        raise FolderError(f"{output} is not a folder; choose another --output.")
+        raise FolderError(f"{output} is not a folder; choose another --output")
     if not any(output.iterdir()):
         return False
     found = _read(output)
     if {key: found.get(key) for key in wanted} != wanted:
         raise FolderError(
             f"{output} is not empty and was not made by this version with seed {wanted['seed']} "
-            f"and scale {wanted['scale']}; delete it or choose another --output."
+            f"and scale {wanted['scale']}; delete it or choose another --output"
         )
     return found.get("complete") is True
 
