@@ -1,4 +1,4 @@
-"""The project's error types: everything that a user can cause and mend is one of these."""
+"""The project's error types: everything that a user can cause and fix is one of these."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def parent(folder: Path, work: Callable[..., None], *args: Any) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forks = launching.multiprocessing.get_context("fork")
-    with mock.patch.object(launching.multiprocessing, "get_context", lambda _: forks):
+    with mock.patch.object(launching.multiprocessing, "get_context", return_value=forks):
         try:
             launching.run_ranks(work, (folder, *args), count=2, first=0)
         except SystemExit as end:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ Example = Callable[[str], dict[str, Any]]
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Example]:
+def example(monkeypatch: pytest.MonkeyPatch) -> Example:
     """Imports an example; what it registers is forgotten after the test."""
     for registry in (NORM_REGISTRY, META_LOSS_REGISTRY, HOOK_REGISTRY):
         monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
-    yield lambda name: runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    return lambda name: runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
 def rows(features: Tensor, domains: Tensor) -> MetaRows:

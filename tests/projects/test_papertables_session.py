@@ -102,7 +102,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     assert "line 20\n" not in printed.err
     assert printed.err.endswith("1 runs failed: dg/BN seed 1\n")
     assert re.search(r"dg/MetaBIN seed 1: \d+ s, Rank-1 10\.0, mAP 50\.0", printed.out)
-    # Mended, it alone is run again.
+    # Fixed, it alone is run again.
     (folder / "fails").unlink()
     assert Session(experiments(tmp_path), ROWS, [1]).train(ROWS, 1) == 0
     assert (len(calls(tmp_path, "dg/BN")), len(calls(tmp_path, "dg/MetaBIN"))) == (2, 1)
