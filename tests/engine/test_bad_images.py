@@ -12,7 +12,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from metabin_plugin.cli.outcome import sentence
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import DatasetError
-from tests.engine.test_any_config import build_two_convolutions
+from tests.config.test_any_config import build_two_convolutions
 from tests.engine.tiny_data import tiny_config
 
 
