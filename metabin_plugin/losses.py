@@ -11,6 +11,9 @@ from metabin_plugin.precision import at_least_float32, product
 _NONE = float("-inf")
 
 
+SQUARED_FLOOR = 1e-12
+
+
 def cross_entropy_loss(logits: Tensor, identities: Tensor, epsilon: float = 0.1) -> Tensor:
     """Cross-entropy against smoothed identity labels (Eq. 2).
 
@@ -140,9 +143,6 @@ def shuffle_loss(
     same_domain.fill_diagonal_(False)
     gaps = hardest_gaps(distances, not_far=same_domain, not_near=~intra)
     return mean_over_anchors(F.softplus(gaps), intra.any(dim=1))
-
-
-SQUARED_FLOOR = 1e-12
 
 
 def pairwise_distance(features: Tensor) -> Tensor:

@@ -14,6 +14,12 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+# By parameter name, or by loss.
+Tensors = dict[str, Tensor]
+# Of gradients, in the order of the shares.
+SIGNS = ("positive", "negative")
+
+
 def split_domains(
     num_domains: int, num_meta_train: int, seed: int, iteration: int
 ) -> tuple[list[int], list[int]]:
@@ -69,10 +75,6 @@ def triangular(iteration: int, period: float, low: float, high: float) -> float:
     else:
         fraction = (period - phase) / (period - rise)
     return low + (high - low) * fraction
-
-
-# By parameter name, or by loss.
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -250,10 +252,6 @@ def _hessian_product(gradients: Tensors, leaves: Tensors, direction: Tensors) ->
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     rows = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, rows, strict=True))
-
-
-# Of gradients, in the order of the shares.
-SIGNS = ("positive", "negative")
 
 
 def sign_shares(gradients: Mapping[str, Tensor]) -> Tensor:

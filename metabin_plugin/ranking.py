@@ -19,6 +19,11 @@ from metabin_plugin.errors import DatasetError
 Metrics = tuple[np.ndarray, list[float], list[float]]
 
 
+# 256 MiB in float32: one chunk for Market-1501, 15 for MSMT17.
+CHUNK_ELEMENTS = 2**26
+_Chunk = Callable[[slice], Tensor]
+
+
 def evaluate_rank(
     distances: ArrayLike,
     query_ids: ArrayLike,
@@ -274,11 +279,6 @@ class RankMetrics:
         hits = np.bincount(self._first_ranks, minlength=length + 1)[1 : length + 1]
         curve = np.cumsum(hits).astype(np.float32) / np.float32(len(self._first_ranks))
         return curve, self._average_precision, self._inverse_penalty
-
-
-# 256 MiB in float32: one chunk for Market-1501, 15 for MSMT17.
-CHUNK_ELEMENTS = 2**26
-_Chunk = Callable[[slice], Tensor]
 
 
 @torch.no_grad()
