@@ -63,6 +63,14 @@ def triplet_loss(
 
     Raises:
         ValueError: shapes do not fit together.
+
+    Example:
+        Two images of a person at 0 and 1, one of another at 3: only the second anchor, 1 from its
+        positive and 2 from its negative, is within a margin of 1.5.
+
+        >>> features, identities = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0, 0, 1])
+        >>> triplet_loss(features, identities, margin=1.5)
+        tensor(0.1667)
     """
     check_rows("triplet_loss", features, identities=identities)
     distances = pairwise_distance(features) if distances is None else distances

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 # By parameter name, or by loss.
 Tensors = dict[str, Tensor]
 # Of gradients, in the order of the shares.
@@ -65,6 +64,10 @@ def triangular(iteration: int, period: float, low: float, high: float) -> float:
 
     Raises:
         ValueError: the period is shorter than one iteration.
+
+    Example:
+        >>> [triangular(iteration, 4, 0.0, 1.0) for iteration in range(5)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     if period < 1:
         raise ValueError(f"period must be at least 1 iteration, got {period}")

@@ -56,6 +56,13 @@ def evaluate_rank(
     Raises:
         ValueError: shapes do not fit together, `max_rank` is below 1, or a distance is NaN.
         DatasetError: no query has a match in the gallery.
+
+    Example:
+        One query of person 7; its nearest image is of person 8, the next one its match.
+
+        >>> cmc, precision, penalty = evaluate_rank([[0.2, 0.1]], [7], [7, 8], [0], [1, 1])
+        >>> cmc.tolist(), precision
+        ([0.0, 1.0], [0.5])
     """
     rows = np.asarray(distances)
     if rows.ndim != 2:

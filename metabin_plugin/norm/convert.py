@@ -45,6 +45,11 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
 
     Raises:
         NormError: `norm` is an unknown name, or the network has no layer to convert.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        >>> convert_norm(network, "BIN")[1].gate.shape
+        torch.Size([8])
     """
     if isinstance(norm, str) and norm not in NORMS:
         raise NormError(
