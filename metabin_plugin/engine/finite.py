@@ -237,14 +237,14 @@ def nonfinite_error(
     )
 
 
-def _distance_from_fault(report: tuple[Place | None, dict[str, float]]) -> tuple[float, bool]:
+def _distance_from_fault(report: tuple[Origin | None, dict[str, float]]) -> tuple[float, bool]:
     place, terms = report
     # With synchronized statistics it spreads to all processes, but arises in one of them earlier.
     order = math.inf if place is None else place.order
     return order, all(map(math.isfinite, terms.values()))
 
 
-def _reason(place: Place | None, what: str) -> str:
+def _reason(place: Origin | None, what: str) -> str:
     if place is None:
         return (
             "activations and losses are finite, so it arose in the backward pass"
@@ -260,7 +260,7 @@ def _reason(place: Place | None, what: str) -> str:
     return f"the first layer with non-finite activations is {place.name}"
 
 
-def _remedy(trainer: DefaultTrainer, place: Place | None, fault: Fault) -> str:
+def _remedy(trainer: DefaultTrainer, place: Origin | None, fault: Fault) -> str:
     cfg = trainer.cfg
     if place is None and "gradient" not in fault.what:
         # What does not come again has its cause in the device or its kernels.
@@ -326,7 +326,7 @@ def _of_precision(cfg: CfgNode) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Origin:
     """Where in a forward pass a value is not finite.
 
     Attributes:
@@ -338,13 +338,13 @@ class Place:
     order: int
 
 
-def _place(model: nn.Module, forward: Callable[[], object]) -> Place | None:
+def _place(model: nn.Module, forward: Callable[[], object]) -> Origin | None:
     for weight in nonfinite_names(dict(model.named_parameters()))[:1]:
-        return Place(weight, _BEFORE_ALL_LAYERS)
+        return Origin(weight, _BEFORE_ALL_LAYERS)
     return first_nonfinite(model, lambda: uncompiled(forward))
 
 
-def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> Place | None:
+def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> Origin | None:
     """Where the first non-finite value of a forward pass arises.
 
     That is the first layer, in the order of execution, whose output has one although its inputs
@@ -382,7 +382,7 @@ class _Watch:
     """Follows the calls of layers and keeps the first place with a non-finite value."""
 
     def __init__(self, model: str) -> None:
-        self.first: Place | None = None
+        self.first: Origin | None = None
         self._model = model
         self._running: list[str] = []
         self._order = 0
@@ -405,7 +405,7 @@ class _Watch:
 
     def _look(self, name: str, values: object) -> None:
         if self.first is None and not _is_finite(values):
-            self.first = Place(name, self._order)
+            self.first = Origin(name, self._order)
         self._order += 1
 
     def _caller(self) -> str:
