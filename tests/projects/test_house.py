@@ -85,7 +85,10 @@ def test_traced_calls(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     traced = json.loads(written.read_text())["traced"]
     calls = {name: trace["calls"] for name, trace in traced.items()}
-    rooms = {name: {file.split("/")[0] for file in files} for name, files in calls.items()}
+    rooms = {
+        name: {Path(file).parts[0].removesuffix(".py") for file in files}
+        for name, files in calls.items()
+    }
     # A whole iteration has a forward pass and both steps' losses; an evaluation has neither loss.
     assert {"norm", "losses", "meta"} <= rooms["iteration"]
     assert not {"losses", "meta"} & rooms["evaluation"]
