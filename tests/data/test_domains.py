@@ -120,7 +120,7 @@ def test_unreadable_image_is_named(
     with pytest.raises(DatasetError) as caught:
         dataset[1]
     assert str(caught.value).startswith(f"Image {path} {words}")
-    assert "restore the file or take it out of the dataset." in str(caught.value)
+    assert "restore the file or take it out of the dataset" in str(caught.value)
 
 
 def test_folder_in_place_of_an_image_is_named(tmp_path: Path) -> None:

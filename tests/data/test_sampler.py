@@ -247,7 +247,7 @@ GOOD: dict[str, Any] = {
     ("changes", "error", "words"),
     [
         ({"batch_size": 10}, ConfigError, ["SOLVER.IMS_PER_BATCH is 10", "8 or 12", "2 domains"]),
-        ({"batch_size": 2}, ConfigError, ["SOLVER.IMS_PER_BATCH is 2", "set it to 4."]),
+        ({"batch_size": 2}, ConfigError, ["SOLVER.IMS_PER_BATCH is 2", "set it to 4"]),
         ({"batch_size": 0}, ConfigError, ["SOLVER.IMS_PER_BATCH is 0"]),
         ({"batch_size": -4}, ConfigError, ["SOLVER.IMS_PER_BATCH is -4"]),
         ({"world_size": 4}, ConfigError, ["SOLVER.IMS_PER_BATCH", "4 processes", "16"]),

@@ -190,7 +190,7 @@ def test_the_log_counts_the_layers(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_another_backbone_is_refused_naming_those_it_knows() -> None:
     with pytest.raises(
-        NormError, match=r"not defined for OSNet: choose .*mobilenetv2_backbone or build_resnet_b"
+        NormError, match=r"not defined for OSNet; choose .*mobilenetv2_backbone or build_resnet_b"
     ):
         backbone("osnet", "x1_0")
 

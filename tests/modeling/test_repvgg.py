@@ -98,7 +98,7 @@ def test_an_open_gate_refuses_the_whole_network(tolerance: float) -> None:
     below = "more than 0.01 below 1" if tolerance else "below 1"
     sentence = (
         f"3 of the 1280 gates of stage4.0.rbr_1x1.bn are {below}; METABIN.FOLD_TOLERANCE 0.5 "
-        "would take all gates for 1, and tools/export_onnx.py exports the network as it is"
+        "would take all gates for 1, and `metabin export` exports the network as it is"
     )
     with pytest.raises(ExportError, match=re.escape(sentence)):
         network.deploy(True)
@@ -131,7 +131,7 @@ def test_what_is_no_constant_map_is_refused_by_its_name(norm: str) -> None:
 
         network.stage2[1].rbr_identity = MyBatchNorm(128)
         name, kind = "stage2.1.rbr_identity", "MyBatchNorm"
-    with pytest.raises(ExportError, match=rf"for {re.escape(name)} is a {kind}.*export_onnx"):
+    with pytest.raises(ExportError, match=rf"for {re.escape(name)} is a {kind}.*metabin export"):
         network.deploy(True)
     assert not any(block.deploying for block in blocks(network).values())
 

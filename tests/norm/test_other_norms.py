@@ -258,5 +258,5 @@ def test_compiles_into_one_graph(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(NormError, match=r"'GN' is not .*: use one of BIN, IN, BNINHalf"):
+    with pytest.raises(NormError, match=r"'GN' is not .*; use one of BIN, IN, BNINHalf"):
         convert_norm(nn.BatchNorm2d(3), "GN")

@@ -97,7 +97,7 @@ def test_queries_are_chosen_as_asked() -> None:
 def test_queries_of_identities() -> None:
     identities = np.array([4, 7, 4, 2])
     assert queries_of(identities, [2, 4]) == [3, 0, 2]
-    with pytest.raises(SearchError, match="no query shows 5; there are 2, 4, 7"):
+    with pytest.raises(SearchError, match="no query shows 5; choose one of 2, 4, 7"):
         queries_of(identities, [2, 5])
 
 
