@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from metabin_plugin.text import as_cell, from_cell, shown, visible
 
+# No file name holds one, and Python 3.10 writes none into a table.
+NO_NUL = st.characters(blacklist_characters="\0")
+
 
 @pytest.mark.parametrize(
     ("text", "line"),
@@ -51,7 +54,7 @@ def test_other_cells_stay(text: str) -> None:
     assert as_cell(text) == text
 
 
-@given(st.text(max_size=30) | st.text(alphabet="'=+-@\t\ra", max_size=6))
+@given(st.text(NO_NUL, max_size=30) | st.text(alphabet="'=+-@\t\ra", max_size=6))
 def test_no_cell_of_a_table_begins_like_a_formula(text: str) -> None:
     file = io.StringIO()
     csv.writer(file).writerow([as_cell(text), ""])

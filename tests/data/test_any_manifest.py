@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,8 @@ values = st.sampled_from(
         *("dir", "..", ".", "/", "empty.jpg", "dangling.jpg", "loop.jpg", "dir/../a.jpg"),
         *("absent.jpg", "a.jpg/x.jpg", "../absent.jpg", "/etc", "{folder}/a.jpg", "x" * 5000),
         *("train", "query", "gallery", "test", "Train", "-1", "1e400", str(10**40), "0", " 1 ", ""),
-        *("a\0.jpg", "a\nb", "\r", '"', "'", ",", "\u2028", "\x85"),
+        *(["a\0.jpg"] if sys.version_info >= (3, 11) else []),
+        *("a\nb", "\r", '"', "'", ",", "\u2028", "\x85"),
     ]
 )
 good_rows = st.tuples(
@@ -49,7 +51,9 @@ good_rows = st.tuples(
     st.sampled_from(["day", "night"]),
     st.sampled_from(["", "train", "query", "gallery"]),
 ).map(list)
-rows = good_rows | st.lists(values | st.text(max_size=4), max_size=7)
+# Python 3.10 writes no NUL into a table; `spoiled` has some.
+NO_NUL = st.characters(blacklist_characters="\0")
+rows = good_rows | st.lists(values | st.text(NO_NUL, max_size=4), max_size=7)
 
 
 @st.composite
