@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metabin_plugin.norm.gates import clip_
+
 # By parameter name, or by loss.
 Tensors = dict[str, Tensor]
 # Of gradients, in the order of the shares.
@@ -192,22 +194,8 @@ def inner_update(
         alpha=inner_lr,
     )
     moved = dict(zip(parameters, values, strict=True))
-    clipped = [moved[name] for name in (parameters if gates is None else gates)]
-    if clipped:
-        torch._foreach_clamp_min_(clipped, 0.0)
-        torch._foreach_clamp_max_(clipped, 1.0)
+    clip_([moved[name] for name in (parameters if gates is None else gates)])
     return moved
-
-
-def clip_(gates: list[Tensor]) -> None:
-    """Clip gates to [0, 1], in place (Eq. 9 and 10).
-
-    Args:
-        gates: tensors that require no gradient.
-    """
-    if gates:
-        torch._foreach_clamp_min_(gates, 0.0)
-        torch._foreach_clamp_max_(gates, 1.0)
 
 
 def gradients_of(

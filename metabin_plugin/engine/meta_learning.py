@@ -32,7 +32,6 @@ from metabin_plugin.meta import (
     SIGNS,
     MetaStep,
     Tensors,
-    clip_,
     meta_step,
     sign_shares,
     sign_shares_by_loss,
@@ -40,6 +39,7 @@ from metabin_plugin.meta import (
     triangular,
 )
 from metabin_plugin.modeling import MetaBIN, logged_name
+from metabin_plugin.norm.gates import clip_
 from metabin_plugin.weights.checkpoint_states import check_state
 
 _RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")

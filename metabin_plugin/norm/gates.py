@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metabin_plugin.norm.batch_instance_norm import BatchInstanceNorm2d
 
@@ -48,7 +48,15 @@ def gate_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def clip_gates_(module: nn.Module) -> None:
     """Clip the gates of all batch-instance normalization layers into [0, 1], in place."""
-    gates = [gate.detach() for gate in gate_parameters(module).values()]
+    clip_([gate.detach() for gate in gate_parameters(module).values()])
+
+
+def clip_(gates: list[Tensor]) -> None:
+    """Clip gates to [0, 1], in place (Eq. 9 and 10).
+
+    Args:
+        gates: tensors that require no gradient.
+    """
     if gates:
         torch._foreach_clamp_min_(gates, 0.0)
         torch._foreach_clamp_max_(gates, 1.0)
