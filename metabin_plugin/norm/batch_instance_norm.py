@@ -12,11 +12,12 @@ from metabin_plugin.errors import NormError
 from metabin_plugin.norm import triton_form
 from metabin_plugin.norm.formula import (
     Parameters,
+    memory_format_of,
     plain_batch_instance_norm,
     update_running_statistics_,
 )
-from metabin_plugin.norm.native import memory_format_of, native_batch_instance_norm
-from metabin_plugin.norm.processes import are_several
+from metabin_plugin.norm.native import native_batch_instance_norm
+from metabin_plugin.processes import are_several
 
 # "plain", in differentiable operators alone, with more memory and time; "native", by the kernels of
 # PyTorch's norm layers on a CPU; "triton", by kernels of the plugin's own on a GPU; "auto", the
@@ -45,9 +46,8 @@ def batch_instance_norm(
 
     `y = gate * (weight * BN(x) + bias) + (1 - gate) * (instance_weight * IN(x) + instance_bias)`,
     computed as one affine map per (sample, channel). Statistics and the map are computed in
-    float32 at least; the result has the dtype of `x`. Twice differentiable in every argument; the
-    gradients keep `x` and values per (sample, channel) alive, nothing else of its size (but for
-    the plain form).
+    float32 at least. Twice differentiable in every argument; but for the plain form, nothing of
+    the size of `x` is kept for the gradient except `x`.
 
     A 1x1 feature map has no instance statistics: the result is then batch normalization alone,
     and `gate`, `instance_weight` and `instance_bias` take no part in it.
@@ -59,20 +59,17 @@ def batch_instance_norm(
         bias: affine bias of the batch half (C,).
         instance_weight: affine weight of the instance half (C,).
         instance_bias: affine bias of the instance half (C,).
-        running_mean: running mean (C,). Updated in place when `training`; used instead of the
-            batch mean otherwise.
-        running_var: running variance (C,), updated in place with the unbiased batch variance.
-        training: whether the batch half uses the statistics of the batch. The instance half
-            always uses those of the instance.
+        running_mean: (C,); moved in place when `training`, else used instead of the batch mean.
+        running_var: (C,); likewise, moved towards the unbiased batch variance.
+        training: whether the batch half uses the statistics of the batch.
         momentum: factor of the new value in the running statistics, in [0, 1].
         eps: added to both variances before the square root.
-        num_batches_tracked: int64 scalar, increased by 1, as `nn.BatchNorm2d` counts its batches
-            in training.
+        num_batches_tracked: int64 scalar, increased by 1.
         synchronize: whether the batch is that of all processes of a distributed run, each of which
             has feature maps of this height and width.
-        form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`; the results are the same
-            up to rounding. What a form cannot do takes the plain one: float64 on a GPU, statistics
-            of several processes, transforms of `torch.func`.
+        form: one of `metabin_plugin.norm.NORM_FORMS`; results are the same up to rounding. What a
+            form cannot do takes the plain one: float64 on a GPU, statistics of several processes,
+            transforms of `torch.func`.
 
     Returns:
         Tensor of the shape, dtype and memory format of `x`.
