@@ -114,10 +114,10 @@ def batch_instance_norm(
 
 
 def choose_form(form: str, x: Tensor, several: bool = False) -> str:
-    """The form, "plain", "native" or "triton", that computes a feature map.
+    """Which of "plain", "native" and "triton" computes a feature map, where `form` is asked for.
 
     Args:
-        form: what is asked for, one of `NORM_FORMS`.
+        form: one of `NORM_FORMS`.
         x: feature map (N, C, H, W).
         several: whether the batch is that of several processes.
 
@@ -193,10 +193,10 @@ def _batch_arguments(layer: nn.BatchNorm2d) -> dict[str, Any]:
 class MixedNorm2d(nn.BatchNorm2d):
     """A layer that computes Eq. 1 (paper section 3.2) with the parameters that a subclass gives it.
 
-    Statistics follow `nn.BatchNorm2d`: in training with `track_running_stats` switched off the
-    statistics of the batch are used and the running ones stay as they are (the "hold" of the meta
-    step); in evaluation the batch half uses the running statistics, the instance half always those
-    of the instance. A 1x1 feature map is only batch-normalized.
+    Statistics of the batch half follow `nn.BatchNorm2d`: with `track_running_stats` switched off,
+    training uses those of the batch and leaves the running ones as they are (the "hold" of the meta
+    step). The instance half always uses those of the instance; a 1x1 feature map has none, and is
+    only batch-normalized.
 
     Args:
         num_features: number of channels C.
@@ -236,8 +236,7 @@ class MixedNorm2d(nn.BatchNorm2d):
 class BatchInstanceNorm2d(MixedNorm2d):
     """Batch and instance normalization, balanced per channel by a gate (paper section 3.2, Eq. 1).
 
-    The batch half keeps the parameter and buffer names of `nn.BatchNorm2d`, so its checkpoints
-    load (with `strict=False`: `gate`, `instance_weight` and `instance_bias` are missing there).
+    The batch half has the names of `nn.BatchNorm2d`, so its checkpoints load with `strict=False`.
     With all gates at 1, where they start, the layer computes what `nn.BatchNorm2d` computes.
     Arguments, attributes and statistics are those of `MixedNorm2d`.
     """
@@ -253,7 +252,7 @@ class BatchInstanceNorm2d(MixedNorm2d):
         self.instance_bias = nn.Parameter(torch.zeros(num_features))
 
     def reset_parameters(self) -> None:
-        """Return to the initial state: unit scale, zero shift, all gates at 1 (all of it BN)."""
+        """Return to the initial state: unit scale, zero shift, all gates at 1."""
         super().reset_parameters()
         # The parent's constructor calls this before the instance half exists.
         if "gate" in self._parameters:
@@ -267,10 +266,7 @@ class BatchInstanceNorm2d(MixedNorm2d):
 
     @torch.no_grad()
     def copy_batch_affine_(self) -> None:
-        """Let the instance half start where the batch half is: same affine, frozen where that is.
-
-        The paper does not say where the instance affine of a pretrained network starts.
-        """
+        """Let the instance half start where the batch half is: same affine, frozen where that is."""
         self.instance_weight.copy_(self.weight).requires_grad_(self.weight.requires_grad)
         self.instance_bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
 
@@ -280,12 +276,8 @@ class HalfInstanceNorm2d(MixedNorm2d):
 
     The layer of IBN-Net (Pan et al., "Two at Once", ECCV 2018, variant a), which is the "BN+IN
     half" of the paper's Table 4. The paper does not say which layers it replaces: here it is every
-    one, as for batch-instance normalization. Of an odd number of channels the larger part is
-    batch-normalized. Arguments and statistics are those of `MixedNorm2d`.
-
-    Parameters and buffers are those of `nn.BatchNorm2d`, so that its checkpoints load, and the
-    other way round. Running statistics are kept of all channels; those of the instance-normalized
-    ones are used on a 1x1 feature map only, which has no instance statistics.
+    one. Of an odd number of channels the larger part is batch-normalized. Arguments and statistics
+    are those of `MixedNorm2d`, parameters and buffers those of `nn.BatchNorm2d`.
 
     Attributes:
         gate: 0 for instance-normalized channels, 1 for batch-normalized ones (C,); a constant.
@@ -306,9 +298,8 @@ class HalfInstanceNorm2d(MixedNorm2d):
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose batch is that of all processes of a distributed run.
 
-    Parameters, buffers and results are those of `nn.BatchNorm2d`, bit for bit with one process.
-    Unlike `nn.SyncBatchNorm` it takes CPU tensors and is twice differentiable. Every process needs
-    feature maps of the same height and width.
+    With one process it is `nn.BatchNorm2d`, bit for bit. Unlike `nn.SyncBatchNorm` it takes CPU
+    tensors and is twice differentiable. Every process needs maps of the same height and width.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -319,19 +310,15 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         """
         if not (self.training and are_several()):
             return super().forward(x)
-        affine = self.weight, self.bias
-        gate = torch.ones_like(self.weight)
-        return batch_instance_norm(
-            x, gate, *affine, *affine, **_batch_arguments(self), synchronize=True
-        )
+        mixture = torch.ones_like(self.weight), *(self.weight, self.bias) * 2
+        return batch_instance_norm(x, *mixture, **_batch_arguments(self), synchronize=True)
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
     """`nn.InstanceNorm2d` with an affine map, called as `nn.BatchNorm2d` is (IN in Table 4).
 
-    `weight` and `bias` have the names that they have in `nn.BatchNorm2d`, so that its checkpoints
-    load (with `strict=False`: there are no running statistics here). It computes the same in
-    training and in evaluation.
+    Checkpoints of `nn.BatchNorm2d` load with `strict=False`: there are no running statistics here.
+    It computes the same in training and in evaluation.
 
     Args:
         num_features: number of channels C.
