@@ -266,7 +266,7 @@ class BatchInstanceNorm2d(MixedNorm2d):
 
     @torch.no_grad()
     def copy_batch_affine_(self) -> None:
-        """Let the instance half start where the batch half is: same affine, frozen where that is."""
+        """Start the instance half where the batch half is: same affine, frozen where that is."""
         self.instance_weight.copy_(self.weight).requires_grad_(self.weight.requires_grad)
         self.instance_bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
 

@@ -110,16 +110,12 @@ def mixed_affine_gradient(
     size: int,
     training: bool,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
-    """Gradient of Eq. 1: the chain rule on ``scale * (x - mean) + offset``.
+    """Gradient of :func:`mixed_affine`: the chain rule on ``scale * (x - mean) + offset``.
 
     Args:
         total: sums over height and width of the incoming gradient (N, C).
         products: sums of its products with ``x - mean`` (N, C).
-        parameters: of the layer.
-        batch: what the batch half was normalized with.
-        mean: see the module, as for ``var`` and ``eps``.
-        var: of the instances.
-        eps: added to both variances.
+        parameters, batch, mean, var, eps: as there.
         size: height times width.
         training: whether ``batch`` is of this batch, and so depends on ``x``.
 
@@ -168,9 +164,8 @@ def plain_batch_instance_norm(
 
     Args:
         x: feature map (N, C, H, W).
-        parameters: of the layer.
+        parameters, eps: of the layer.
         running: see the module; None for the statistics of the batch.
-        eps: see the module.
         synchronize: whether the batch is that of all processes of a distributed run.
 
     Returns:
