@@ -115,7 +115,11 @@ def mixed_affine_gradient(
     Args:
         total: sums over height and width of the incoming gradient (N, C).
         products: sums of its products with ``x - mean`` (N, C).
-        parameters, batch, mean, var, eps: as there.
+        parameters: as there, like the next four.
+        batch: what the batch half was normalized with.
+        mean: of the instances.
+        var: of the instances.
+        eps: added to both variances.
         size: height times width.
         training: whether ``batch`` is of this batch, and so depends on ``x``.
 
@@ -164,8 +168,9 @@ def plain_batch_instance_norm(
 
     Args:
         x: feature map (N, C, H, W).
-        parameters, eps: of the layer.
+        parameters: of the layer.
         running: see the module; None for the statistics of the batch.
+        eps: see the module.
         synchronize: whether the batch is that of all processes of a distributed run.
 
     Returns:
