@@ -1,0 +1,140 @@
+"""The command: run arms with seeds, and write the raw rows and the table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.errors import ConfigError
+from metabin_plugin.files import replace_file
+from papertables.command import Session, positive
+from realcrops.arms import BUDGETS, ROOT, Experiments, read_arms
+from realcrops.results import markdown, raw_csv, read_results
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the arms that are not finished, and write rows and table from all that are.
+
+    Args:
+        arguments: the command line; by default the process's.
+
+    Raises:
+        SystemExit: with status 1 after a mistake of the user's or if a run failed; with the
+            signal's status when one stopped it.
+    """
+    titles = read_arms()
+    args = _parser(titles).parse_args(arguments)
+    output = args.output or Path("logs", "real-crops", args.budget)
+    with run_cli():
+        experiments = Experiments.of_budget(args.budget, output, args.weights)
+        tables = Tables(experiments, titles, args.results or output, args.budget)
+        status = 0 if args.report else _train(experiments, args, tables)
+        print(f"\n{tables.write()}")
+    sys.exit(status)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is written of the finished runs.
+
+    Attributes:
+        experiments: how the arms are run.
+        titles: what the table calls each arm.
+        folder: where the files are written.
+        name: of the files, without ending.
+    """
+
+    experiments: Experiments
+    titles: Mapping[str, str]
+    folder: Path
+    name: str
+
+    def write(self) -> str:
+        """Write the raw rows and the table, whose text is returned."""
+        found = read_results(self.experiments.output, list(self.titles))
+        text = markdown(found, self.titles, self.experiments.about)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for ending, content in (("csv", raw_csv(found)), ("md", text)):
+            data = content.encode()
+            replace_file(self.folder / f"{self.name}.{ending}", lambda file, d=data: file.write(d))
+        return text
+
+
+def _train(experiments: Experiments, args: argparse.Namespace, tables: Tables) -> int:
+    check_given(args.data, "--data", args.data is not None and args.data.is_dir())
+    check_given(args.weights, "--weights", args.weights is not None and args.weights.is_file())
+    is_gpu = experiments.budget.get("MODEL.DEVICE") != "cpu"
+    os.environ["FASTREID_DATASETS"] = str(args.data.resolve())
+    # The plugin that is run is that of the commit that is recorded.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    if not is_gpu:
+        # Seconds are those of one thread, however many runs there are at a time.
+        os.environ["OMP_NUM_THREADS"] = "1"
+    arms = args.arms or list(tables.titles)
+    session = Session(experiments, arms, args.seeds)
+    return session.train(arms, args.processes, _place(is_gpu), tables.write)
+
+
+def check_given(path: Path | None, option: str, is_there: bool) -> None:
+    """Refuse a path that is needed and is not there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not is_there:
+        fault = "is needed" if path is None else f"{str(path)!r} does not exist"
+        raise ConfigError(f"{option} {fault}; see projects/RealCrops/README.md")
+
+
+def _place(is_gpu: bool) -> dict[str, str]:
+    """What a run is recorded with."""
+    return {
+        "commit": _git("rev-parse", "HEAD")
+        + ("+" if _git("status", "--porcelain", "-uno") else ""),
+        "torch": torch.__version__,
+        "processor": torch.cuda.get_device_name() if is_gpu else _cpu_name(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    # A copy without history.
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _cpu_name() -> str:
+    lines = _CPU_INFO.read_text(encoding="utf-8").splitlines() if _CPU_INFO.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _parser(titles: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    budgets = sorted(path.stem for path in BUDGETS.glob("*.yml"))
+    add("--budget", choices=budgets, required=True, help="sizes and lengths of every run")
+    add("--data", type=Path, help="folder that lay_out.py has laid out")
+    add("--weights", type=Path, help="ImageNet weights to start from")
+    add("--arms", nargs="+", choices=list(titles), metavar="ARM", help=f"of {', '.join(titles)}")
+    add("--seeds", nargs="+", type=int, default=[1, 2, 3], help="values of METABIN.SEED")
+    add("--processes", type=positive, default=1, help="runs at a time, of all calls on one output")
+    add("--output", type=Path, help="folder of the runs; by default logs/real-crops/BUDGET")
+    add("--results", type=Path, help="folder of rows and table; by default that of the runs")
+    add("--report", action="store_true", help="run nothing; write the rows and the table")
+    return parser
