@@ -203,6 +203,11 @@ def _count(train: Sequence[tuple[str, str, str]]) -> Count:
     return Count(paths, people, cameras)
 
 
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, lambda file: file.write(text.encode()), DatasetError)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the manifests and check them.
 
@@ -218,11 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     with run_cli():
         if not args.check:
-            texts = {domain: manifest_text(args.data, domain) for domain in DOMAINS}
-            for domain, text in texts.items():
-                path = args.data / SOURCES / f"{domain}.csv"
-                path.parent.mkdir(exist_ok=True)
-                write_whole(path, lambda file, text=text: file.write(text.encode()), DatasetError)
+            for domain in DOMAINS:
+                _write(args.data / SOURCES / f"{domain}.csv", manifest_text(args.data, domain))
         differ = False
         for name, count in held(args.data).items():
             as_known = count == COUNTS[name]

@@ -17,6 +17,7 @@ from papertables.runs import Job, Run
 PROJECT = Path(__file__).resolve().parents[1]
 ROOT = PROJECT.parents[1]
 BUDGETS, CONFIGS = PROJECT / "budgets", PROJECT / "configs"
+SCRIPT = ROOT / "tools" / "train_net.py"
 # What all arms inherit from; where an arm differs from it is what makes the arm.
 COMMON = ROOT / "configs" / "MetaBIN.yml"
 _PROTOCOL = "dg"
@@ -32,6 +33,11 @@ def read_arms(path: Path = PROJECT / "arms.yml") -> dict[str, str]:
     return {str(name): str(title) for name, title in read_yaml_file(path).items()}
 
 
+def budget_names() -> list[str]:
+    """All budgets, sorted."""
+    return sorted(path.stem for path in BUDGETS.glob("*.yml"))
+
+
 @dataclass(frozen=True)
 class Experiments:
     """How arms are run.
@@ -40,15 +46,11 @@ class Experiments:
         output: folder of all runs.
         about: a sentence on the budget.
         budget: what is set for every arm.
-        configs: folder of the arms' configs.
-        script: what trains, with fastreid's arguments.
     """
 
     output: Path
     about: str
     budget: Settings
-    configs: Path = CONFIGS
-    script: Path = ROOT / "tools" / "train_net.py"
 
     @classmethod
     def of_budget(cls, name: str, output: Path, weights: Path | None) -> Experiments:
@@ -80,7 +82,7 @@ class Experiments:
         Raises:
             ConfigError: the arm's config cannot be read, or the budget changes what makes the arm.
         """
-        arm, common = _settings(self._config(run)), _settings(COMMON)
+        arm, common = _settings(_config(run)), _settings(COMMON)
         makes = {key for key, value in arm.items() if key not in common or common[key] != value}
         overruled = sorted(makes & set(self.budget))
         if overruled:
@@ -95,15 +97,16 @@ class Experiments:
     def job(self, run: Run) -> Job:
         """The command that trains and evaluates, going on from a checkpoint if there is one."""
         options = {**self._options(run), _FOLDER: run.folder}
-        command = [sys.executable, self.script, "--config-file", self._config(run), "--resume"]
+        command = [sys.executable, SCRIPT, "--config-file", _config(run), "--resume"]
         command += [part for pair in options.items() for part in pair]
         return Job(str(run), list(map(str, command)), run.log)
 
-    def _config(self, run: Run) -> Path:
-        return self.configs / f"{run.row}.yml"
-
     def _options(self, run: Run) -> Settings:
         return {**self.budget, "METABIN.SEED": run.seed}
+
+
+def _config(run: Run) -> Path:
+    return CONFIGS / f"{run.row}.yml"
 
 
 def _settings(path: Path) -> Mapping[str, object]:

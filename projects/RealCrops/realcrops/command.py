@@ -17,7 +17,7 @@ from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import replace_file
 from papertables.command import Session, positive
-from realcrops.arms import BUDGETS, ROOT, Experiments, read_arms
+from realcrops.arms import ROOT, Experiments, budget_names, read_arms
 from realcrops.results import markdown, raw_csv, read_results
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -65,15 +65,18 @@ class Tables:
         found = read_results(self.experiments.output, list(self.titles))
         text = markdown(found, self.titles, self.experiments.about)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for ending, content in (("csv", raw_csv(found)), ("md", text)):
-            data = content.encode()
-            replace_file(self.folder / f"{self.name}.{ending}", lambda file, d=data: file.write(d))
+        _write(self.folder / f"{self.name}.csv", raw_csv(found))
+        _write(self.folder / f"{self.name}.md", text)
         return text
 
 
+def _write(path: Path, text: str) -> None:
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
 def _train(experiments: Experiments, args: argparse.Namespace, tables: Tables) -> int:
-    check_given(args.data, "--data", args.data is not None and args.data.is_dir())
-    check_given(args.weights, "--weights", args.weights is not None and args.weights.is_file())
+    _check_given(args.data, "--data", args.data is not None and args.data.is_dir())
+    _check_given(args.weights, "--weights", args.weights is not None and args.weights.is_file())
     is_gpu = experiments.budget.get("MODEL.DEVICE") != "cpu"
     os.environ["FASTREID_DATASETS"] = str(args.data.resolve())
     # The plugin that is run is that of the commit that is recorded.
@@ -88,12 +91,7 @@ def _train(experiments: Experiments, args: argparse.Namespace, tables: Tables) -
     return session.train(arms, args.processes, _place(is_gpu), tables.write)
 
 
-def check_given(path: Path | None, option: str, is_there: bool) -> None:
-    """Refuse a path that is needed and is not there.
-
-    Raises:
-        ConfigError: it is not.
-    """
+def _check_given(path: Path | None, option: str, is_there: bool) -> None:
     if not is_there:
         fault = "is needed" if path is None else f"{str(path)!r} does not exist"
         raise ConfigError(f"{option} {fault}; see projects/RealCrops/README.md")
@@ -127,8 +125,7 @@ def _cpu_name() -> str:
 def _parser(titles: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    budgets = sorted(path.stem for path in BUDGETS.glob("*.yml"))
-    add("--budget", choices=budgets, required=True, help="sizes and lengths of every run")
+    add("--budget", choices=budget_names(), required=True, help="sizes and lengths of every run")
     add("--data", type=Path, help="folder that lay_out.py has laid out")
     add("--weights", type=Path, help="ImageNet weights to start from")
     add("--arms", nargs="+", choices=list(titles), metavar="ARM", help=f"of {', '.join(titles)}")

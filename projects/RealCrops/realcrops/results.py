@@ -78,8 +78,8 @@ def _result(run: Run, record: Record) -> Result:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{run.results} is damaged; remove {run.folder}") from error
-    times = (record.cpu_seconds, record.seconds) if record.is_timed else (None, None)
-    return Result(run.row, run.seed, targets, *times, record.place)
+    cpu, wall = (record.cpu_seconds, record.seconds) if record.is_timed else (None, None)
+    return Result(run.row, run.seed, targets, cpu, wall, record.place)
 
 
 def raw_csv(results: Sequence[Result]) -> str:
