@@ -94,6 +94,16 @@ EXPECTED: dict[str, list[tuple[str, str, str]]] = {
         ("../PETA dataset/TownCentre/archive/1_1726.jpg", "TownCentre_1", "TownCentre_1"),
         ("../PETA dataset/TownCentre/archive/1_1735.jpg", "TownCentre_1", "TownCentre_1"),
     ],
+    "SARC3D": [
+        ("../PETA dataset/SARC3D/archive/001_Right.bmp", "001", "right"),
+        ("../PETA dataset/SARC3D/archive/001_back.bmp", "001", "back"),
+        ("../PETA dataset/SARC3D/archive/002_right.bmp", "002", "right"),
+    ],
+    "TownCentre": [
+        ("../PETA dataset/TownCentre/archive/115_2.jpg", "115", "1"),
+        ("../PETA dataset/TownCentre/archive/1_1726.jpg", "1", "1"),
+        ("../PETA dataset/TownCentre/archive/1_1735.jpg", "1", "1"),
+    ],
 }
 
 
@@ -116,6 +126,8 @@ SMALL = {
     "CAVIAR": Count(3, 2, 2),
     "PKU": Count(3, 2, 2),
     "SARC3D-TownCentre": Count(6, 4, 3),
+    "SARC3D": Count(3, 2, 2),
+    "TownCentre": Count(3, 2, 1),
     "DG_VIPeR": Count(8, 4, 2),
     "DG_PRID": Count(8, 4, 2),
     "DG_GRID": Count(8, 4, 2),
