@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from metabin_plugin.errors import ConfigError
 from papertables.runs import Run
 from realcrops import arms, command
 from realcrops.arms import CONFIGS, PROJECT, ROOT, Experiments, read_arms
 from tests.engine.tiny_data import tiny_options
+from tests.processes import run_script
 
 # Stands for training: notes its command line and environment, waits while it is told to, goes on
 # from its checkpoint, and reports.
@@ -242,16 +244,33 @@ def test_every_config_is_an_arm() -> None:
 
 
 @pytest.mark.slow
-def test_an_arm_is_trained_and_reported(tmp_path: Path) -> None:
+def test_an_arm_is_trained_reported_trained_once_more_and_drawn(tmp_path: Path) -> None:
     keys = tiny_options(tmp_path)
     options = dict(zip(keys[::2], keys[1::2], strict=True))
     del options["OUTPUT_DIR"]
     experiments = Experiments(tmp_path / "out", "Tiny.", options)
-    session = command.Session(experiments, ["BIN"], [4])
-    assert session.train(["BIN"], 1, {"commit": "abc"}) == 0
+    session = command.Session(experiments, ["MetaBIN"], [4])
+    assert session.train(["MetaBIN"], 1, {"commit": "abc"}) == 0
     (result,) = command.read_results(tmp_path / "out", [])
-    assert (result.arm, result.seed, result.place) == ("BIN", 4, {"commit": "abc"})
+    assert (result.arm, result.seed, result.place) == ("MetaBIN", 4, {"commit": "abc"})
     assert 0 <= result.value("average", "mAP") <= 100
     assert result.cpu_seconds is not None and result.cpu_seconds > 1
-    config = (tmp_path / "out" / "BIN" / "seed4" / "config.yaml").read_text()
-    assert "NORM: BIN" in config
+
+    # As the README draws Fig. 4 and 5.
+    folder, again = tmp_path / "out" / "MetaBIN" / "seed4", tmp_path / "figures"
+    keep = ("SOLVER.CHECKPOINT_KEEP", "0", "SOLVER.CHECKPOINT_PERIOD", "1")
+    run = ("--config-file", str(folder / "config.yaml"), *keep, "OUTPUT_DIR", str(again))
+    assert run_script(ROOT / "tools" / "train_net.py", *run).returncode == 0
+    first, second = (
+        torch.load(path / "model_final.pth", weights_only=True)["model"] for path in (folder, again)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    figures = {
+        "plot_gates.py": (folder / "model_final.pth", again / "model_final.pth"),
+        "plot_gate_gradients.py": (*sorted(again.glob("model_00*.pth")), "--batches", "1"),
+    }
+    for script, words in figures.items():
+        figure = tmp_path / f"{script}.png"
+        ended = run_script(ROOT / "tools" / script, *words, "--output", figure)
+        assert ended.returncode == 0, ended.stderr
+        assert figure.exists()
