@@ -15,8 +15,8 @@ import torch
 
 from metabin_plugin.errors import ConfigError
 from papertables.runs import Run
-from realcrops import arms, command
-from realcrops.arms import CONFIGS, PROJECT, ROOT, Experiments, read_arms
+from realcrops import command
+from realcrops.command import CONFIGS, PROJECT, ROOT, Experiments, read_arms
 from tests.engine.tiny_data import tiny_options
 from tests.processes import run_script
 
@@ -58,14 +58,14 @@ sys.path[:0] = {[str(ROOT), str(PROJECT), str(PROJECT.parent / "PaperTables")]!r
 import metabin_plugin
 metabin_plugin.register()
 from pathlib import Path
-from realcrops import arms, command
+from realcrops import command
 folder = Path({str(tmp_path)!r})
-arms.BUDGETS, arms.SCRIPT = folder, folder / "stub.py"
+command.BUDGETS, command.SCRIPT = folder, folder / "stub.py"
 command.main(sys.argv[1:])
 """
     )
-    monkeypatch.setattr(arms, "BUDGETS", tmp_path)
-    monkeypatch.setattr(arms, "SCRIPT", tmp_path / "stub.py")
+    monkeypatch.setattr(command, "BUDGETS", tmp_path)
+    monkeypatch.setattr(command, "SCRIPT", tmp_path / "stub.py")
     for key in ("OMP_NUM_THREADS", "FASTREID_DATASETS", "PYTHONPATH"):
         # Restored afterwards, as the command sets them.
         monkeypatch.setenv(key, os.environ.get(key, "0"))
