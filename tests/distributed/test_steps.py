@@ -26,6 +26,10 @@ VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
     "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
+    "random inner step": [
+        *("METABIN.INNER_DIRECTION", "random", "METABIN.OUTER_LOSS", "sum"),
+        *("METABIN.OUTER_LR_WARMUP", "True"),
+    ],
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 

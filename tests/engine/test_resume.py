@@ -122,6 +122,12 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         {"METABIN__SEED": -1, "METABIN__SECOND_ORDER": True, "TEST__EVAL_PERIOD": 3},
         {"SOLVER__AMP__ENABLED": True},
         {
+            "METABIN__INNER_DIRECTION": "random",
+            "METABIN__OUTER_LOSS": "sum",
+            "METABIN__OUTER_LR_WARMUP": True,
+            "METABIN__FREEZE_AFTER": 12,
+        },
+        {
             "MODEL__FREEZE_LAYERS": ["backbone"],
             "SOLVER__FREEZE_ITERS": 7,
             "TEST__EVAL_PERIOD": 1,
@@ -140,6 +146,7 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "own meta loader",
         "no seed",
         "bfloat16",
+        "controls",
         "frozen backbone",
         "precise BN",
     ],
