@@ -179,6 +179,21 @@ KEYS = (
         "never. What follows costs what training without meta-learning costs.",
     ),
     Key(
+        "METABIN.AVERAGE.DECAY",
+        0.0,
+        Number(0, 0.999999),
+        comment="Decay of an exponential moving average of the network over the iterations, which "
+        "is then what is evaluated and saved; 0 for none. In update n it is at most (1 + n) / "
+        "(10 + n), so that short trainings have an average too.",
+    ),
+    Key(
+        "METABIN.AVERAGE.OF",
+        "all",
+        Choice(("all", "gates")),
+        comment='What of the network is averaged: "all" weights, gates and running statistics, or '
+        'the "gates" alone, beside the last weights and statistics.',
+    ),
+    Key(
         "METABIN.GRADIENT_SIGNS_PERIOD",
         0,
         Count(0),

@@ -113,6 +113,8 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "OUTER_LR_WARMUP": st.booleans(),
         "OUTER_LOSS": st.sampled_from(["meta-test", "sum"]),
         "FREEZE_AFTER": st.integers(0, 3),
+        "AVERAGE.DECAY": st.floats(0, 0.999999),
+        "AVERAGE.OF": st.sampled_from(["all", "gates"]),
         "GRADIENT_SIGNS_PERIOD": st.integers(0, 3),
         "SYNC_STATS": st.booleans(),
         "PARTIAL_WEIGHTS": st.booleans(),
