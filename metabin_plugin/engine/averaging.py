@@ -31,10 +31,6 @@ def decay_at(update: int, largest: float) -> float:
 
     Returns:
         In [0, ``largest``].
-
-    Example:
-        >>> [decay_at(update, 0.9) for update in (0, 8, 80, 1000)]
-        [0.1, 0.5, 0.9, 0.9]
     """
     return min(largest, (1 + update) / (10 + update))
 
