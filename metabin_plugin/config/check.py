@@ -60,6 +60,7 @@ def check_config(cfg: CfgNode) -> None:
     check_mixed_precision(cfg)
     _check_seed(cfg.METABIN.SEED)
     _check_inner_lr(cfg.METABIN.INNER_LR)
+    _check_meta_step(cfg)
     _check_compilation(cfg.METABIN)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     _check_synchronization(cfg, architecture)
@@ -116,6 +117,25 @@ def _check_inner_lr(node: CfgNode) -> None:
         raise ConfigError(
             f"METABIN.INNER_LR.HIGH is {node.HIGH}, below LOW, {node.LOW}; swap them, or set both "
             "to the same value for a fixed step size"
+        )
+
+
+def _check_meta_step(cfg: CfgNode) -> None:
+    node = cfg.METABIN
+    if node.INNER_DIRECTION == "random" and node.SECOND_ORDER:
+        raise ConfigError(
+            "METABIN.INNER_DIRECTION is 'random', whose step has no second-order term, which "
+            "METABIN.SECOND_ORDER True asks for; set SECOND_ORDER to False"
+        )
+    if node.FREEZE_AFTER and not node.EPISODE_SEPARATION:
+        raise ConfigError(
+            f"METABIN.FREEZE_AFTER is {node.FREEZE_AFTER}, but with METABIN.EPISODE_SEPARATION "
+            "False the base step would go on moving the gates; set one of the two back"
+        )
+    if node.OUTER_LR_WARMUP and cfg.SOLVER.WARMUP_ITERS == 0:
+        raise ConfigError(
+            "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0, so that nothing warms "
+            "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
         )
 
 

@@ -33,6 +33,7 @@ from metabin_plugin.config.check import checked
 from metabin_plugin.data.domains import training_record
 from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
+from metabin_plugin.engine.averaging import WeightAverage
 from metabin_plugin.engine.checkpoint_schema import check_checkpoint
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.finite import finite_base_step
@@ -55,6 +56,7 @@ from metabin_plugin.run_folder import (
     trace_of_run,
     write_config,
 )
+from metabin_plugin.weights.checkpointer import network_state
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,10 @@ class MetaBINTrainer(DefaultTrainer):
         teacher = momentum_teacher(self.network)
         if teacher is not None:
             states["momentum_teacher"] = teacher
+        if self._average is not None:
+            states["average"] = self._average
+            # A checkpoint's model is what is evaluated, for whatever reads it.
+            self.checkpointer.model = self._average.network
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )
@@ -118,6 +124,11 @@ class MetaBINTrainer(DefaultTrainer):
         """The network that is trained, without the wrapper that several processes need."""
         model = self.model
         return model.module if isinstance(model, DistributedDataParallel) else model
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and saved: the averaged one, where there is one."""
+        return self.model if self._average is None else self._average.network
 
     def hook(self, which: str | type[HookBase]) -> Any:
         """The hook of a name in ``METABIN.HOOKS``, or the first of a class.
@@ -167,13 +178,23 @@ class MetaBINTrainer(DefaultTrainer):
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
         self._checkpoints = CheckpointHook(self.cfg)
+        self._average = (
+            WeightAverage(self.cfg, self.network) if self.cfg.METABIN.AVERAGE.DECAY else None
+        )
         own = list(self._named_hooks.values())
         if any(gate.requires_grad for gate in gate_parameters(self.model).values()):
             own.insert(0, ClipGatesHook(self.model))
+        if self._average is not None:
+            own.append(self._average)
         left_out: tuple[type, ...] = (hooks.PeriodicCheckpointer,)
         if self.cfg.TEST.EVAL_PERIOD == 0:
             left_out += (hooks.EvalHook,)
         fastreids = [hook for hook in super().build_hooks() if not isinstance(hook, left_out)]
+        for hook in fastreids:
+            if isinstance(hook, hooks.PreciseBN):
+                hook._model = self.evaluated
+            elif isinstance(hook, hooks.EvalHook):
+                hook._func = self._evaluate
         return [*own, *fastreids, *live_lines(), self._checkpoints]
 
     def build_writers(self) -> list[Any]:
@@ -206,6 +227,8 @@ class MetaBINTrainer(DefaultTrainer):
                 )
             self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if self._average is not None:
+                self._average.start_from_average()
             return
         self._resume(source)
 
@@ -231,6 +254,8 @@ class MetaBINTrainer(DefaultTrainer):
         """Refuse a checkpoint from which this run cannot go on; nothing of it is applied here."""
         check_checkpoint(content, self.cfg, self.iters_per_epoch, source)
         refuse_other_data(content, self.data_loader.dataset, self.training_data, source)
+        if self._average is not None and "average" not in content:
+            content["average"] = {"updates": 0, "model": network_state(content, source)}
         if "config" in content:
             refuse_another_run(content["config"], self.cfg, self.network, source)
             changes = config_changes(content["config"], self.cfg)
@@ -331,7 +356,11 @@ class MetaBINTrainer(DefaultTrainer):
         was_finished = self.start_epoch >= self.max_epoch
         evaluates = self.cfg.TEST.EVAL_PERIOD > 0
         if was_finished and evaluates and not hasattr(self, "_last_eval_results"):
-            self._last_eval_results = self.test(self.cfg, self.model)
+            self._evaluate()
+
+    def _evaluate(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.evaluated)
+        return self._last_eval_results
 
     def _finish_epoch(self) -> None:
         period = self.cfg.TEST.EVAL_PERIOD

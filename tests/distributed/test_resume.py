@@ -49,9 +49,11 @@ def test_all_ranks_leave_a_folder_that_holds_another_run(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("synchronized", [False, True])
-def test_two_ranks_go_on_exactly(tmp_path: Path, synchronized: bool) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+def test_two_ranks_go_on_exactly(tmp_path: Path, synchronized: bool, decay: float) -> None:
     folder, resumed = tmp_path / "straight", tmp_path / "resumed"
-    options = noisy_options(tmp_path, METABIN__SYNC_STATS=synchronized, **OPTIONS)
+    changes = {"METABIN__SYNC_STATS": synchronized, "METABIN__AVERAGE__DECAY": decay}
+    options = noisy_options(tmp_path, **changes, **OPTIONS)
     run_ranks(tmp_path / "first", 2, train, [*options, "OUTPUT_DIR", str(folder)], False)
     resumed.mkdir()
     for file in ("model_iter_0000004.pth", "metrics.json"):

@@ -26,6 +26,11 @@ VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
     "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
+    "random inner step": [
+        *("METABIN.INNER_DIRECTION", "random", "METABIN.OUTER_LOSS", "sum"),
+        *("METABIN.OUTER_LR_WARMUP", "True"),
+    ],
+    "averaged": ["METABIN.AVERAGE.DECAY", "0.3"],
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 
@@ -56,8 +61,14 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
         keep(f"it{trainer.iter} base gradient", trained)
 
     trainer.optimizer.register_step_pre_hook(keep_gradients)
+
+    def keep_states() -> None:
+        keep(f"it{trainer.iter} state", model.state_dict())
+        if cfg.METABIN.AVERAGE.DECAY:
+            keep(f"it{trainer.iter} average", trainer.evaluated.state_dict())
+
     with mock.patch.object(meta_learning, "meta_step", step):
-        run(trainer, lambda: keep(f"it{trainer.iter} state", model.state_dict()))
+        run(trainer, keep_states)
     for number, state in trainer.optimizer.state_dict()["state"].items():
         keep("momentum", {str(number): state["momentum_buffer"]})
     return seen

@@ -122,11 +122,20 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         {"METABIN__SEED": -1, "METABIN__SECOND_ORDER": True, "TEST__EVAL_PERIOD": 3},
         {"SOLVER__AMP__ENABLED": True},
         {
+            "METABIN__INNER_DIRECTION": "random",
+            "METABIN__OUTER_LOSS": "sum",
+            "METABIN__OUTER_LR_WARMUP": True,
+            "METABIN__FREEZE_AFTER": 12,
+        },
+        {"METABIN__AVERAGE__DECAY": 0.7, "TEST__EVAL_PERIOD": 1},
+        {"METABIN__AVERAGE__DECAY": 0.7, "METABIN__AVERAGE__OF": "gates"},
+        {
             "MODEL__FREEZE_LAYERS": ["backbone"],
             "SOLVER__FREEZE_ITERS": 7,
             "TEST__EVAL_PERIOD": 1,
         },
         {
+            "METABIN__AVERAGE__DECAY": 0.7,
             "TEST__PRECISE_BN__ENABLED": True,
             "TEST__PRECISE_BN__NUM_ITER": 2,
             "TEST__PRECISE_BN__DATASET": "source0.csv",
@@ -140,8 +149,11 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "own meta loader",
         "no seed",
         "bfloat16",
+        "controls",
+        "averaged weights",
+        "averaged gates",
         "frozen backbone",
-        "precise BN",
+        "precise BN of averaged weights",
     ],
 )
 def test_every_checkpoint_leads_to_the_same_end(
