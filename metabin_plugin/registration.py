@@ -61,10 +61,17 @@ def _fill_registries() -> None:
     from metabin_plugin.data import DomainBalancedSampler
     from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
     from metabin_plugin.engine import MetaLearningHook, MLDGHook
-    from metabin_plugin.modeling import META_LOSSES, MetaBIN, insert_dual_norm
+    from metabin_plugin.modeling import (
+        BASE_LOSSES,
+        META_LOSSES,
+        BaselineWithLosses,
+        MetaBIN,
+        insert_dual_norm,
+    )
     from metabin_plugin.norm import NORMS
     from metabin_plugin.registries import (
         BACKBONE_NORM_REGISTRY,
+        BASE_LOSS_REGISTRY,
         HOOK_REGISTRY,
         META_LOSS_REGISTRY,
         NORM_REGISTRY,
@@ -81,6 +88,9 @@ def _fill_registries() -> None:
     add(HOOK_REGISTRY, "MLDGHook", MLDGHook)
     for name, loss in META_LOSSES.items():
         add(META_LOSS_REGISTRY, name, loss)
+    for name, base_loss in BASE_LOSSES.items():
+        add(BASE_LOSS_REGISTRY, name, base_loss)
+    add(META_ARCH_REGISTRY, "BaselineWithLosses", BaselineWithLosses)
     add(META_ARCH_REGISTRY, "MetaBIN", MetaBIN)
     for dataset in (*SOURCES, *TARGETS, *FURTHER_SOURCES, *OWN_SPLITS):
         add(DATASET_REGISTRY, dataset.__name__, dataset)

@@ -149,6 +149,55 @@ KEYS = (
         symbol="gamma",
     ),
     Key(
+        "METABIN.BASE_LOSSES",
+        (),
+        Names(Registered("BASE_LOSS_REGISTRY")),
+        comment='Losses of the base step beside those of MODEL.LOSSES: "Alignment", "Uniformity" '
+        'and "DomainUniformity" (BAU, NeurIPS 2024), and what else is registered. They need '
+        "META_ARCHITECTURE MetaBIN or BaselineWithLosses.",
+    ),
+    Key(
+        "METABIN.STRONG_VIEW.PROB",
+        0.5,
+        Number(0, 1),
+        comment="Probability of each strong augmentation (RandAugment, colour jitter, random "
+        "erasing) of the second view, which the losses of BAU alone see.",
+    ),
+    Key(
+        "METABIN.ALIGNMENT.SCALE",
+        1.5,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss Alignment.",
+        symbol="lambda",
+    ),
+    Key(
+        "METABIN.ALIGNMENT.NEIGHBOURS",
+        10,
+        Count(1),
+        comment="Nearest samples among which those are looked for that are reciprocal neighbours, "
+        "for the weight of each pair.",
+        symbol="k",
+    ),
+    Key(
+        "METABIN.UNIFORMITY.SCALE",
+        1.0,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss Uniformity.",
+    ),
+    Key(
+        "METABIN.DOMAIN_UNIFORMITY.SCALE",
+        1.0,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss DomainUniformity.",
+    ),
+    Key(
+        "METABIN.DOMAIN_UNIFORMITY.MOMENTUM",
+        0.1,
+        Number(0, 1),
+        comment="Share of an identity's former prototype that stays when a batch shows it.",
+        symbol="m",
+    ),
+    Key(
         "METABIN.GRADIENT_SIGNS_PERIOD",
         0,
         Count(0),

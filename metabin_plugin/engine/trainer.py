@@ -30,7 +30,7 @@ from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
-from metabin_plugin.data.domains import training_record
+from metabin_plugin.data.domains import require_one_domain_each, training_record
 from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.engine.checkpoint_schema import check_checkpoint
@@ -45,6 +45,7 @@ from metabin_plugin.environment import keep_freed_memory
 from metabin_plugin.errors import CheckpointError, ConfigError, MetaBINError, RunFolderError
 from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.files import reason
+from metabin_plugin.modeling import BaselineWithLosses, IdentityMemory, MemoryStates
 from metabin_plugin.norm import clip_gates_, gate_parameters
 from metabin_plugin.registries import HOOK_REGISTRY
 from metabin_plugin.run_folder import (
@@ -109,9 +110,19 @@ class MetaBINTrainer(DefaultTrainer):
         teacher = momentum_teacher(self.network)
         if teacher is not None:
             states["momentum_teacher"] = teacher
+        states |= self._memories()
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )
+
+    def _memories(self) -> dict[str, MemoryStates]:
+        """What the losses of ``METABIN.BASE_LOSSES`` keep, for the checkpoints."""
+        losses = getattr(self.network, "base_losses", None)
+        if losses is None or not any(True for _ in losses.buffers()):
+            return {}
+        if any(isinstance(part, IdentityMemory) for part in losses.modules()):
+            require_one_domain_each(self.data_loader.dataset)
+        return {"base_losses": MemoryStates(losses)}
 
     @property
     def network(self) -> Any:
@@ -387,6 +398,8 @@ class MetaBINTrainer(DefaultTrainer):
         with finite_base_step(self):
             for _ in range(updates):
                 super().run_step()
+                if isinstance(self.network, BaselineWithLosses):
+                    self.network.update_base_losses()
 
     @staticmethod
     def auto_scale_hyperparams(cfg: CfgNode, num_classes: int) -> CfgNode:

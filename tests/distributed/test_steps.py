@@ -26,6 +26,7 @@ VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
     "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
+    "BAU": ["METABIN.BASE_LOSSES", '("Alignment", "Uniformity", "DomainUniformity")'],
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 
@@ -55,9 +56,13 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
         trained = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         keep(f"it{trainer.iter} base gradient", trained)
 
+    def keep_states() -> None:
+        keep(f"it{trainer.iter} state", model.state_dict())
+        keep(f"it{trainer.iter} memory", dict(model.base_losses.named_buffers()))
+
     trainer.optimizer.register_step_pre_hook(keep_gradients)
     with mock.patch.object(meta_learning, "meta_step", step):
-        run(trainer, lambda: keep(f"it{trainer.iter} state", model.state_dict()))
+        run(trainer, keep_states)
     for number, state in trainer.optimizer.state_dict()["state"].items():
         keep("momentum", {str(number): state["momentum_buffer"]})
     return seen

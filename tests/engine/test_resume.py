@@ -121,6 +121,7 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         {"DATALOADER__SAMPLER_TRAIN": "NaiveIdentitySampler", "METABIN__IMS_PER_BATCH": 6},
         {"METABIN__SEED": -1, "METABIN__SECOND_ORDER": True, "TEST__EVAL_PERIOD": 3},
         {"SOLVER__AMP__ENABLED": True},
+        {"METABIN__BASE_LOSSES": ("Alignment", "Uniformity", "DomainUniformity")},
         {
             "MODEL__FREEZE_LAYERS": ["backbone"],
             "SOLVER__FREEZE_ITERS": 7,
@@ -140,6 +141,7 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "own meta loader",
         "no seed",
         "bfloat16",
+        "BAU",
         "frozen backbone",
         "precise BN",
     ],
