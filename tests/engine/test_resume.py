@@ -140,6 +140,7 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
             "SOLVER__SCHED": "CosineAnnealingLR",
             "DATALOADER__NUM_WORKERS": 2,
         },
+        {"METABIN__MIXSTYLE__PROBABILITY": 0.5, "METABIN__MIXSTYLE__LAYERS": ["3"]},
     ],
     ids=[
         "inside an epoch",
@@ -150,6 +151,7 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "frozen backbone",
         "precise BN",
         "modern recipe",
+        "MixStyle",
     ],
 )
 def test_every_checkpoint_leads_to_the_same_end(

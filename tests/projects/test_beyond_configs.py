@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from fastreid.config import CfgNode, get_cfg
@@ -13,6 +15,7 @@ from metabin_plugin.config.reading import read_config
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
 from tests.engine.tiny_data import tiny_options
+from tests.processes import run_script
 
 CONFIGS = Path(__file__).parents[2] / "projects" / "Beyond" / "configs"
 
@@ -50,3 +53,20 @@ def test_a_cosine_without_an_epoch_is_refused(tmp_path: Path) -> None:
     cfg = tiny(tmp_path, "BN-modern.yml", "SOLVER.WARMUP_ITERS", "4")
     with pytest.raises(ConfigError, match="leave it none of the 2 epochs"):
         MetaBINTrainer(cfg)
+
+
+@pytest.mark.slow
+def test_the_export_has_the_pooling_and_no_mixing(tmp_path: Path) -> None:
+    options = [*tiny_options(tmp_path), "INPUT.SIZE_TEST", "[64, 32]"]
+    network = MetaBINTrainer.build_model(tiny(tmp_path, "MetaBIN-modern.yml", *options))
+    torch.save({"model": network.state_dict()}, tmp_path / "trained.pth")
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "trained.pth")]
+    files = [tmp_path / name for name in ("plain.onnx", "mixing.onnx")]
+    for file, mixing in zip(files, ("0.0", "1.0"), strict=True):
+        config = ["--config-file", CONFIGS / "MetaBIN-modern.yml", "--output", file]
+        mixes = ["METABIN.MIXSTYLE.PROBABILITY", mixing]
+        done = run_script("tools/export_onnx.py", *config, *options, *weights, *mixes)
+        assert done.returncode == 0, done.stderr
+    operators = [Counter(node.op_type for node in onnx.load(file).graph.node) for file in files]
+    assert operators[0] == operators[1]
+    assert operators[0]["Pow"] >= 2
