@@ -61,6 +61,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_seed(cfg.METABIN.SEED)
     _check_inner_lr(cfg.METABIN.INNER_LR)
     _check_compilation(cfg.METABIN)
+    _check_mixing(cfg.METABIN)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     _check_synchronization(cfg, architecture)
     _check_base_losses(cfg, architecture)
@@ -125,6 +126,15 @@ def _check_compilation(node: CfgNode) -> None:
         raise ConfigError(
             "METABIN.COMPILE is True, but what torch.compile makes has no second derivative, which "
             "METABIN.SECOND_ORDER True needs; set one of the two to False"
+        )
+
+
+def _check_mixing(node: CfgNode) -> None:
+    if node.COMPILE and node.MIXSTYLE.PROBABILITY > 0:
+        raise ConfigError(
+            "METABIN.COMPILE is True, but a compiled backbone does not mix styles, which "
+            f"METABIN.MIXSTYLE.PROBABILITY {node.MIXSTYLE.PROBABILITY} asks for; set one of the "
+            "two to False or 0"
         )
 
 

@@ -220,6 +220,35 @@ KEYS = (
         "other identities or from a network with another norm.",
     ),
     Key(
+        "METABIN.MIXSTYLE.PROBABILITY",
+        0.0,
+        Number(0, 1),
+        comment="How probably each layer of LAYERS mixes the styles of a training batch (MixStyle, "
+        "ICLR 2021; there 0.5). 0 is off. The base step alone mixes: the meta step compares "
+        "domains as they are.",
+    ),
+    Key(
+        "METABIN.MIXSTYLE.ALPHA",
+        0.1,
+        Number(0.01, 1000),
+        comment="Of Beta(ALPHA, ALPHA), from which each image draws the share of its own style.",
+    ),
+    Key(
+        "METABIN.MIXSTYLE.LAYERS",
+        (),
+        Names(),
+        comment="Parts of the backbone behind which styles are mixed. () is the ends of "
+        "the first stages of a backbone that the plugin knows: layer1 and layer2 of ResNet, "
+        "features.3 and features.6 of MobileNetV2.",
+    ),
+    Key(
+        "METABIN.MIXSTYLE.PARTNERS",
+        "domain",
+        Choice(("domain", "any")),
+        comment='With whose style an image\'s is mixed: "domain" takes an image of another domain, '
+        '"any" shuffles the batch.',
+    ),
+    Key(
         "METABIN.NORM_FORM",
         "auto",
         Choice(("auto", "plain", "native", "triton")),

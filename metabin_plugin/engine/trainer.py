@@ -461,7 +461,12 @@ class MetaBINTrainer(DefaultTrainer):
     def build_lr_scheduler(
         cls, cfg: CfgNode, optimizer: Optimizer, iters_per_epoch: int
     ) -> dict[str, Any]:
-        """fastreid's schedules, with ``METABIN.STEPS_COUNT_WARMUP`` honoured."""
+        """fastreid's schedules, with ``METABIN.STEPS_COUNT_WARMUP`` honoured.
+
+        Raises:
+            ConfigError: there is no epoch for a cosine.
+        """
+        _check_cosine(cfg.SOLVER, iters_per_epoch)
         if cfg.METABIN.STEPS_COUNT_WARMUP:
             cfg = steps_from_start(cfg, iters_per_epoch)
         return super().build_lr_scheduler(cfg, optimizer, iters_per_epoch)
@@ -514,6 +519,17 @@ def share_buffers(model: nn.Module) -> None:
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def _check_cosine(solver: CfgNode, iters_per_epoch: int) -> None:
+    # fastreid's has a length of 0 then, by which PyTorch divides.
+    before = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
+    if solver.SCHED == "CosineAnnealingLR" and before >= solver.MAX_EPOCH:
+        raise ConfigError(
+            f"SOLVER.SCHED is CosineAnnealingLR, but SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} and "
+            f"DELAY_EPOCHS {solver.DELAY_EPOCHS} leave it none of the {solver.MAX_EPOCH} epochs; "
+            "lower them, or raise SOLVER.MAX_EPOCH"
+        )
 
 
 def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:

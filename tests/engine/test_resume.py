@@ -134,6 +134,14 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
             "DATALOADER__SAMPLER_TRAIN": "TrainingSampler",
             "METABIN__IMS_PER_BATCH": 6,
         },
+        {
+            "MODEL__HEADS__POOL_LAYER": "GeneralizedMeanPoolingP",
+            "INPUT__AUTOAUG__ENABLED": True,
+            "INPUT__AUTOAUG__PROB": 0.5,
+            "SOLVER__SCHED": "CosineAnnealingLR",
+            "DATALOADER__NUM_WORKERS": 2,
+        },
+        {"METABIN__MIXSTYLE__PROBABILITY": 0.5, "METABIN__MIXSTYLE__LAYERS": ["3"]},
     ],
     ids=[
         "inside an epoch",
@@ -144,6 +152,8 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "BAU",
         "frozen backbone",
         "precise BN",
+        "modern recipe",
+        "MixStyle",
     ],
 )
 def test_every_checkpoint_leads_to_the_same_end(
