@@ -153,8 +153,9 @@ KEYS = (
         (),
         Names(Registered("BASE_LOSS_REGISTRY")),
         comment='Losses of the base step beside those of MODEL.LOSSES: "Alignment", "Uniformity" '
-        'and "DomainUniformity" (BAU, NeurIPS 2024), and what else is registered. They need '
-        "META_ARCHITECTURE MetaBIN or BaselineWithLosses.",
+        'and "DomainUniformity" (BAU, NeurIPS 2024), "InterleavedMemory" (interleaved learning, '
+        "IEEE TMM 2023), and what else is registered. They need META_ARCHITECTURE MetaBIN or "
+        "BaselineWithLosses.",
     ),
     Key(
         "METABIN.STRONG_VIEW.PROB",
@@ -196,6 +197,37 @@ KEYS = (
         Number(0, 1),
         comment="Share of an identity's former prototype that stays when a batch shows it.",
         symbol="m",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.SCALE",
+        1.0,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss InterleavedMemory.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.TEMPERATURE",
+        0.05,
+        Number(0.001, _LARGEST_STEP),
+        comment="What cosines are divided by before the softmax over the identities of a domain.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.MOMENTUM",
+        0.2,
+        Number(0, 1),
+        comment="Share of an identity's former feature that stays when a batch shows it.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.STYLE_REACH",
+        3.0,
+        Number(0, _LARGEST_STEP),
+        comment="How many standard deviations a drawn style may be from the batch's average one.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.LAYERS",
+        (),
+        Names(),
+        comment="Parts of the backbone behind which styles are drawn. () is the end of the first "
+        "stage of a backbone that the plugin knows: layer1 of ResNet, features.3 of MobileNetV2.",
     ),
     Key(
         "METABIN.GRADIENT_SIGNS_PERIOD",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.engine.graphs import CudaRecorder, GraphedForward, Recorder
 from metabin_plugin.errors import ConfigError, NormError
-from metabin_plugin.modeling.known_backbones import FAMILIES
+from metabin_plugin.modeling.known_backbones import FAMILIES, early_parts
 from metabin_plugin.norm import set_norm_form
 from metabin_plugin.norm.batch_instance_norm import choose_form
 from metabin_plugin.style import MixStyle
@@ -118,7 +118,8 @@ def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
         GraphedForward(backbone, recorder)
     if cfg.METABIN.MIXSTYLE.PROBABILITY > 0:
         node = cfg.METABIN.MIXSTYLE
-        layers = _mixed_layers(network, cfg)
+        parts = backbone if isinstance(backbone, nn.Module) else nn.Module()
+        layers = early_parts(parts, cfg, node.LAYERS, "METABIN.MIXSTYLE.LAYERS")
         MixStyle(network, layers, node.PROBABILITY, node.ALPHA, node.PARTNERS == "domain")
     if cfg.METABIN.CHANNELS_LAST:
         _backbone(network, cfg, "CHANNELS_LAST").register_forward_pre_hook(_channels_last)
@@ -166,27 +167,6 @@ def _backbone(network: nn.Module, cfg: CfgNode, key: str) -> nn.Module:
             "no backbone of its own; set it to False"
         )
     return backbone
-
-
-def _mixed_layers(network: nn.Module, cfg: CfgNode) -> list[nn.Module]:
-    backbone = getattr(network, "backbone", None)
-    parts = dict(backbone.named_modules()) if isinstance(backbone, nn.Module) else {}
-    names, key = cfg.METABIN.MIXSTYLE.LAYERS, "METABIN.MIXSTYLE.LAYERS"
-    if not names:
-        family = FAMILIES.get(cfg.MODEL.BACKBONE.NAME)
-        names = family.early if family else ()
-        key = f"{key} is empty, and its default for {cfg.MODEL.BACKBONE.NAME}"
-    missing = [name for name in names if name not in parts]
-    if missing or not names:
-        known = ", ".join(name for name in parts if name and "." not in name) or "no part"
-        raise ConfigError(
-            f"{key} has {missing[0]!r}, which the backbone lacks; "
-            f"name early ones of its parts ({known}, and theirs with a dot between)"
-            if missing
-            else f"{key} is nothing; name early parts of the backbone ({known}, and theirs with a "
-            "dot between)"
-        )
-    return [parts[name] for name in names]
 
 
 def _check_norm_form(cfg: CfgNode) -> None:

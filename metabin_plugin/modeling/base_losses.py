@@ -8,6 +8,7 @@ and checkpoints keep it under a name of its own (``MemoryStates``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,23 @@ from fastreid.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metabin_plugin.compat.training import autocast_dtype
+from metabin_plugin.errors import ConfigError
 from metabin_plugin.losses import (
     alignment_loss,
+    memory_loss,
     prototype_uniformity_loss,
     reciprocal_similarity,
     uniformity_loss,
 )
+from metabin_plugin.meta import held_call
+from metabin_plugin.modeling.known_backbones import early_parts
 from metabin_plugin.norm.processes import are_several, gather_rows
+from metabin_plugin.precision import at_least_float32
+from metabin_plugin.style import draw_styles, instance_statistics, last_part, restyle
 
 _UNKNOWN = -1
+_LAYERS = "METABIN.INTERLEAVED_MEMORY.LAYERS"
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,16 @@ class BaseLoss(nn.Module):
             rows: of the mini-batch; of all processes with ``METABIN.SYNC_STATS``.
         """
         raise NotImplementedError
+
+    def check(self, network: Any) -> None:
+        """Refuse a network that it cannot be computed for.
+
+        Args:
+            network: just built, with ``backbone`` and ``heads``.
+
+        Raises:
+            ConfigError: it is such a network.
+        """
 
     def update(self, rows: BaseRows, network: Any) -> None:
         """Renew what it keeps, after the optimizer's step and without gradients.
@@ -221,11 +240,93 @@ class DomainUniformity(BaseLoss):
         self.memory.update(rows.features, rows.targets, rows.domains)
 
 
+class InterleavedMemory(BaseLoss):
+    """Interleaved learning (Tan et al., IEEE TMM 2023): classes that other styles have drawn.
+
+    The loss classifies each image among the identities of its own domain, by a memory of a feature
+    for each (``memory_loss``). After the step the same images pass the network once more, without
+    gradients and with drawn styles behind an early part of it (``draw_styles``), and the memory
+    follows these features alone: what trains the network never has the styles of its classes.
+
+    The paper takes the place of ``MODEL.LOSSES`` with it; here it stands beside them, and
+    ``MODEL.LOSSES.NAME`` says which. As in its published code styles are drawn from the whole
+    batch, all domains together; unlike there, the second pass keeps the running statistics, so that
+    evaluation normalizes by images as they are.
+
+    Args:
+        cfg: the config.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self._cfg = cfg
+        node = cfg.METABIN.INTERLEAVED_MEMORY
+        self.scale, self.temperature = node.SCALE, node.TEMPERATURE
+        self.reach = node.STYLE_REACH
+        self.memory = memory_of(cfg, node.MOMENTUM)
+
+    def forward(self, rows: BaseRows) -> Tensor:
+        """See ``BaseLoss``."""
+        loss = memory_loss(
+            rows.features,
+            rows.targets,
+            rows.domains,
+            self.memory.features,
+            self.memory.domains,
+            self.temperature,
+        )
+        return self.scale * loss
+
+    def check(self, network: Any) -> None:
+        """See ``BaseLoss``."""
+        self._layers(network)
+
+    def update(self, rows: BaseRows, network: Any) -> None:
+        """See ``BaseLoss``."""
+        amp, device = self._cfg.SOLVER.AMP, rows.images.device
+        layers = self._layers(network)
+        changed: set[nn.Module] = set()
+
+        def change(layer: nn.Module, _inputs: Any, output: Any) -> Tensor:
+            if not isinstance(output, Tensor) or output.dim() != 4:
+                raise ConfigError(
+                    f"{_LAYERS} names a layer that gives no feature map (N, C, H, W); name stages "
+                    "of a convolutional backbone"
+                )
+            changed.add(layer)
+            own = instance_statistics(output)
+            return restyle(output, *draw_styles(*own, self.reach), own)
+
+        with (
+            ExitStack() as hooks,
+            torch.autocast(device.type, autocast_dtype(device, amp.DTYPE), enabled=amp.ENABLED),
+            # Compiled modules do not heed hooks that their parts got later.
+            torch.compiler.set_stance("force_eager"),
+        ):
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_hook(change))
+            feature_map = held_call(network.backbone, rows.images)
+            pooled = held_call(network.heads.pool_layer, feature_map)
+            features = held_call(network.heads.bottleneck, pooled)
+        if len(changed) < len(layers):
+            raise ConfigError(
+                f"{_LAYERS} names a layer that the backbone does not call; name others of its "
+                "early parts"
+            )
+        self.memory.update(at_least_float32(features.flatten(1)), rows.targets, rows.domains)
+
+    def _layers(self, network: Any) -> list[nn.Module]:
+        names = self._cfg.METABIN.INTERLEAVED_MEMORY.LAYERS
+        stages = early_parts(network.backbone, self._cfg, names, _LAYERS)
+        return [last_part(stage) for stage in (stages if names else stages[:1])]
+
+
 # The plugin's own, which ``register()`` puts into BASE_LOSS_REGISTRY.
 BASE_LOSSES: Mapping[str, type[BaseLoss]] = {
     "Alignment": Alignment,
     "Uniformity": Uniformity,
     "DomainUniformity": DomainUniformity,
+    "InterleavedMemory": InterleavedMemory,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,6 +10,8 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import nn
+
+from metabin_plugin.errors import ConfigError
 
 MOBILENETV2 = "build_mobilenetv2_backbone"
 RESNET = "build_resnet_backbone"
@@ -167,3 +169,35 @@ BACKBONES = tuple(
 def is_known(name: str, depth: str) -> bool:
     """Whether ``NAME`` is one of ``FAMILIES``, and has this ``DEPTH``."""
     return name in FAMILIES and depth in FAMILIES[name].depths
+
+
+def early_parts(
+    backbone: nn.Module, cfg: CfgNode, names: Sequence[str], key: str
+) -> list[nn.Module]:
+    """Parts of a backbone behind which feature maps still show style.
+
+    Args:
+        backbone: the backbone of the config.
+        cfg: the config.
+        names: of the parts; none for the ends of the first stages of a backbone of ``FAMILIES``.
+        key: the config key of the names, for the sentences.
+
+    Raises:
+        ConfigError: the backbone has no such part, or no names are known for it.
+    """
+    parts = dict(backbone.named_modules())
+    if not names:
+        family = FAMILIES.get(cfg.MODEL.BACKBONE.NAME)
+        names = family.early if family else ()
+        key = f"{key} is empty, and its default for {cfg.MODEL.BACKBONE.NAME}"
+    missing = [name for name in names if name not in parts]
+    if missing or not names:
+        known = ", ".join(name for name in parts if name and "." not in name) or "no part"
+        raise ConfigError(
+            f"{key} has {missing[0]!r}, which the backbone lacks; "
+            f"name early ones of its parts ({known}, and theirs with a dot between)"
+            if missing
+            else f"{key} is nothing; name early parts of the backbone ({known}, and theirs with a "
+            "dot between)"
+        )
+    return [parts[name] for name in names]

@@ -152,6 +152,8 @@ class BaselineWithLosses(Baseline):
                 f"{type(self.heads).__name__} has no bottleneck whose features they are computed "
                 "from; choose EmbeddingHead"
             )
+        for loss in self.base_losses.values():
+            cast("BaseLoss", loss).check(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

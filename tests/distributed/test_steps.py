@@ -120,6 +120,21 @@ def test_without_synchronization_ranks_share_all_but_their_statistics(
 
 
 @pytest.mark.slow
+def test_what_each_rank_draws_goes_into_one_memory(tmp_path: Path) -> None:
+    losses = ["METABIN.BASE_LOSSES", '("InterleavedMemory",)']
+    layers = ["METABIN.INTERLEAVED_MEMORY.LAYERS", '("2",)']
+    cfg = tiny_config(tmp_path, *BATCH, *losses, *layers)
+    first, other = run_ranks(tmp_path / "run", 2, iterations, cfg, torch.float32)
+    names = [name for name in first if " memory " in name]
+    assert len(names) == 2 * ITERATIONS
+    for name in names:
+        assert torch.equal(first[name], other[name]), name
+    known = first["it2 memory InterleavedMemory.memory.domains"]
+    # Of 12 identities either rank has seen a half of each batch.
+    assert (known >= 0).sum() > 6
+
+
+@pytest.mark.slow
 def test_a_compiled_backbone_computes_the_same_on_several_ranks(tmp_path: Path) -> None:
     options = [*BATCH, "METABIN.SYNC_STATS", "True", "METABIN.COMPILE"]
     plain, compiled = (

@@ -123,6 +123,10 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         {"SOLVER__AMP__ENABLED": True},
         {"METABIN__BASE_LOSSES": ("Alignment", "Uniformity", "DomainUniformity")},
         {
+            "METABIN__BASE_LOSSES": ("InterleavedMemory",),
+            "METABIN__INTERLEAVED_MEMORY__LAYERS": ("3",),
+        },
+        {
             "MODEL__FREEZE_LAYERS": ["backbone"],
             "SOLVER__FREEZE_ITERS": 7,
             "TEST__EVAL_PERIOD": 1,
@@ -150,6 +154,7 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "no seed",
         "bfloat16",
         "BAU",
+        "interleaved learning",
         "frozen backbone",
         "precise BN",
         "modern recipe",

@@ -15,6 +15,7 @@ from tests.engine.tiny_data import tiny_options
 CONFIGS = Path(__file__).parents[2] / "projects" / "Beyond" / "configs"
 ADDED = {
     "MetaBIN-BAU.yml": ("loss_alignment", "loss_uniformity", "loss_domainuniformity"),
+    "MetaBIN-IL.yml": ("loss_interleavedmemory",),
 }
 
 
@@ -37,8 +38,8 @@ def test_meta_learning_is_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ADDED)
 def test_it_trains(tmp_path: Path, name: str) -> None:
-    trainer = MetaBINTrainer(
-        config(name, *tiny_options(tmp_path), *small_backbone.OPTIONS, "TEST.EVAL_PERIOD", "0")
-    )
+    options = [*tiny_options(tmp_path), *small_backbone.OPTIONS, "TEST.EVAL_PERIOD", "0"]
+    layers = ["METABIN.INTERLEAVED_MEMORY.LAYERS", '("2",)']
+    trainer = MetaBINTrainer(config(name, *options, *layers))
     trainer.train()
     assert {*ADDED[name]} <= trainer.storage.histories().keys()
