@@ -215,6 +215,13 @@ KEYS = (
         '"any" shuffles the batch.',
     ),
     Key(
+        "METABIN.TEST.CAMERA_STANDARDIZATION",
+        False,
+        comment="True evaluates a second time, on features standardized by camera (ICLR 2025): "
+        "further columns, named <metric>_by_camera. They look at the target's images, without "
+        "their identities. A target without cameras (i-LIDS) counts as one.",
+    ),
+    Key(
         "METABIN.NORM_FORM",
         "auto",
         Choice(("auto", "plain", "native", "triton")),
