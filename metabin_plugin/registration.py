@@ -58,7 +58,7 @@ def _fill_registries() -> None:
     from fastreid.data.datasets import DATASET_REGISTRY
     from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
-    from metabin_plugin.data import DomainBalancedSampler
+    from metabin_plugin.data import DomainBalancedSampler, GraphSampler
     from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
     from metabin_plugin.engine import MetaLearningHook, MLDGHook
     from metabin_plugin.modeling import (
@@ -84,6 +84,7 @@ def _fill_registries() -> None:
         add(NORM_REGISTRY, name, norm)
     add(BACKBONE_NORM_REGISTRY, "DualNorm", insert_dual_norm)
     add(SAMPLER_REGISTRY, "DomainBalancedSampler", DomainBalancedSampler)
+    add(SAMPLER_REGISTRY, "GraphSampler", GraphSampler)
     add(HOOK_REGISTRY, "MetaLearningHook", MetaLearningHook)
     add(HOOK_REGISTRY, "MLDGHook", MLDGHook)
     for name, loss in META_LOSSES.items():

@@ -252,6 +252,21 @@ KEYS = (
         "other identities or from a network with another norm.",
     ),
     Key(
+        "METABIN.GRAPH_SAMPLER.PERIOD",
+        200,
+        Count(1),
+        comment="With DATALOADER.SAMPLER_TRAIN GraphSampler: iterations between two graphs of "
+        "which identities of a domain look alike (graph sampling, CVPR 2022; there an epoch). The "
+        "first is made before the first iteration.",
+    ),
+    Key(
+        "METABIN.GRAPH_SAMPLER.MAX_IDENTITIES",
+        256,
+        Count(2),
+        comment="Identities of each domain in a graph, drawn anew for each; one image of each goes "
+        "through the network, which is what a graph costs.",
+    ),
+    Key(
         "METABIN.MIXSTYLE.PROBABILITY",
         0.0,
         Number(0, 1),
@@ -279,6 +294,13 @@ KEYS = (
         Choice(("domain", "any")),
         comment='With whose style an image\'s is mixed: "domain" takes an image of another domain, '
         '"any" shuffles the batch.',
+    ),
+    Key(
+        "METABIN.TEST.CAMERA_STANDARDIZATION",
+        False,
+        comment="True evaluates a second time, on features standardized by camera (ICLR 2025): "
+        "further columns, named <metric>_by_camera. They look at the target's images, without "
+        "their identities. A target without cameras (i-LIDS) counts as one.",
     ),
     Key(
         "METABIN.NORM_FORM",

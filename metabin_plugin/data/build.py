@@ -147,10 +147,13 @@ class TargetImages(ReadableDataset):
         num_query: number of query images.
         splits: pairs of query and gallery items, the dataset's own first; one pair where the
             dataset has no further splits.
+        has_cameras: whether its camera labels are those of cameras, or only keep queries and
+            gallery apart.
     """
 
     def __init__(self, dataset: Any, transform: Any) -> None:
         super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
+        self.has_cameras = getattr(dataset, "has_cameras", True)
         self.num_query = len(dataset.query)
         self.splits = splits_of(dataset)
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
@@ -33,9 +32,11 @@ from metabin_plugin.config.check import checked
 from metabin_plugin.data.domains import require_one_domain_each, training_record
 from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
+from metabin_plugin.data.sampler import GraphSampler
 from metabin_plugin.engine.checkpoint_schema import check_checkpoint
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.finite import finite_base_step
+from metabin_plugin.engine.graph_sampling import GraphHook
 from metabin_plugin.engine.half_precision import check_convolutions_once
 from metabin_plugin.engine.log import GateLog, RunStorage, cut_metrics_file, live_lines
 from metabin_plugin.engine.network_options import build_network
@@ -47,6 +48,7 @@ from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.files import reason
 from metabin_plugin.modeling import BaselineWithLosses, IdentityMemory, MemoryStates
 from metabin_plugin.norm import clip_gates_, gate_parameters
+from metabin_plugin.norm.processes import share_buffers
 from metabin_plugin.registries import HOOK_REGISTRY
 from metabin_plugin.run_folder import (
     METRICS,
@@ -167,6 +169,8 @@ class MetaBINTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """fastreid's hooks behind those of ``METABIN.HOOKS``, so that its timer measures them.
 
+        With ``GraphSampler`` the hook that keeps its graph is among the latter.
+
         The plugin's checkpoints take the place of fastreid's, last of all: a checkpoint is then
         made when everything else of its iteration is done. On a terminal a live line shows how the
         training stands.
@@ -177,6 +181,8 @@ class MetaBINTrainer(DefaultTrainer):
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
+        if isinstance(self.data_loader.batch_sampler.sampler, GraphSampler):
+            self._named_hooks["GraphHook"] = GraphHook(self.cfg, self)
         self._checkpoints = CheckpointHook(self.cfg)
         own = list(self._named_hooks.values())
         if any(gate.requires_grad for gate in gate_parameters(self.model).values()):
@@ -503,22 +509,6 @@ class ClipGatesHook(HookBase):
     def after_step(self) -> None:
         """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
         clip_gates_(self.model)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of rank 0, in place; all processes must call it.
-
-    Each process moves its running statistics by its own share of the batches (without
-    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
-    process does a part, is thus that of the network that is saved. Training in batch statistics
-    does not read them.
-
-    Args:
-        model: network, wrapped or not; the same in all processes but for the buffers.
-    """
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
 
 
 def _check_cosine(solver: CfgNode, iters_per_epoch: int) -> None:

@@ -180,6 +180,8 @@ BAD_VALUES = [
     ("METABIN.META_TRAIN_LOSSES", (), "empty"),
     ("METABIN.INNER_LR.LOW", -0.1, "at least 0"),
     ("METABIN.INNER_LR.HIGH", 1e39, "at most 3.4"),
+    ("METABIN.GRAPH_SAMPLER.PERIOD", 0, "at least 1"),
+    ("METABIN.GRAPH_SAMPLER.MAX_IDENTITIES", 1, "at least 2"),
     ("METABIN.MIXSTYLE.PROBABILITY", 1.5, "at most 1"),
     ("METABIN.MIXSTYLE.ALPHA", 0.0, "at least 0.01"),
     ("METABIN.MIXSTYLE.PARTNERS", "camera", "domain, any"),

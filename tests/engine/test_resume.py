@@ -146,6 +146,15 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
             "DATALOADER__NUM_WORKERS": 2,
         },
         {"METABIN__MIXSTYLE__PROBABILITY": 0.5, "METABIN__MIXSTYLE__LAYERS": ["3"]},
+        {
+            "METABIN__SEED": -1,
+            "DATALOADER__SAMPLER_TRAIN": "GraphSampler",
+            "METABIN__GRAPH_SAMPLER__PERIOD": 3,
+            "METABIN__GRAPH_SAMPLER__MAX_IDENTITIES": 3,
+            "DATALOADER__NUM_WORKERS": 2,
+            "SOLVER__MAX_EPOCH": 2,
+            "TEST__EVAL_PERIOD": 2,
+        },
     ],
     ids=[
         "inside an epoch",
@@ -159,6 +168,7 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "precise BN",
         "modern recipe",
         "MixStyle",
+        "graph sampler",
     ],
 )
 def test_every_checkpoint_leads_to_the_same_end(
