@@ -16,7 +16,7 @@ from metabin_plugin.config.fastreid_keys import check_fastreid
 from metabin_plugin.config.keys import KEYS, LARGEST_SEED
 from metabin_plugin.config.table import check_keys, check_types
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.modeling import MetaBIN
+from metabin_plugin.modeling import BaselineWithLosses, MetaBIN
 
 _is_checked = ContextVar("_is_checked", default=False)
 
@@ -62,8 +62,10 @@ def check_config(cfg: CfgNode) -> None:
     _check_inner_lr(cfg.METABIN.INNER_LR)
     _check_meta_step(cfg)
     _check_compilation(cfg.METABIN)
+    _check_mixing(cfg.METABIN)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     _check_synchronization(cfg, architecture)
+    _check_base_losses(cfg, architecture)
     if hasattr(architecture, "check_config"):
         architecture.check_config(cfg)
 
@@ -147,10 +149,28 @@ def _check_compilation(node: CfgNode) -> None:
         )
 
 
+def _check_mixing(node: CfgNode) -> None:
+    if node.COMPILE and node.MIXSTYLE.PROBABILITY > 0:
+        raise ConfigError(
+            "METABIN.COMPILE is True, but a compiled backbone does not mix styles, which "
+            f"METABIN.MIXSTYLE.PROBABILITY {node.MIXSTYLE.PROBABILITY} asks for; set one of the "
+            "two to False or 0"
+        )
+
+
 def _check_synchronization(cfg: CfgNode, architecture: type) -> None:
     if cfg.METABIN.SYNC_STATS and not issubclass(architecture, MetaBIN):
         raise ConfigError(
             "METABIN.SYNC_STATS is True, but MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE!r}, which keeps losses and statistics to each process; "
             "use MetaBIN (METABIN.HOOKS () trains it without meta-learning), or set it to False"
+        )
+
+
+def _check_base_losses(cfg: CfgNode, architecture: type) -> None:
+    if cfg.METABIN.BASE_LOSSES and not issubclass(architecture, BaselineWithLosses):
+        raise ConfigError(
+            f"METABIN.BASE_LOSSES is {tuple(cfg.METABIN.BASE_LOSSES)}, which "
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} does not compute; choose "
+            "MetaBIN or BaselineWithLosses"
         )

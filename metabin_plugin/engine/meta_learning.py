@@ -425,7 +425,8 @@ def _own_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Any:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.IMS_PER_BATCH = size
-    return iter(loaders.build_reid_train_loader(cfg, train_set=dataset, sampler=sampler))
+    images = dataset.with_one_view()
+    return iter(loaders.build_reid_train_loader(cfg, train_set=images, sampler=sampler))
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,15 @@ VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
     "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
+<<<<<<< HEAD
     "random inner step": [
         *("METABIN.INNER_DIRECTION", "random", "METABIN.OUTER_LOSS", "sum"),
         *("METABIN.OUTER_LR_WARMUP", "True"),
     ],
     "averaged": ["METABIN.AVERAGE.DECAY", "0.3"],
+=======
+    "BAU": ["METABIN.BASE_LOSSES", '("Alignment", "Uniformity", "DomainUniformity")'],
+>>>>>>> h-views
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 
@@ -59,6 +63,10 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
     def keep_gradients(*_: Any) -> None:
         trained = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         keep(f"it{trainer.iter} base gradient", trained)
+
+    def keep_states() -> None:
+        keep(f"it{trainer.iter} state", model.state_dict())
+        keep(f"it{trainer.iter} memory", dict(model.base_losses.named_buffers()))
 
     trainer.optimizer.register_step_pre_hook(keep_gradients)
 
@@ -123,6 +131,21 @@ def test_without_synchronization_ranks_share_all_but_their_statistics(
             first["it2 state backbone.1.running_mean"],
             other["it2 state backbone.1.running_mean"],
         )
+
+
+@pytest.mark.slow
+def test_what_each_rank_draws_goes_into_one_memory(tmp_path: Path) -> None:
+    losses = ["METABIN.BASE_LOSSES", '("InterleavedMemory",)']
+    layers = ["METABIN.INTERLEAVED_MEMORY.LAYERS", '("2",)']
+    cfg = tiny_config(tmp_path, *BATCH, *losses, *layers)
+    first, other = run_ranks(tmp_path / "run", 2, iterations, cfg, torch.float32)
+    names = [name for name in first if " memory " in name]
+    assert len(names) == 2 * ITERATIONS
+    for name in names:
+        assert torch.equal(first[name], other[name]), name
+    known = first["it2 memory InterleavedMemory.memory.domains"]
+    # Of 12 identities either rank has seen a half of each batch.
+    assert (known >= 0).sum() > 6
 
 
 @pytest.mark.slow

@@ -121,6 +121,11 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         {"DATALOADER__SAMPLER_TRAIN": "NaiveIdentitySampler", "METABIN__IMS_PER_BATCH": 6},
         {"METABIN__SEED": -1, "METABIN__SECOND_ORDER": True, "TEST__EVAL_PERIOD": 3},
         {"SOLVER__AMP__ENABLED": True},
+        {"METABIN__BASE_LOSSES": ("Alignment", "Uniformity", "DomainUniformity")},
+        {
+            "METABIN__BASE_LOSSES": ("InterleavedMemory",),
+            "METABIN__INTERLEAVED_MEMORY__LAYERS": ("3",),
+        },
         {
             "METABIN__INNER_DIRECTION": "random",
             "METABIN__OUTER_LOSS": "sum",
@@ -142,6 +147,23 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
             "DATALOADER__SAMPLER_TRAIN": "TrainingSampler",
             "METABIN__IMS_PER_BATCH": 6,
         },
+        {
+            "MODEL__HEADS__POOL_LAYER": "GeneralizedMeanPoolingP",
+            "INPUT__AUTOAUG__ENABLED": True,
+            "INPUT__AUTOAUG__PROB": 0.5,
+            "SOLVER__SCHED": "CosineAnnealingLR",
+            "DATALOADER__NUM_WORKERS": 2,
+        },
+        {"METABIN__MIXSTYLE__PROBABILITY": 0.5, "METABIN__MIXSTYLE__LAYERS": ["3"]},
+        {
+            "METABIN__SEED": -1,
+            "DATALOADER__SAMPLER_TRAIN": "GraphSampler",
+            "METABIN__GRAPH_SAMPLER__PERIOD": 3,
+            "METABIN__GRAPH_SAMPLER__MAX_IDENTITIES": 3,
+            "DATALOADER__NUM_WORKERS": 2,
+            "SOLVER__MAX_EPOCH": 2,
+            "TEST__EVAL_PERIOD": 2,
+        },
     ],
     ids=[
         "inside an epoch",
@@ -149,11 +171,21 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "own meta loader",
         "no seed",
         "bfloat16",
+<<<<<<< HEAD
         "controls",
         "averaged weights",
         "averaged gates",
         "frozen backbone",
         "precise BN of averaged weights",
+=======
+        "BAU",
+        "interleaved learning",
+        "frozen backbone",
+        "precise BN",
+        "modern recipe",
+        "MixStyle",
+        "graph sampler",
+>>>>>>> h-views
     ],
 )
 def test_every_checkpoint_leads_to_the_same_end(
