@@ -157,7 +157,6 @@ KEYS = (
         symbol="gamma",
     ),
     Key(
-<<<<<<< HEAD
         "METABIN.OUTER_LR_WARMUP",
         False,
         comment="True multiplies the outer step size by the warm-up factor of the base step's "
@@ -193,7 +192,8 @@ KEYS = (
         Choice(("all", "gates")),
         comment='What of the network is averaged: "all" weights, gates and running statistics, or '
         'the "gates" alone, beside the last weights and statistics.',
-=======
+    ),
+    Key(
         "METABIN.BASE_LOSSES",
         (),
         Names(Registered("BASE_LOSS_REGISTRY")),
@@ -273,7 +273,6 @@ KEYS = (
         Names(),
         comment="Parts of the backbone behind which styles are drawn. () is the end of the first "
         "stage of a backbone that the plugin knows: layer1 of ResNet, features.3 of MobileNetV2.",
->>>>>>> h-views
     ),
     Key(
         "METABIN.GRADIENT_SIGNS_PERIOD",

@@ -32,11 +32,8 @@ from metabin_plugin.config.check import checked
 from metabin_plugin.data.domains import require_one_domain_each, training_record
 from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
-<<<<<<< HEAD
-from metabin_plugin.engine.averaging import WeightAverage
-=======
 from metabin_plugin.data.sampler import GraphSampler
->>>>>>> h-views
+from metabin_plugin.engine.averaging import WeightAverage
 from metabin_plugin.engine.checkpoint_schema import check_checkpoint
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.finite import finite_base_step
@@ -117,14 +114,11 @@ class MetaBINTrainer(DefaultTrainer):
         teacher = momentum_teacher(self.network)
         if teacher is not None:
             states["momentum_teacher"] = teacher
-<<<<<<< HEAD
         if self._average is not None:
             states["average"] = self._average
             # A checkpoint's model is what is evaluated, for whatever reads it.
             self.checkpointer.model = self._average.network
-=======
         states |= self._memories()
->>>>>>> h-views
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )

@@ -49,26 +49,19 @@ def test_all_ranks_leave_a_folder_that_holds_another_run(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-<<<<<<< HEAD
-@pytest.mark.parametrize("synchronized", [False, True])
-@pytest.mark.parametrize("decay", [0.0, 0.7])
-def test_two_ranks_go_on_exactly(tmp_path: Path, synchronized: bool, decay: float) -> None:
-    folder, resumed = tmp_path / "straight", tmp_path / "resumed"
-    changes = {"METABIN__SYNC_STATS": synchronized, "METABIN__AVERAGE__DECAY": decay}
-=======
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"METABIN__SYNC_STATS": True},
+        {"METABIN__SYNC_STATS": True, "METABIN__AVERAGE__DECAY": 0.7},
         {"METABIN__MIXSTYLE__PROBABILITY": 0.5, "METABIN__MIXSTYLE__LAYERS": ["3"]},
         {"DATALOADER__SAMPLER_TRAIN": "GraphSampler", "METABIN__GRAPH_SAMPLER__PERIOD": 3},
     ],
-    ids=["apart", "synchronized", "MixStyle", "graph sampler"],
+    ids=["apart", "synchronized", "averaged", "MixStyle", "graph sampler"],
 )
 def test_two_ranks_go_on_exactly(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder, resumed = tmp_path / "straight", tmp_path / "resumed"
->>>>>>> h-views
     options = noisy_options(tmp_path, **changes, **OPTIONS)
     run_ranks(tmp_path / "first", 2, train, [*options, "OUTPUT_DIR", str(folder)], False)
     resumed.mkdir()

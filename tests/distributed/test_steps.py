@@ -26,15 +26,12 @@ VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
     "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
-<<<<<<< HEAD
     "random inner step": [
         *("METABIN.INNER_DIRECTION", "random", "METABIN.OUTER_LOSS", "sum"),
         *("METABIN.OUTER_LR_WARMUP", "True"),
     ],
     "averaged": ["METABIN.AVERAGE.DECAY", "0.3"],
-=======
     "BAU": ["METABIN.BASE_LOSSES", '("Alignment", "Uniformity", "DomainUniformity")'],
->>>>>>> h-views
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 
@@ -64,14 +61,11 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
         trained = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         keep(f"it{trainer.iter} base gradient", trained)
 
-    def keep_states() -> None:
-        keep(f"it{trainer.iter} state", model.state_dict())
-        keep(f"it{trainer.iter} memory", dict(model.base_losses.named_buffers()))
-
     trainer.optimizer.register_step_pre_hook(keep_gradients)
 
     def keep_states() -> None:
         keep(f"it{trainer.iter} state", model.state_dict())
+        keep(f"it{trainer.iter} memory", dict(model.base_losses.named_buffers()))
         if cfg.METABIN.AVERAGE.DECAY:
             keep(f"it{trainer.iter} average", trainer.evaluated.state_dict())
 

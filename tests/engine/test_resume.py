@@ -171,21 +171,17 @@ def test_workers_make_no_difference(tmp_path: Path, uninterrupted: Uninterrupted
         "own meta loader",
         "no seed",
         "bfloat16",
-<<<<<<< HEAD
         "controls",
         "averaged weights",
         "averaged gates",
         "frozen backbone",
         "precise BN of averaged weights",
-=======
         "BAU",
         "interleaved learning",
         "frozen backbone",
-        "precise BN",
         "modern recipe",
         "MixStyle",
         "graph sampler",
->>>>>>> h-views
     ],
 )
 def test_every_checkpoint_leads_to_the_same_end(
