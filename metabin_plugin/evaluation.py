@@ -27,7 +27,12 @@ from torch import Tensor
 from metabin_plugin.data import ReadableDataset, build_reid_test_loader
 from metabin_plugin.data.datasets.base import TestItem
 from metabin_plugin.files import replace_file
-from metabin_plugin.ranking import LabelledGallery, evaluate_features, evaluate_rank
+from metabin_plugin.ranking import (
+    LabelledGallery,
+    evaluate_features,
+    evaluate_rank,
+    standardize_by_camera,
+)
 from metabin_plugin.text import as_cell
 
 logger = logging.getLogger(__name__)
@@ -40,6 +45,8 @@ _ROUNDING = 1e-5
 JSON_NAME = "results.json"
 CSV_NAME = "results.csv"
 STD_SUFFIX = "_std"
+# Of metrics of features that are standardized by camera.
+BY_CAMERA_SUFFIX = "_by_camera"
 Sides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -64,17 +71,23 @@ def build_evaluator(
         all splits once, with the same transforms. And the evaluator.
     """
     splits = getattr(loader.dataset, "splits", ())
+    has_cameras = getattr(loader.dataset, "has_cameras", True)
     if len(splits) < 2:
-        return loader, RankingEvaluator(cfg, num_query, output_dir, sides)
+        return loader, RankingEvaluator(cfg, num_query, output_dir, sides, has_cameras)
     items, members = without_repetition(splits)
     logger.info("%d splits of %d images", len(splits), len(items))
     test_set = ReadableDataset(items, loader.dataset.transform, relabel=False)
     loader, _ = build_reid_test_loader(cfg, test_set=test_set)
-    return loader, MultiSplitEvaluator(cfg, members, output_dir, sides)
+    return loader, MultiSplitEvaluator(cfg, members, output_dir, sides, has_cameras)
 
 
 class RankingEvaluator(ReidEvaluator):
     """fastreid's ``ReidEvaluator`` without the distances of all pairs in memory.
+
+    With ``METABIN.TEST.CAMERA_STANDARDIZATION`` there are all metrics a second time, with
+    ``BY_CAMERA_SUFFIX`` behind their names: those of ``standardize_by_camera`` of the features of
+    query and gallery together. They look at images of the target without their identities, which
+    the others do not.
 
     Args:
         cfg: the config.
@@ -82,6 +95,8 @@ class RankingEvaluator(ReidEvaluator):
         output_dir: as fastreid's, unused.
         sides: for a network whose queries and gallery are represented differently: makes the
             features to compare from its outputs for the queries (Q, D) and the gallery (G, D).
+        has_cameras: whether the camera labels are those of cameras. Where they only keep queries
+            and gallery apart, all images are standardized as those of one camera.
     """
 
     def __init__(
@@ -90,9 +105,13 @@ class RankingEvaluator(ReidEvaluator):
         num_query: int,
         output_dir: str | None = None,
         sides: Sides | None = None,
+        has_cameras: bool = True,
     ) -> None:
         super().__init__(cfg, num_query, output_dir)
         self._sides = sides
+        self._has_cameras = has_cameras
+        # A config of fastreid's own may come from elsewhere.
+        self._standardizes = "METABIN" in cfg and cfg.METABIN.TEST.CAMERA_STANDARDIZATION
         self._copies = self._queries = 0
 
     def reset(self) -> None:
@@ -145,10 +164,29 @@ class RankingEvaluator(ReidEvaluator):
     def _score(self, query: Images, gallery: Images) -> dict[str, float]:
         self._queries += len(query.features)
         self._copies += _count_copies(query, gallery)
+        results = self._compare(query, gallery)
+        if self._standardizes:
+            again = self._compare(*self._standardized(query, gallery))
+            counts = (QUERIES, LEFT_OUT)
+            results.update((n + BY_CAMERA_SUFFIX, v) for n, v in again.items() if n not in counts)
+        return results
+
+    def _compare(self, query: Images, gallery: Images) -> dict[str, float]:
         if self._sides is not None:
             probes, entries = self._sides(query.features, gallery.features)
             query, gallery = query._replace(features=probes), gallery._replace(features=entries)
         return score(self.cfg, query, gallery)
+
+    def _standardized(self, query: Images, gallery: Images) -> tuple[Images, Images]:
+        cameras = np.concatenate((query.cameras, gallery.cameras))
+        features = standardize_by_camera(
+            torch.cat((query.features, gallery.features)),
+            cameras if self._has_cameras else np.zeros_like(cameras),
+        )
+        count = len(query.features)
+        return query._replace(features=features[:count]), gallery._replace(
+            features=features[count:]
+        )
 
 
 class MultiSplitEvaluator(RankingEvaluator):
@@ -158,7 +196,8 @@ class MultiSplitEvaluator(RankingEvaluator):
         cfg: the config.
         splits: query and gallery of each split, as positions in the loader's dataset.
         output_dir: as fastreid's, unused.
-        sides: as ``RankingEvaluator``'s.
+        sides: as ``RankingEvaluator``'s, as is ``has_cameras``.
+        has_cameras: see there.
     """
 
     def __init__(
@@ -167,8 +206,9 @@ class MultiSplitEvaluator(RankingEvaluator):
         splits: Sequence[tuple[Members, Members]],
         output_dir: str | None = None,
         sides: Sides | None = None,
+        has_cameras: bool = True,
     ) -> None:
-        super().__init__(cfg, 0, output_dir, sides)
+        super().__init__(cfg, 0, output_dir, sides, has_cameras)
         self._splits = splits
 
     def score(self, images: Images) -> dict[str, float]:

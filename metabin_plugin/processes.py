@@ -6,12 +6,28 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def are_several() -> bool:
     """Whether this process is one of several in the default process group."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of rank 0, in place; all processes must call it.
+
+    Each process moves its running statistics by its own share of the batches (without
+    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
+    process does a part, is thus that of the network that is saved. Training in batch statistics
+    does not read them.
+
+    Args:
+        model: network, wrapped or not; the same in all processes but for the buffers.
+    """
+    if are_several():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def gather(values: Tensor) -> Tensor:

@@ -58,13 +58,20 @@ def _fill_registries() -> None:
     from fastreid.data.datasets import DATASET_REGISTRY
     from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
-    from metabin_plugin.data import DomainBalancedSampler
+    from metabin_plugin.data import DomainBalancedSampler, GraphSampler
     from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
     from metabin_plugin.engine import MetaLearningHook, MLDGHook
-    from metabin_plugin.modeling import META_LOSSES, MetaBIN, insert_dual_norm
+    from metabin_plugin.modeling import (
+        BASE_LOSSES,
+        META_LOSSES,
+        BaselineWithLosses,
+        MetaBIN,
+        insert_dual_norm,
+    )
     from metabin_plugin.norm import NORMS
     from metabin_plugin.registries import (
         BACKBONE_NORM_REGISTRY,
+        BASE_LOSS_REGISTRY,
         HOOK_REGISTRY,
         META_LOSS_REGISTRY,
         NORM_REGISTRY,
@@ -77,10 +84,14 @@ def _fill_registries() -> None:
         add(NORM_REGISTRY, name, norm)
     add(BACKBONE_NORM_REGISTRY, "DualNorm", insert_dual_norm)
     add(SAMPLER_REGISTRY, "DomainBalancedSampler", DomainBalancedSampler)
+    add(SAMPLER_REGISTRY, "GraphSampler", GraphSampler)
     add(HOOK_REGISTRY, "MetaLearningHook", MetaLearningHook)
     add(HOOK_REGISTRY, "MLDGHook", MLDGHook)
     for name, loss in META_LOSSES.items():
         add(META_LOSS_REGISTRY, name, loss)
+    for name, base_loss in BASE_LOSSES.items():
+        add(BASE_LOSS_REGISTRY, name, base_loss)
+    add(META_ARCH_REGISTRY, "BaselineWithLosses", BaselineWithLosses)
     add(META_ARCH_REGISTRY, "MetaBIN", MetaBIN)
     for dataset in (*SOURCES, *TARGETS, *FURTHER_SOURCES, *OWN_SPLITS):
         add(DATASET_REGISTRY, dataset.__name__, dataset)

@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 
-MODULES = ("losses", "meta", "norm.convert", "ranking")
+MODULES = ("losses", "meta", "norm.convert", "ranking", "style")
 
 
 @pytest.mark.parametrize("name", MODULES)

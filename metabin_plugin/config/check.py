@@ -16,7 +16,7 @@ from metabin_plugin.config.fastreid_keys import check_fastreid
 from metabin_plugin.config.keys import KEYS, LARGEST_SEED
 from metabin_plugin.config.table import check_keys, check_types
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.modeling import MetaBIN
+from metabin_plugin.modeling import BaselineWithLosses, MetaBIN
 
 _is_checked = ContextVar("_is_checked", default=False)
 
@@ -60,9 +60,12 @@ def check_config(cfg: CfgNode) -> None:
     check_mixed_precision(cfg)
     _check_seed(cfg.METABIN.SEED)
     _check_inner_lr(cfg.METABIN.INNER_LR)
+    _check_meta_step(cfg)
     _check_compilation(cfg.METABIN)
+    _check_mixing(cfg.METABIN)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     _check_synchronization(cfg, architecture)
+    _check_base_losses(cfg, architecture)
     if hasattr(architecture, "check_config"):
         architecture.check_config(cfg)
 
@@ -119,11 +122,39 @@ def _check_inner_lr(node: CfgNode) -> None:
         )
 
 
+def _check_meta_step(cfg: CfgNode) -> None:
+    node = cfg.METABIN
+    if node.INNER_DIRECTION == "random" and node.SECOND_ORDER:
+        raise ConfigError(
+            "METABIN.INNER_DIRECTION is 'random', whose step has no second-order term, which "
+            "METABIN.SECOND_ORDER True asks for; set SECOND_ORDER to False"
+        )
+    if node.FREEZE_AFTER and not node.EPISODE_SEPARATION:
+        raise ConfigError(
+            f"METABIN.FREEZE_AFTER is {node.FREEZE_AFTER}, but with METABIN.EPISODE_SEPARATION "
+            "False the base step would go on moving the gates; set one of the two back"
+        )
+    if node.OUTER_LR_WARMUP and cfg.SOLVER.WARMUP_ITERS == 0:
+        raise ConfigError(
+            "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0, so that nothing warms "
+            "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
+        )
+
+
 def _check_compilation(node: CfgNode) -> None:
     if node.COMPILE and node.SECOND_ORDER and "MetaLearningHook" in node.HOOKS:
         raise ConfigError(
             "METABIN.COMPILE is True, but what torch.compile makes has no second derivative, which "
             "METABIN.SECOND_ORDER True needs; set one of the two to False"
+        )
+
+
+def _check_mixing(node: CfgNode) -> None:
+    if node.COMPILE and node.MIXSTYLE.PROBABILITY > 0:
+        raise ConfigError(
+            "METABIN.COMPILE is True, but a compiled backbone does not mix styles, which "
+            f"METABIN.MIXSTYLE.PROBABILITY {node.MIXSTYLE.PROBABILITY} asks for; set one of the "
+            "two to False or 0"
         )
 
 
@@ -133,4 +164,13 @@ def _check_synchronization(cfg: CfgNode, architecture: type) -> None:
             "METABIN.SYNC_STATS is True, but MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE!r}, which keeps losses and statistics to each process; "
             "use MetaBIN (METABIN.HOOKS () trains it without meta-learning), or set it to False"
+        )
+
+
+def _check_base_losses(cfg: CfgNode, architecture: type) -> None:
+    if cfg.METABIN.BASE_LOSSES and not issubclass(architecture, BaselineWithLosses):
+        raise ConfigError(
+            f"METABIN.BASE_LOSSES is {tuple(cfg.METABIN.BASE_LOSSES)}, which "
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} does not compute; choose "
+            "MetaBIN or BaselineWithLosses"
         )

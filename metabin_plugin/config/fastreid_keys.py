@@ -75,6 +75,15 @@ _RULES: Mapping[str, Rule] = {
     "INPUT.CROP.SIZE": Numbers(2, above=0),
     "INPUT.CROP.SCALE": Numbers(2, above=0),
     "INPUT.CROP.RATIO": Numbers(2, above=0),
+    "INPUT.FLIP.PROB": Number(0, 1),
+    "INPUT.CJ.PROB": Number(0, 1),
+    "INPUT.CJ.BRIGHTNESS": Number(0),
+    "INPUT.CJ.CONTRAST": Number(0),
+    "INPUT.CJ.SATURATION": Number(0),
+    "INPUT.CJ.HUE": Number(0, 0.5),
+    "INPUT.AUTOAUG.PROB": Number(0, 1),
+    "INPUT.AUGMIX.PROB": Number(0, 1),
+    "INPUT.REA.PROB": Number(0, 1),
     "INPUT.REA.VALUE": Numbers(3),
     "DATALOADER.NUM_WORKERS": Count(0),
     "SOLVER.OPT": Choice(_optimizers),
@@ -89,6 +98,7 @@ _RULES: Mapping[str, Rule] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Choice(("value", "norm")),
     "SOLVER.SCHED": Choice(("MultiStepLR", "CosineAnnealingLR")),
     "SOLVER.GAMMA": Number(0),
+    "SOLVER.ETA_MIN_LR": Number(0),
     "SOLVER.DELAY_EPOCHS": Count(0),
     "SOLVER.WARMUP_METHOD": Choice(("constant", "linear", "exp")),
     "SOLVER.WARMUP_FACTOR": Number(0),
@@ -139,6 +149,7 @@ def check_fastreid(cfg: CfgNode) -> None:
     for step in cfg.SOLVER.STEPS:
         Count(0).check("SOLVER.STEPS", step)
     _check_device(cfg.MODEL.DEVICE)
+    _check_augmentation(cfg.INPUT)
     for key in ("SIZE_TRAIN", "SIZE_TEST"):
         _check_size(f"INPUT.{key}", cfg.INPUT[key], cfg.INPUT.CROP.ENABLED)
     if cfg.TEST.AQE.ENABLED:
@@ -148,6 +159,16 @@ def check_fastreid(cfg: CfgNode) -> None:
         _check_reranking(cfg.TEST.RERANK)
     check_data_keys(cfg)
     _check_architecture(cfg)
+
+
+def _check_augmentation(node: CfgNode) -> None:
+    # fastreid's default is 0, with which these two do nothing.
+    for name in ("AUTOAUG", "AUGMIX"):
+        if node[name].ENABLED and node[name].PROB == 0:
+            raise ConfigError(
+                f"INPUT.{name}.ENABLED is True, but INPUT.{name}.PROB is 0, so that no image is "
+                "changed; raise it, to 0.1 for example"
+            )
 
 
 def check_data_keys(cfg: CfgNode) -> None:

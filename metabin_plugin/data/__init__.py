@@ -9,13 +9,14 @@ from metabin_plugin.data.domains import label_domains
 from metabin_plugin.data.images import DomainDataset, ReadableDataset
 from metabin_plugin.data.lookup import build_dataset, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset
-from metabin_plugin.data.sampler import DomainBalancedSampler
+from metabin_plugin.data.sampler import DomainBalancedSampler, GraphSampler
 from metabin_plugin.registries import SAMPLER_NAMES
 
 __all__ = [
     "SAMPLER_NAMES",
     "DomainBalancedSampler",
     "DomainDataset",
+    "GraphSampler",
     "ManifestDataset",
     "ReadableDataset",
     "build_dataset",

@@ -11,6 +11,7 @@ import fastreid.data.build
 import torch
 from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
+from torchvision.transforms import ColorJitter, Compose, RandAugment, RandomApply, RandomErasing
 from yacs.config import CfgNode
 
 from metabin_plugin.compat.patching import patch
@@ -22,7 +23,15 @@ from metabin_plugin.data.manifest import ManifestDataset
 from metabin_plugin.data.resumable import ResumableLoader
 from metabin_plugin.data.sampler import stream_seed
 from metabin_plugin.errors import ConfigError, DatasetError
-from metabin_plugin.registries import SAMPLER_REGISTRY, registered, sampler_names
+from metabin_plugin.registries import (
+    BASE_LOSS_REGISTRY,
+    SAMPLER_REGISTRY,
+    registered,
+    sampler_names,
+)
+
+# Of BAU's strong view: factors of brightness, contrast and saturation, and largest turn of the hue.
+_JITTER, _HUE = (0.5, 2.0), 0.1
 
 
 def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDataset:
@@ -56,12 +65,50 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
         Source(label, len(dataset.train))
         for label, (_, dataset) in zip(labels, sources, strict=True)
     ]
+    if _needs_strong_view(cfg):
+        train_set.strong_transform = strong_view(cfg)
     if train_set.num_classes < 2:
         raise DatasetError(
             "The training images of DATASETS.NAMES show one identity, but at least 2 are needed to "
             "tell people apart; add images of others"
         )
     return train_set
+
+
+def _needs_strong_view(cfg: CfgNode) -> bool:
+    names = cfg.METABIN.BASE_LOSSES if "METABIN" in cfg else ()
+    return any(getattr(BASE_LOSS_REGISTRY.get(n), "needs_strong_view", False) for n in names)
+
+
+def strong_view(cfg: CfgNode) -> Any:
+    """Augmentation of the second view of a training image, as in the published code of BAU.
+
+    RandAugment, colour jitter and random erasing, each with the probability
+    ``METABIN.STRONG_VIEW.PROB``, around the resize, crop, padding, flip and affine map of
+    ``INPUT``. RandAugment has torchvision's strength, and what is erased becomes the mean pixel.
+
+    Args:
+        cfg: a fastreid config.
+
+    Returns:
+        What turns a PIL image into a tensor (3, H, W) in [0, 255].
+    """
+    probability = cfg.METABIN.STRONG_VIEW.PROB
+    cfg = cfg.clone()
+    cfg.defrost()
+    for name in ("AUTOAUG", "AUGMIX", "CJ", "REA", "RPT"):
+        cfg.INPUT[name].ENABLED = False
+    *geometry, to_tensor = build_transforms(cfg, is_train=True).transforms
+    jitter = ColorJitter(_JITTER, _JITTER, _JITTER, _HUE)
+    return Compose(
+        [
+            RandomApply([RandAugment()], p=probability),
+            *geometry,
+            RandomApply([jitter], p=probability),
+            to_tensor,
+            RandomErasing(p=probability, value=list(cfg.MODEL.PIXEL_MEAN)),
+        ]
+    )
 
 
 def _distinguish(sources: Sequence[tuple[str, Any]]) -> list[str]:
@@ -100,10 +147,13 @@ class TargetImages(ReadableDataset):
         num_query: number of query images.
         splits: pairs of query and gallery items, the dataset's own first; one pair where the
             dataset has no further splits.
+        has_cameras: whether its camera labels are those of cameras, or only keep queries and
+            gallery apart.
     """
 
     def __init__(self, dataset: Any, transform: Any) -> None:
         super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
+        self.has_cameras = getattr(dataset, "has_cameras", True)
         self.num_query = len(dataset.query)
         self.splits = splits_of(dataset)
 

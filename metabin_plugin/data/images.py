@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import mmap
 import os
@@ -51,11 +52,14 @@ class ReadableDataset(CommDataset):
         path, identity, camera = self.img_items[index][:3]
         image = read_rgb(path)
         return {
-            "images": image if self.transform is None else self.transform(image),
+            **self._views(image),
             "targets": self.pid_dict[identity] if self.relabel else identity,
             "camids": self.cam_dict[camera] if self.relabel else camera,
             "img_paths": path,
         }
+
+    def _views(self, image: Image.Image) -> dict[str, Any]:
+        return {"images": image if self.transform is None else self.transform(image)}
 
 
 class Source(NamedTuple):
@@ -82,6 +86,7 @@ class DomainDataset(ReadableDataset):
 
     Attributes:
         sources: where the images are from, in their order; empty if that is not known.
+        strong_transform: what turns a PIL image into the tensor of a second view; None for none.
 
     Raises:
         DatasetError: images and domains differ in number, or a domain has no name or no image.
@@ -109,6 +114,7 @@ class DomainDataset(ReadableDataset):
         self.domains = list(domains)
         self.domain_names = list(domain_names)
         self.sources: list[Source] = []
+        self.strong_transform: Callable[[Any], Any] | None = None
 
     @property
     def num_domains(self) -> int:
@@ -116,8 +122,24 @@ class DomainDataset(ReadableDataset):
         return len(self.domain_names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return fastreid's item of an image, and its domain as ``"domains"``."""
+        """Return fastreid's item of an image, and its domain as ``"domains"``.
+
+        With a ``strong_transform`` there is ``"images_strong"``, too.
+        """
         return {**super().__getitem__(index), "domains": self.domains[index]}
+
+    def with_one_view(self) -> DomainDataset:
+        """The same images without the second view."""
+        other = copy.copy(self)
+        other.strong_transform = None
+        return other
+
+    def _views(self, image: Image.Image) -> dict[str, Any]:
+        views = super()._views(image)
+        if self.strong_transform is not None:
+            # After the first, which is thus the same as without it.
+            views["images_strong"] = self.strong_transform(image)
+        return views
 
 
 def read_rgb(path: str) -> Image.Image:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from fastreid.config import CfgNode, configurable
 from fastreid.utils import comm
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
+from metabin_plugin.ranking import distance_chunks
 from metabin_plugin.text import shown
 
 # Spawn keys that keep the random streams of one seed apart.
-_IDENTITIES, _IMAGES = 0, 1
+_IDENTITIES, _IMAGES, _ANCHORS, _NODES = range(4)
+# Of METABIN.SEED, and of what is drawn where that is negative.
+_SEEDS = 2**32
 
 
 class DomainBalancedSampler(Sampler[int]):
@@ -143,6 +148,191 @@ class DomainBalancedSampler(Sampler[int]):
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
+
+
+class Nodes(NamedTuple):
+    """What a graph of identities is made of.
+
+    Attributes:
+        identities: for each domain, numbers of its identities in the graph, ascending.
+        images: an image of each, the dataset's index; domain by domain.
+    """
+
+    identities: list[np.ndarray]
+    images: list[int]
+
+
+class GraphSampler(DomainBalancedSampler):
+    """``DomainBalancedSampler`` whose identities of a domain look alike.
+
+    After Liao and Shao, "Graph Sampling Based Deep Metric Learning for Generalizable Person
+    Re-Identification", CVPR 2022: the identities are the nodes of a graph, and a batch is an
+    identity with its nearest ones. Here the graph is one of each domain, and so each domain's part
+    of a batch is an identity, the anchor, with its nearest ones in the same domain. Every identity
+    of a graph is an anchor once per pass over them. Without a graph the identities are drawn as by
+    ``DomainBalancedSampler``.
+
+    As there, an identity is described by the feature of one random image. Other than there,
+    distances are those of the network's own features, and a graph has at most
+    ``max_identities`` of a domain's identities, drawn anew for each graph, so that what it costs is
+    bounded; the others wait for another graph.
+
+    A batch depends on the seed, its number and the graph alone. ``GraphHook`` makes the graphs.
+
+    Args:
+        identities: see ``DomainBalancedSampler``, as for all others but the last.
+        domains: see there.
+        batch_size: see there.
+        num_instances: see there.
+        seed: see there.
+        rank: see there.
+        world_size: see there.
+        max_identities: of a domain in a graph.
+        domain_names: see there.
+
+    Attributes:
+        graph: for each domain, rows of numbers of its identities: an identity and its nearest ones,
+            as many as a batch has of the domain. None at first.
+
+    Raises:
+        DatasetError: see ``DomainBalancedSampler``.
+        ConfigError: see there; or a graph has fewer identities than a batch.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        identities: Sequence[Any],
+        domains: Sequence[Any],
+        batch_size: int,
+        num_instances: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        max_identities: int = 256,
+        domain_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(
+            identities,
+            domains,
+            batch_size,
+            num_instances,
+            seed,
+            rank,
+            world_size,
+            domain_names=domain_names,
+        )
+        if max_identities < self._slots:
+            raise ConfigError(
+                f"METABIN.GRAPH_SAMPLER.MAX_IDENTITIES is {max_identities}, but a batch has "
+                f"{self._slots} identities of each domain; raise it to that or more"
+            )
+        self._max_identities = max_identities
+        self.graph: list[np.ndarray] | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset: Any) -> dict[str, Any]:
+        """Return the constructor's arguments for a fastreid config and a ``DomainDataset``."""
+        most = cfg.METABIN.GRAPH_SAMPLER.MAX_IDENTITIES
+        return {**super().from_config(cfg, dataset), "max_identities": most}
+
+    def draw_nodes(self, number: int) -> Nodes:
+        """Draw the identities of a graph, and the images that describe them.
+
+        Args:
+            number: number of the graph, from 0; what is drawn depends on it and the seed alone.
+        """
+        rng = self._rng(_NODES, number)
+        identities = [
+            np.sort(rng.permutation(len(images))[: self._max_identities]) for images in self._images
+        ]
+        chosen = [
+            int(rng.choice(images[identity]))
+            for images, own in zip(self._images, identities, strict=True)
+            for identity in own
+        ]
+        return Nodes(identities, chosen)
+
+    def connect(self, nodes: Nodes, features: Tensor) -> None:
+        """Make the graph of the next batches.
+
+        Args:
+            nodes: of ``draw_nodes``.
+            features: of their images (N, D).
+        """
+        sizes = [len(own) for own in nodes.identities]
+        self.graph = [
+            own[nearest(part, self._slots).numpy()]
+            for own, part in zip(nodes.identities, features.split(sizes), strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed and the graph: on what, beside the data, the batches depend."""
+        graph = None if self.graph is None else [torch.from_numpy(rows) for rows in self.graph]
+        return {"seed": self._seed, "graph": graph}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: it is not one of a sampler of these data; nothing has changed.
+        """
+        seed, graph = state["seed"], state["graph"]
+        if type(seed) is not int or not 0 <= seed < _SEEDS:
+            raise ValueError(f"has the seed {shown(repr(seed))}, which no run has")
+        if graph is not None:
+            if not isinstance(graph, list) or len(graph) != len(self._images):
+                raise ValueError(f"graph is not a list for {len(self._images)} domains")
+            for domain, rows in enumerate(graph):
+                if not self._has_rows(domain, rows):
+                    raise ValueError(
+                        f"graph[{domain}] is not rows of {self._slots} of the domain's "
+                        f"{len(self._images[domain])} identities"
+                    )
+        self._seed = seed
+        self.graph = None if graph is None else [rows.numpy().copy() for rows in graph]
+
+    def _has_rows(self, domain: int, rows: Any) -> bool:
+        if not isinstance(rows, Tensor) or rows.dtype is not torch.int64 or rows.dim() != 2:
+            return False
+        in_order = rows.sort(1).values
+        return (
+            rows.shape[1] == self._slots
+            and 1 <= len(rows) <= len(self._images[domain])
+            and bool((in_order[:, 1:] > in_order[:, :-1]).all())
+            and int(in_order[:, 0].min()) >= 0
+            and int(in_order[:, -1].max()) < len(self._images[domain])
+        )
+
+    def _identities(self, domain: int, number: int) -> list[int]:
+        if self.graph is None:
+            return super()._identities(domain, number)
+        rows = self.graph[domain]
+        turn, place = divmod(number, len(rows))
+        anchor = self._rng(_ANCHORS, domain, turn).permutation(len(rows))[place]
+        return rows[anchor].tolist()
+
+
+def nearest(features: Tensor, count: int) -> Tensor:
+    """The nearest rows of each row by cosine distance.
+
+    Args:
+        features: (N, D).
+        count: how many, at most N.
+
+    Returns:
+        Numbers of rows (N, count): each row's own, then the others in the order of their distance;
+        of equal ones the lower number is first.
+    """
+    found = []
+    own = 0
+    for chunk in distance_chunks(features, features, "cosine"):
+        rows = torch.arange(len(chunk))
+        chunk[rows, own + rows] = -torch.inf
+        found.append(chunk.argsort(dim=1, stable=True)[:, :count])
+        own += len(chunk)
+    return torch.cat(found)
 
 
 def stream_seed(cfg: CfgNode) -> int:

@@ -206,7 +206,7 @@ class GraphedForward:
         if self._pending is not None and self._pending() is not None:
             return "a backward pass is still to come, whose activations a replay would overwrite"
         if any(getattr(layer, hooks) for layer in self._layers for hooks in _HOOKS):
-            return "somebody watches its layers"
+            return "somebody watches its layers, as MixStyle does"
         trains = any(tensors[n] is own and own.requires_grad for n, own in self._own.items())
         if trains and are_several():
             return "with several processes the base step's gradients are averaged as they come"

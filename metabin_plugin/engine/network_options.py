@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from metabin_plugin.engine.graphs import CudaRecorder, GraphedForward, Recorder
 from metabin_plugin.errors import ConfigError, NormError
-from metabin_plugin.modeling.known_backbones import FAMILIES
+from metabin_plugin.modeling.known_backbones import FAMILIES, early_parts
 from metabin_plugin.norm import set_norm_form
 from metabin_plugin.norm.batch_instance_norm import choose_form
+from metabin_plugin.style import MixStyle
 from metabin_plugin.text import shown
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
 
     Raises:
         ConfigError: an option needs a backbone, and the architecture has none of its own; it needs
-            a compiler, and there is none that works; or the norm form is not for the device.
+            a compiler, and there is none that works; the norm form is not for the device; or there
+            is no such layer to mix styles behind.
     """
     _check_norm_form(cfg)
     set_norm_form(network, cfg.METABIN.NORM_FORM)
@@ -114,6 +116,11 @@ def apply_network_options(network: nn.Module, cfg: CfgNode) -> None:
     backbone = getattr(network, "backbone", None)
     if recorder is not None and isinstance(backbone, nn.Module):
         GraphedForward(backbone, recorder)
+    if cfg.METABIN.MIXSTYLE.PROBABILITY > 0:
+        node = cfg.METABIN.MIXSTYLE
+        parts = backbone if isinstance(backbone, nn.Module) else nn.Module()
+        layers = early_parts(parts, cfg, node.LAYERS, "METABIN.MIXSTYLE.LAYERS")
+        MixStyle(network, layers, node.PROBABILITY, node.ALPHA, node.PARTNERS == "domain")
     if cfg.METABIN.CHANNELS_LAST:
         _backbone(network, cfg, "CHANNELS_LAST").register_forward_pre_hook(_channels_last)
     if cfg.METABIN.COMPILE:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import HookBase
@@ -30,12 +29,15 @@ from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
-from metabin_plugin.data.domains import training_record
+from metabin_plugin.data.domains import require_one_domain_each, training_record
 from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
+from metabin_plugin.data.sampler import GraphSampler
+from metabin_plugin.engine.averaging import WeightAverage
 from metabin_plugin.engine.checkpoint_schema import check_checkpoint
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.finite import finite_base_step
+from metabin_plugin.engine.graph_sampling import GraphHook
 from metabin_plugin.engine.half_precision import check_convolutions_once
 from metabin_plugin.engine.log import GateLog, RunStorage, cut_metrics_file, live_lines
 from metabin_plugin.engine.network_options import build_network
@@ -45,7 +47,9 @@ from metabin_plugin.environment import keep_freed_memory
 from metabin_plugin.errors import CheckpointError, ConfigError, MetaBINError, RunFolderError
 from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.files import reason
+from metabin_plugin.modeling import BaselineWithLosses, IdentityMemory, MemoryStates
 from metabin_plugin.norm import clip_gates_, gate_parameters
+from metabin_plugin.processes import share_buffers
 from metabin_plugin.registries import HOOK_REGISTRY
 from metabin_plugin.run_folder import (
     METRICS,
@@ -55,6 +59,7 @@ from metabin_plugin.run_folder import (
     trace_of_run,
     write_config,
 )
+from metabin_plugin.weights.checkpointer import network_state
 
 logger = logging.getLogger(__name__)
 
@@ -109,15 +114,34 @@ class MetaBINTrainer(DefaultTrainer):
         teacher = momentum_teacher(self.network)
         if teacher is not None:
             states["momentum_teacher"] = teacher
+        if self._average is not None:
+            states["average"] = self._average
+            # A checkpoint's model is what is evaluated, for whatever reads it.
+            self.checkpointer.model = self._average.network
+        states |= self._memories()
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
         )
+
+    def _memories(self) -> dict[str, MemoryStates]:
+        """What the losses of ``METABIN.BASE_LOSSES`` keep, for the checkpoints."""
+        losses = getattr(self.network, "base_losses", None)
+        if losses is None or not any(True for _ in losses.buffers()):
+            return {}
+        if any(isinstance(part, IdentityMemory) for part in losses.modules()):
+            require_one_domain_each(self.data_loader.dataset)
+        return {"base_losses": MemoryStates(losses)}
 
     @property
     def network(self) -> Any:
         """The network that is trained, without the wrapper that several processes need."""
         model = self.model
         return model.module if isinstance(model, DistributedDataParallel) else model
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and saved: the averaged one, where there is one."""
+        return self.model if self._average is None else self._average.network
 
     def hook(self, which: str | type[HookBase]) -> Any:
         """The hook of a name in ``METABIN.HOOKS``, or the first of a class.
@@ -156,6 +180,8 @@ class MetaBINTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """fastreid's hooks behind those of ``METABIN.HOOKS``, so that its timer measures them.
 
+        With ``GraphSampler`` the hook that keeps its graph is among the latter.
+
         The plugin's checkpoints take the place of fastreid's, last of all: a checkpoint is then
         made when everything else of its iteration is done. On a terminal a live line shows how the
         training stands.
@@ -166,14 +192,26 @@ class MetaBINTrainer(DefaultTrainer):
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
+        if isinstance(self.data_loader.batch_sampler.sampler, GraphSampler):
+            self._named_hooks["GraphHook"] = GraphHook(self.cfg, self)
         self._checkpoints = CheckpointHook(self.cfg)
+        self._average = (
+            WeightAverage(self.cfg, self.network) if self.cfg.METABIN.AVERAGE.DECAY else None
+        )
         own = list(self._named_hooks.values())
         if any(gate.requires_grad for gate in gate_parameters(self.model).values()):
             own.insert(0, ClipGatesHook(self.model))
+        if self._average is not None:
+            own.append(self._average)
         left_out: tuple[type, ...] = (hooks.PeriodicCheckpointer,)
         if self.cfg.TEST.EVAL_PERIOD == 0:
             left_out += (hooks.EvalHook,)
         fastreids = [hook for hook in super().build_hooks() if not isinstance(hook, left_out)]
+        for hook in fastreids:
+            if isinstance(hook, hooks.PreciseBN):
+                hook._model = self.evaluated
+            elif isinstance(hook, hooks.EvalHook):
+                hook._func = self._evaluate
         return [*own, *fastreids, *live_lines(), self._checkpoints]
 
     def build_writers(self) -> list[Any]:
@@ -206,6 +244,8 @@ class MetaBINTrainer(DefaultTrainer):
                 )
             self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if self._average is not None:
+                self._average.start_from_average()
             return
         self._resume(source)
 
@@ -231,6 +271,8 @@ class MetaBINTrainer(DefaultTrainer):
         """Refuse a checkpoint from which this run cannot go on; nothing of it is applied here."""
         check_checkpoint(content, self.cfg, self.iters_per_epoch, source)
         refuse_other_data(content, self.data_loader.dataset, self.training_data, source)
+        if self._average is not None and "average" not in content:
+            content["average"] = {"updates": 0, "model": network_state(content, source)}
         if "config" in content:
             refuse_another_run(content["config"], self.cfg, self.network, source)
             changes = config_changes(content["config"], self.cfg)
@@ -331,7 +373,11 @@ class MetaBINTrainer(DefaultTrainer):
         was_finished = self.start_epoch >= self.max_epoch
         evaluates = self.cfg.TEST.EVAL_PERIOD > 0
         if was_finished and evaluates and not hasattr(self, "_last_eval_results"):
-            self._last_eval_results = self.test(self.cfg, self.model)
+            self._evaluate()
+
+    def _evaluate(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.evaluated)
+        return self._last_eval_results
 
     def _finish_epoch(self) -> None:
         period = self.cfg.TEST.EVAL_PERIOD
@@ -387,6 +433,8 @@ class MetaBINTrainer(DefaultTrainer):
         with finite_base_step(self):
             for _ in range(updates):
                 super().run_step()
+                if isinstance(self.network, BaselineWithLosses):
+                    self.network.update_base_losses()
 
     @staticmethod
     def auto_scale_hyperparams(cfg: CfgNode, num_classes: int) -> CfgNode:
@@ -448,7 +496,12 @@ class MetaBINTrainer(DefaultTrainer):
     def build_lr_scheduler(
         cls, cfg: CfgNode, optimizer: Optimizer, iters_per_epoch: int
     ) -> dict[str, Any]:
-        """fastreid's schedules, with ``METABIN.STEPS_COUNT_WARMUP`` honoured."""
+        """fastreid's schedules, with ``METABIN.STEPS_COUNT_WARMUP`` honoured.
+
+        Raises:
+            ConfigError: there is no epoch for a cosine.
+        """
+        _check_cosine(cfg.SOLVER, iters_per_epoch)
         if cfg.METABIN.STEPS_COUNT_WARMUP:
             cfg = steps_from_start(cfg, iters_per_epoch)
         return super().build_lr_scheduler(cfg, optimizer, iters_per_epoch)
@@ -487,20 +540,15 @@ class ClipGatesHook(HookBase):
         clip_gates_(self.model)
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of rank 0, in place; all processes must call it.
-
-    Each process moves its running statistics by its own share of the batches (without
-    ``METABIN.SYNC_STATS``), and rank 0's are those of the checkpoints. An evaluation, of which each
-    process does a part, is thus that of the network that is saved. Training in batch statistics
-    does not read them.
-
-    Args:
-        model: network, wrapped or not; the same in all processes but for the buffers.
-    """
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+def _check_cosine(solver: CfgNode, iters_per_epoch: int) -> None:
+    # fastreid's has a length of 0 then, by which PyTorch divides.
+    before = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
+    if solver.SCHED == "CosineAnnealingLR" and before >= solver.MAX_EPOCH:
+        raise ConfigError(
+            f"SOLVER.SCHED is CosineAnnealingLR, but SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} and "
+            f"DELAY_EPOCHS {solver.DELAY_EPOCHS} leave it none of the {solver.MAX_EPOCH} epochs; "
+            "lower them, or raise SOLVER.MAX_EPOCH"
+        )
 
 
 def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:

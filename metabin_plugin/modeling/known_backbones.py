@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,6 +10,8 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import nn
+
+from metabin_plugin.errors import ConfigError
 
 MOBILENETV2 = "build_mobilenetv2_backbone"
 RESNET = "build_resnet_backbone"
@@ -73,11 +75,13 @@ class Family:
         title: its usual name.
         depths: values of ``DEPTH``, smallest network first, to channels of the feature map.
         flags: those of ``FLAGS`` that it reads.
+        early: parts at the ends of its first stages, where feature maps still show style.
         without_nl: depths that have no non-local layers, whatever ``WITH_NL`` is.
     """
 
     title: str
     depths: Mapping[str, int]
+    early: tuple[str, ...]
     flags: tuple[str, ...] = ()
     without_nl: tuple[str, ...] = ()
 
@@ -95,28 +99,40 @@ FAMILIES: Mapping[str, Family] = {
             **dict.fromkeys(("0.1x", "0.25x", "0.35x", "0.5x", "0.75x", "1.0x-paper"), 1280),
             **{"1.0x": 1280, "1.4x": 1792, "1.4x-rounded": 1792},
         },
+        ("features.3", "features.6"),
     ),
-    "build_mobilenetv3_backbone": Family("MobileNetV3", {"Small": 1024, "Large": 1280}),
+    "build_mobilenetv3_backbone": Family(
+        "MobileNetV3", {"Small": 1024, "Large": 1280}, ("features.1", "features.3")
+    ),
     "build_shufflenetv2_backbone": Family(
-        "ShuffleNetV2", {"0.5x": 1024, "1.0x": 1024, "1.5x": 1024, "2.0x": 2048}
+        "ShuffleNetV2",
+        {"0.5x": 1024, "1.0x": 1024, "1.5x": 1024, "2.0x": 2048},
+        ("features.3", "features.11"),
     ),
     "build_osnet_backbone": Family(
-        "OSNet", {"x0_25": 128, "x0_5": 256, "x0_75": 384, "x1_0": 512}, ("WITH_IBN",)
+        "OSNet",
+        {"x0_25": 128, "x0_5": 256, "x0_75": 384, "x1_0": 512},
+        ("conv2", "conv3"),
+        ("WITH_IBN",),
     ),
     RESNET: Family(
         "ResNet",
         {"18x": 512, "34x": 512, "50x": 2048, "101x": 2048},
+        ("layer1", "layer2"),
         FLAGS,
         without_nl=("18x", "34x"),
     ),
     "build_resnext_backbone": Family(
         "ResNeXt",
         {"50x": 2048, "101x": 2048, "152x": 2048},
+        ("layer1", "layer2"),
         ("WITH_IBN", "WITH_NL"),
         without_nl=("152x",),
     ),
     "build_resnest_backbone": Family(
-        "ResNeSt", {"50x": 2048, "101x": 2048, "200x": 2048, "269x": 2048}
+        "ResNeSt",
+        {"50x": 2048, "101x": 2048, "200x": 2048, "269x": 2048},
+        ("layer1", "layer2"),
     ),
     "build_regnet_backbone": Family(
         "RegNet",
@@ -125,10 +141,12 @@ FAMILIES: Mapping[str, Family] = {
             **{"1600x": 912, "1600y": 888, "3200x": 1008, "3200y": 1512},
             **{"4000x": 1360, "4000y": 1088, "6400x": 1624, "6400y": 1296},
         },
+        ("s1", "s2"),
     ),
     "build_effnet_backbone": Family(
         "EfficientNet",
         {"b0": 1280, "b1": 1280, "b2": 1408, "b3": 1536, "b4": 1792, "b5": 2048},
+        ("s2", "s3"),
     ),
     "build_repvgg_backbone": Family(
         "RepVGG",
@@ -137,6 +155,7 @@ FAMILIES: Mapping[str, Family] = {
             **dict.fromkeys(("B1g4", "B1g2", "B1"), 2048),
             **dict.fromkeys(("B2g4", "B2g2", "B2", "B3g4", "B3g2", "B3"), 2560),
         },
+        ("stage1", "stage2"),
     ),
 }
 BACKBONES = tuple(
@@ -150,3 +169,35 @@ BACKBONES = tuple(
 def is_known(name: str, depth: str) -> bool:
     """Whether ``NAME`` is one of ``FAMILIES``, and has this ``DEPTH``."""
     return name in FAMILIES and depth in FAMILIES[name].depths
+
+
+def early_parts(
+    backbone: nn.Module, cfg: CfgNode, names: Sequence[str], key: str
+) -> list[nn.Module]:
+    """Parts of a backbone behind which feature maps still show style.
+
+    Args:
+        backbone: the backbone of the config.
+        cfg: the config.
+        names: of the parts; none for the ends of the first stages of a backbone of ``FAMILIES``.
+        key: the config key of the names, for the sentences.
+
+    Raises:
+        ConfigError: the backbone has no such part, or no names are known for it.
+    """
+    parts = dict(backbone.named_modules())
+    if not names:
+        family = FAMILIES.get(cfg.MODEL.BACKBONE.NAME)
+        names = family.early if family else ()
+        key = f"{key} is empty, and its default for {cfg.MODEL.BACKBONE.NAME}"
+    missing = [name for name in names if name not in parts]
+    if missing or not names:
+        known = ", ".join(name for name in parts if name and "." not in name) or "no part"
+        raise ConfigError(
+            f"{key} has {missing[0]!r}, which the backbone lacks; "
+            f"name early ones of its parts ({known}, and theirs with a dot between)"
+            if missing
+            else f"{key} is nothing; name early parts of the backbone ({known}, and theirs with a "
+            "dot between)"
+        )
+    return [parts[name] for name in names]

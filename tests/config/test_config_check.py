@@ -31,7 +31,10 @@ def refused(cfg: CfgNode) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.name)
+OWN = [*CONFIGS.glob("*.yml"), *CONFIGS.parent.glob("projects/Controls/configs/*.yml")]
+
+
+@pytest.mark.parametrize("path", sorted(OWN), ids=lambda path: path.name)
 def test_the_projects_own_configs_pass(path: Path) -> None:
     check_config(read_config(str(path), ["MODEL.DEVICE", "cpu"]))
 
@@ -144,6 +147,14 @@ BAD_VALUES = [
     ("INPUT.SIZE_TRAIN", [256, 0], "at least 1"),
     ("INPUT.SIZE_TEST", [-1, -1], "at least 1"),
     ("INPUT.SIZE_TEST", ["256", 128], "whole number"),
+    ("INPUT.FLIP.PROB", 1.5, "at most 1"),
+    ("INPUT.CJ.PROB", -0.1, "at least 0"),
+    ("INPUT.CJ.HUE", 0.6, "at most 0.5"),
+    ("INPUT.CJ.BRIGHTNESS", -0.1, "at least 0"),
+    ("INPUT.AUTOAUG.PROB", 2, "at most 1"),
+    ("INPUT.AUTOAUG.ENABLED", True, "raise it, to 0.1"),
+    ("INPUT.AUGMIX.ENABLED", True, "raise it, to 0.1"),
+    ("SOLVER.ETA_MIN_LR", -1, "at least 0"),
     ("SOLVER.IMS_PER_BATCH", 0, "at least 1"),
     ("SOLVER.IMS_PER_BATCH", 1, "at least 2 images"),
     ("TEST.IMS_PER_BATCH", 0, "at least 1"),
@@ -172,6 +183,12 @@ BAD_VALUES = [
     ("METABIN.META_TRAIN_LOSSES", (), "empty"),
     ("METABIN.INNER_LR.LOW", -0.1, "at least 0"),
     ("METABIN.INNER_LR.HIGH", 1e39, "at most 3.4"),
+    ("METABIN.GRAPH_SAMPLER.PERIOD", 0, "at least 1"),
+    ("METABIN.GRAPH_SAMPLER.MAX_IDENTITIES", 1, "at least 2"),
+    ("METABIN.MIXSTYLE.PROBABILITY", 1.5, "at most 1"),
+    ("METABIN.MIXSTYLE.ALPHA", 0.0, "at least 0.01"),
+    ("METABIN.MIXSTYLE.PARTNERS", "camera", "domain, any"),
+    ("METABIN.MIXSTYLE.LAYERS", ("layer1", "layer1"), "twice"),
     ("METABIN.SYNC_STATS", 1, "True or False"),
     ("METABIN.PARTIAL_WEIGHTS", None, "True or False"),
     ("METABIN.SECOND_ORDER", "yes", "True or False"),
@@ -199,6 +216,15 @@ BAD_VALUES = [
     ("METABIN.INNER_LR.HIGH", 1e-4, "below LOW"),
     ("METABIN.OUTER_LR", float("nan"), "finite"),
     ("METABIN.OUTER_LR", -1.0, "at least 0"),
+    ("METABIN.INNER_DIRECTION", "none", "gradient, random"),
+    ("METABIN.OUTER_LOSS", "meta-train", "meta-test, sum"),
+    ("METABIN.OUTER_LR_WARMUP", "linear", "True or False"),
+    ("METABIN.FREEZE_AFTER", -1, "at least 0"),
+    ("METABIN.FREEZE_AFTER", 0.5, "whole number"),
+    ("METABIN.AVERAGE.DECAY", 1.0, "at most 0.999999"),
+    ("METABIN.AVERAGE.DECAY", -0.1, "at least 0"),
+    ("METABIN.AVERAGE.DECAY", float("nan"), "finite"),
+    ("METABIN.AVERAGE.OF", "weights", "all, gates"),
     ("METABIN.HOOKS", ("Nothing",), "'Nothing'"),
     ("METABIN.HOOKS", ("MetaLearningHook", "MetaLearningHook"), "twice"),
     ("METABIN.META_TRAIN_LOSSES", ("X",), "'X'"),

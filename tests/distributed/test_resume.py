@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,10 +49,20 @@ def test_all_ranks_leave_a_folder_that_holds_another_run(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("synchronized", [False, True])
-def test_two_ranks_go_on_exactly(tmp_path: Path, synchronized: bool) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"METABIN__SYNC_STATS": True},
+        {"METABIN__SYNC_STATS": True, "METABIN__AVERAGE__DECAY": 0.7},
+        {"METABIN__MIXSTYLE__PROBABILITY": 0.5, "METABIN__MIXSTYLE__LAYERS": ["3"]},
+        {"DATALOADER__SAMPLER_TRAIN": "GraphSampler", "METABIN__GRAPH_SAMPLER__PERIOD": 3},
+    ],
+    ids=["apart", "synchronized", "averaged", "MixStyle", "graph sampler"],
+)
+def test_two_ranks_go_on_exactly(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder, resumed = tmp_path / "straight", tmp_path / "resumed"
-    options = noisy_options(tmp_path, METABIN__SYNC_STATS=synchronized, **OPTIONS)
+    options = noisy_options(tmp_path, **changes, **OPTIONS)
     run_ranks(tmp_path / "first", 2, train, [*options, "OUTPUT_DIR", str(folder)], False)
     resumed.mkdir()
     for file in ("model_iter_0000004.pth", "metrics.json"):

@@ -14,6 +14,7 @@ SAMPLERS = (
     "NaiveIdentitySampler",
     "BalancedIdentitySampler",
     "DomainBalancedSampler",
+    "GraphSampler",
 )
 # One pass over the 48 images.
 BATCHES, IMAGES_PER_BATCH = 4, 12
@@ -43,7 +44,7 @@ def test_ranks_draw_disjoint_images(ranks: list, sampler: str) -> None:
         assert len(first) == len(second) == IMAGES_PER_BATCH // 2
         assert not set(first) & set(second)
         # NaiveIdentitySampler may give both ranks the same person, in different images.
-        if "Balanced" in sampler:
+        if "Balanced" in sampler or sampler == "GraphSampler":
             assert not set(ids) & set(other_ids)
 
 

@@ -113,6 +113,7 @@ class TargetDataset(BenchmarkDataset):
             for copies with other people than the release has; ``"own"``: the dataset's partitions.
         splits: ten pairs of query items and gallery items. The cameras are 0 for queries and 1 for
             the gallery, so that evaluation discards no match.
+        has_cameras: whether queries and gallery are from different cameras.
 
     Raises:
         DatasetError: if a folder is missing or empty, or a file name cannot be parsed.
@@ -120,6 +121,7 @@ class TargetDataset(BenchmarkDataset):
 
     original_folder: ClassVar[str]
     peta_subset: ClassVar[str]
+    has_cameras: ClassVar[bool] = True
     edition: str
     split_source: str
     splits: list[tuple[list[TestItem], list[TestItem]]]

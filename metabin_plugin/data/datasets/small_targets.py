@@ -223,6 +223,7 @@ class DG_iLIDS(TargetDataset):
     dataset_name = "ilids"
     original_folder = "i-LIDS_Pedestrian"
     peta_subset = "i-LID"
+    has_cameras = False
 
     def read(self, root: Path) -> list[Shot]:
         """Return the images of the one folder."""
