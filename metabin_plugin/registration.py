@@ -13,7 +13,8 @@ from metabin_plugin.config.keys import add_metabin_config
 # first of them, and what the plugin builds on fastreid finds it as all others left it.
 _PATCHED_BY = (
     "metabin_plugin.compat.imports",
-    "metabin_plugin.compat.runs",
+    "metabin_plugin.config.reading",
+    "metabin_plugin.run_folder",
     "metabin_plugin.compat.data",
     "metabin_plugin.compat.networks",
     "metabin_plugin.compat.training",

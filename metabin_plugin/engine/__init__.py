@@ -1,7 +1,6 @@
 """Training: the meta-learning hook and the trainer that wires it into fastreid's loop."""
 
-from metabin_plugin.config.check import check_config
-from metabin_plugin.config.fastreid_keys import check_data_keys
+from metabin_plugin.config.check import check_config, check_data_keys
 from metabin_plugin.config.reading import read_config
 from metabin_plugin.engine.command_line import run_command_line, train_or_evaluate, trained_network
 from metabin_plugin.engine.meta_learning import MetaLearningHook
