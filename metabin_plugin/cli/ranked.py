@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metabin_plugin.data.lookup import build_nonempty_dataset
+from metabin_plugin.data.build import build_nonempty_dataset
 from metabin_plugin.engine import read_config
 from metabin_plugin.evaluation import Images
 from metabin_plugin.search.faults import SearchError, check_output, write_csv

@@ -14,9 +14,9 @@ from fastreid.config import CfgNode
 from torch import Tensor, nn
 
 from metabin_plugin.deploy.folding import Folding, fold_norms, relative_difference
+from metabin_plugin.deploy.repvgg import merge_folded_blocks
 from metabin_plugin.engine import trained_network
 from metabin_plugin.errors import ConfigError, ExportError
-from metabin_plugin.modeling import merge_folded_blocks
 
 logger = logging.getLogger(__name__)
 

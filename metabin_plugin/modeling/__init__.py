@@ -3,7 +3,6 @@
 from metabin_plugin.modeling.dual_norm import insert_dual_norm
 from metabin_plugin.modeling.meta_arch import META_LOSSES, MetaBIN, MetaRows, logged_name
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
-from metabin_plugin.modeling.repvgg import merge_folded_blocks
 
 __all__ = [
     "META_LOSSES",
@@ -12,5 +11,4 @@ __all__ = [
     "MobileNetV2",
     "insert_dual_norm",
     "logged_name",
-    "merge_folded_blocks",
 ]

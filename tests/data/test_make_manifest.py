@@ -15,7 +15,7 @@ from PIL import Image
 
 from metabin_plugin.cli.main import execute
 from metabin_plugin.data import ManifestDataset
-from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.data.build import build_dataset
 from metabin_plugin.data.photographs.photograph import Photograph
 from metabin_plugin.data.photographs.subsets import assign_subsets, hold_out
 from metabin_plugin.data.photographs.training import plan_training
@@ -498,7 +498,7 @@ READ = """
 import metabin_plugin
 metabin_plugin.register()
 import yaml
-from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.data.build import build_dataset
 from metabin_plugin.data.images import read_rgb
 keys = yaml.safe_load(open("größe/日.yml".encode(), encoding="utf-8"))
 (name,) = keys["DATASETS"]["NAMES"]

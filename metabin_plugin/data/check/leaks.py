@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from metabin_plugin.data.build import Items, datasets_root
 from metabin_plugin.data.check.faults import TRAIN, Collection
 from metabin_plugin.data.check.images import Picture
-from metabin_plugin.data.lookup import Items, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset, find_manifest
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown

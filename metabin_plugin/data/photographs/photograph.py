@@ -8,7 +8,6 @@ from fnmatch import fnmatch
 from typing import NamedTuple
 
 from metabin_plugin.data.manifest import is_distractor, is_junk
-from metabin_plugin.data.photographs.guess import guess_layout
 from metabin_plugin.data.photographs.layout import (
     NAMES,
     TEST,
@@ -16,6 +15,7 @@ from metabin_plugin.data.photographs.layout import (
     VALIDATION,
     Labels,
     Layout,
+    guess_layout,
     subsets_of,
     use_of,
 )
