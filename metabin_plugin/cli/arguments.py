@@ -12,7 +12,7 @@ from argparse import REMAINDER, ArgumentParser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from metabin_plugin.cli.shipped import config_path
+from metabin_plugin.repository import config_path
 
 Describe = Callable[[ArgumentParser], None]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from tabulate import tabulate
 
 from metabin_plugin.cli.arguments import HOLD_OUT
-from metabin_plugin.cli.shipped import RECIPES
 from metabin_plugin.data.images import FoundFiles, find_files
 from metabin_plugin.data.manifest import SUBSETS
 from metabin_plugin.data.photographs.photograph import Photograph, label_photographs
@@ -30,7 +29,7 @@ from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import make_folder_of, write_whole
 from metabin_plugin.text import shown
 
-BASE = RECIPES / "MetaBIN-own.yml"
+BASE = "MetaBIN-own.yml"
 
 
 def run(options: Namespace) -> None:

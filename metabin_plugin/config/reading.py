@@ -20,6 +20,7 @@ from metabin_plugin.compat.patching import patch
 from metabin_plugin.config.table import check_types
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import open_regular, reason
+from metabin_plugin.repository import recipe_path
 from metabin_plugin.text import shown
 
 # A whole config of fastreid has 10 kB, 300 values and four levels.
@@ -135,7 +136,8 @@ def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
 
     Args:
         filename: of a YAML file; a name in its ``_BASE_`` starts from its folder, from the user's
-            with ``~``, or is absolute.
+            with ``~``, or is absolute. Where there is no other file of this name, it is that of a
+            recipe, as with ``--config``.
         allow_unsafe: without effect: no tag makes an object.
 
     Raises:
@@ -175,7 +177,9 @@ def _base_path(base: object, path: str) -> str:
         raise ConfigError(
             f"{_BASE} of config {shown(path)} is {shown(str(base))}; give the path of a file"
         )
-    return os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    is_another = os.path.exists(file) and not os.path.samefile(file, path)
+    return file if is_another else recipe_path(base) or file
 
 
 def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from metabin_plugin.cli import arguments
 from metabin_plugin.cli.main import COMMANDS, parse
-from metabin_plugin.cli.shipped import RECIPES, config_path
 from metabin_plugin.deploy import export
 from metabin_plugin.engine import read_config
+from metabin_plugin.repository import RECIPES, config_path
 from metabin_plugin.search import engine
 
 ROOT = Path(__file__).parents[2]
