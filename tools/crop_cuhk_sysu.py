@@ -91,7 +91,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{path} does not hold persons with idname and scene (imname, idlocate); restore it "
-            f'from the release, from the page "{DG_CUHKSYSU.release.home_page}"'
+            f"from the release, from the page {DG_CUHKSYSU.release.home_page!r}"
         ) from error
     return boxes
 
@@ -149,7 +149,7 @@ def _read_scene(path: Path) -> Image.Image:
         raise DatasetError(
             f"{shown(str(path))} is missing or cannot be read ({shown(reason(error))}); "
             f"restore {SCENES} from the release, from the "
-            f'page "{DG_CUHKSYSU.release.home_page}"'
+            f"page {DG_CUHKSYSU.release.home_page!r}"
         ) from error
 
 

@@ -72,7 +72,7 @@ def check_options(options: Namespace) -> None:
     """
     share = options.hold_out
     if share is not None and not 0 <= share < 1:
-        raise DatasetError(f"--hold-out is {share}; give a share, at least 0 and below 1")
+        raise DatasetError(f"--hold-out is {share!r}; give a share, at least 0 and below 1")
     files = (("output", options.output, ".csv"), ("config", options.config, ".yml"))
     for option, path, suffix in files:
         if path and path.suffix != suffix:

@@ -38,7 +38,7 @@ def run(options: Namespace) -> None:
     """
     for name in ("queries", "top"):
         if getattr(options, name) < 1:
-            raise SearchError(f"--{name} is {getattr(options, name)}; give at least 1")
+            raise SearchError(f"--{name} is {getattr(options, name)!r}; give at least 1")
     if options.output.suffix != ".png":
         raise SearchError(
             f"--output {options.output} is no path of a figure; give one ending in .png"

@@ -113,12 +113,12 @@ def check_data_keys(cfg: CfgNode) -> None:
     processes = comm.get_world_size()
     if train % processes or train // processes < 2:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {train}; make it a multiple of the number of processes, "
+            f"SOLVER.IMS_PER_BATCH is {train!r}; make it a multiple of the number of processes, "
             f"{processes}, with at least 2 images for each, which batch normalization needs"
         )
     if test < processes:
         raise ConfigError(
-            f"TEST.IMS_PER_BATCH is {test}, but {processes} processes share its images; raise it "
+            f"TEST.IMS_PER_BATCH is {test!r}, but {processes} processes share its images; raise it "
             f"to at least {processes}"
         )
 
@@ -162,16 +162,16 @@ def _check_seed(seed: int) -> None:
     largest = LARGEST_SEED + 1 - processes
     if seed > largest:
         raise ConfigError(
-            f"METABIN.SEED is {seed}, to which each of {processes} processes adds its number; set "
-            f"it to at most {largest}"
+            f"METABIN.SEED is {seed!r}, to which each of {processes} processes adds its number; "
+            f"set it to at most {largest}"
         )
 
 
 def _check_inner_lr(node: CfgNode) -> None:
     if node.HIGH < node.LOW:
         raise ConfigError(
-            f"METABIN.INNER_LR.HIGH is {node.HIGH}, below LOW, {node.LOW}; swap them, or set both "
-            "to the same value for a fixed step size"
+            f"METABIN.INNER_LR.HIGH is {node.HIGH!r}, below LOW, {node.LOW}; swap them, or set "
+            "both to the same value for a fixed step size"
         )
 
 
@@ -329,8 +329,8 @@ def _check_size(key: str, size: Any, cropped: bool) -> None:
 def _check_alpha(alpha: float) -> None:
     if alpha != int(alpha):
         raise ConfigError(
-            f"TEST.AQE.ALPHA is {alpha}, a power that the negative cosine of a neighbour does not "
-            "have; give it a whole number"
+            f"TEST.AQE.ALPHA is {alpha!r}, a power that the negative cosine of a neighbour does "
+            "not have; give it a whole number"
         )
 
 
@@ -415,7 +415,7 @@ def _check_moco(cfg: CfgNode) -> None:
     Count(1).check("MODEL.QUEUE_SIZE", size)
     if size < batch:
         raise ConfigError(
-            f"MODEL.QUEUE_SIZE is {size}, but MoCo's queue has to hold the {batch} images of "
+            f"MODEL.QUEUE_SIZE is {size!r}, but MoCo's queue has to hold the {batch} images of "
             "SOLVER.IMS_PER_BATCH; raise it"
         )
 

@@ -17,7 +17,7 @@ import yaml
 from yacs.config import CfgNode
 
 from metabin_plugin.compat.patching import patch
-from metabin_plugin.config.table import check_types
+from metabin_plugin.config.table import check_types, shown_value
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.repository import recipe_path
@@ -175,7 +175,7 @@ def _mapping(path: str, what: str) -> dict[str, Any]:
 def _base_path(base: object, path: str) -> str:
     if not isinstance(base, str) or not base or base.startswith(_URLS):
         raise ConfigError(
-            f"{_BASE} of config {shown(path)} is {shown(str(base))}; give the path of a file"
+            f"{_BASE} of config {shown(path)} is {shown_value(base)}; give the path of a file"
         )
     file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
     is_another = os.path.exists(file) and not os.path.samefile(file, path)
@@ -187,7 +187,7 @@ def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
         if isinstance(value, dict) and key in merged:
             if not isinstance(merged[key], dict):
                 raise ConfigError(
-                    f"config key {shown(str(key))} is {shown(str(merged[key]))} in a {_BASE}, "
+                    f"config key {shown(str(key))} is {shown_value(merged[key])} in a {_BASE}, "
                     "and holds keys in a file that inherits from it; correct one of them"
                 )
             _merge(value, merged[key])

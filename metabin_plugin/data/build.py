@@ -64,11 +64,11 @@ def build_dataset(
     except KeyError:
         if os.path.isdir(name):
             raise DatasetError(
-                f'{key} lists "{name}", which is a folder; make a manifest of its images with '
+                f"{key} lists {name!r}, which is a folder; make a manifest of its images with "
                 "`metabin manifest` and name that"
             ) from None
         raise DatasetError(
-            f'{key} lists "{name}", which is neither a registered dataset nor a .csv file; '
+            f"{key} lists {name!r}, which is neither a registered dataset nor a .csv file; "
             f"{_suggest(name, registered(DATASET_REGISTRY))}"
         ) from None
     with _explain_missing_files(key, name, root):
@@ -98,11 +98,11 @@ def build_nonempty_dataset(
     for subset in subsets:
         if not read_subset(dataset, name, subset, root, key=key):
             remedy = (
-                f'give some of its lines the subset "{subset}"'
+                f"give some of its lines the subset {subset!r}"
                 if isinstance(dataset, ManifestDataset)
                 else f"name another dataset or put its images under {root}"
             )
-            raise DatasetError(f'{key} lists "{name}", which has no {subset} images; {remedy}')
+            raise DatasetError(f"{key} lists {name!r}, which has no {subset} images; {remedy}")
     return dataset
 
 
@@ -155,7 +155,7 @@ def require_matches(name: str, splits: Sequence[tuple[Items, Items]]) -> None:
         if len(unmatched_queries(query, gallery)) == len(query):
             cameras = {item[2] for side in (query, gallery) for item in side}
             raise DatasetError(
-                f'Target "{shown(name)}" cannot be evaluated: none of its {len(query)} queries '
+                f"Target {shown(repr(name))} cannot be evaluated: none of its {len(query)} queries "
                 "has a gallery image of the same person from another camera (cameras in all: "
                 f"{len(cameras)}); correct the persons and cameras of its images, or name another "
                 "dataset in DATASETS.TESTS"
@@ -185,7 +185,7 @@ def _explain_missing_files(key: str, name: str, root: str) -> Iterator[None]:
     try:
         yield
     except DatasetError as error:
-        raise DatasetError(f'{key} lists "{name}": {error}') from error
+        raise DatasetError(f"{key} lists {name!r}: {error}") from error
     except OSError as error:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         fault = "is not found" if missing else f"cannot be read ({error.strerror})"
@@ -198,8 +198,8 @@ def _explain_missing_files(key: str, name: str, root: str) -> Iterator[None]:
     else:
         return
     raise DatasetError(
-        f'{key} lists "{name}", but {path} {fault}; put the dataset there, or set the '
-        f'environment variable FASTREID_DATASETS (now "{root}") to the folder that holds it'
+        f"{key} lists {name!r}, but {path} {fault}; put the dataset there, or set the "
+        f"environment variable FASTREID_DATASETS (now {root!r}) to the folder that holds it"
     )
 
 
@@ -447,8 +447,8 @@ def _check_identities(cfg: CfgNode, train_set: Any) -> None:
     unit = instances * comm.get_world_size()
     if batch < unit or batch % unit:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {batch}, but with {cfg.DATALOADER.SAMPLER_TRAIN} it must be "
-            f"a multiple of {unit}, DATALOADER.NUM_INSTANCE x processes; set it to "
+            f"SOLVER.IMS_PER_BATCH is {batch!r}, but with {cfg.DATALOADER.SAMPLER_TRAIN} it must "
+            f"be a multiple of {unit}, DATALOADER.NUM_INSTANCE x processes; set it to "
             f"{max(1, batch // unit) * unit}"
         )
     needed = batch // instances
@@ -474,7 +474,7 @@ def _check_weights(cfg: CfgNode, train_set: Any) -> None:
     unit = sum(weights) * cfg.DATALOADER.NUM_INSTANCE
     if unit < 1 or unit >= cfg.SOLVER.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH % unit:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but SetReWeightSampler fills "
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH!r}, but SetReWeightSampler fills "
             f"batches of a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE; "
             "give a multiple that is larger than it"
         )

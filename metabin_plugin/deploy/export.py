@@ -206,7 +206,7 @@ def image_size(cfg: CfgNode) -> tuple[int, int]:
         size *= 2
     if len(size) != 2 or min(size) < 1:
         raise ConfigError(
-            f"{key} is {size}, but an exported network takes images of one size; set it to "
+            f"{key} is {size!r}, but an exported network takes images of one size; set it to "
             "[height, width]"
         )
     return size[0], size[1]

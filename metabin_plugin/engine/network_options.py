@@ -137,12 +137,12 @@ def _check_features(network: nn.Module, cfg: CfgNode) -> None:
     except (AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{key} is {size}, on which {backbone.NAME} fails ({reason}); choose a size "
+            f"{key} is {size!r}, on which {backbone.NAME} fails ({reason}); choose a size "
             "that it takes"
         ) from error
     if isinstance(features, Tensor) and features.shape[1] != backbone.FEAT_DIM:
         raise ConfigError(
-            f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM}, but {backbone.NAME} with DEPTH "
+            f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM!r}, but {backbone.NAME} with DEPTH "
             f"{backbone.DEPTH} gives {features.shape[1]} features; set it to that"
         )
 
@@ -220,8 +220,8 @@ def _backbone(network: nn.Module, cfg: CfgNode, key: str) -> nn.Module:
     backbone = getattr(network, "backbone", None)
     if not isinstance(backbone, nn.Module):
         raise ConfigError(
-            f"METABIN.{key} is True, but MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has "
-            "no backbone of its own; set it to False"
+            f"METABIN.{key} is True, but MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} "
+            "has no backbone of its own; set it to False"
         )
     return backbone
 

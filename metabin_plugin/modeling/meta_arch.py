@@ -78,8 +78,8 @@ def meta_loss(name: str, rows: MetaRows) -> Tensor:
     if not isinstance(loss, Tensor) or loss.shape != ():
         shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(
-            f"the loss {name} of METABIN.META_TRAIN_LOSSES or META_TEST_LOSSES gave {shape}, not a "
-            "scalar tensor; let it return a mean or a sum over its rows"
+            f"the loss {name} of METABIN.META_TRAIN_LOSSES or META_TEST_LOSSES gave {shape!r}, not "
+            "a scalar tensor; let it return a mean or a sum over its rows"
         )
     return loss
 

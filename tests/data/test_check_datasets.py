@@ -168,7 +168,7 @@ def test_a_domain_with_one_identity(tmp_path: Path, capsys: pytest.CaptureFixtur
     outcome = Outcome(capsys, "--datasets", lonely, good)
     assert outcome.status == 1
     (problem,) = outcome.problems
-    assert 'Domain "lonely" has 1 identity' in problem
+    assert "Domain 'lonely' has 1 identity" in problem
 
 
 def test_warnings_leave_the_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,7 +351,7 @@ def test_people_who_are_trained_on_and_tested_with(
         assert outcome.status == (0 if domains else 1)
         for problem in outcome.problems:
             assert "1 people of its training rows are in its test rows too" in problem
-            assert f'for example "shop:{shared}"' in problem
+            assert f"for example 'shop:{shared}'" in problem
         assert len(outcome.problems) == (0 if domains else 1)
     # Tested alone, the training rows count for nothing.
     assert Outcome(capsys, *config(tmp_path, *both[2:])).status == 0

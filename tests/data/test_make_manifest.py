@@ -475,7 +475,7 @@ def test_the_config_fits_the_photographs(
 
 def test_a_domain_of_one_person_cannot_be_trained_on() -> None:
     shots = [Photograph(f"{d}{p}", str(p), domain=d) for d, p in ("x1", "x2", "y1")]
-    with pytest.raises(DatasetError, match='Domain "y" has 1 identity'):
+    with pytest.raises(DatasetError, match="Domain 'y' has 1 identity"):
         plan_training(shots)
 
 

@@ -110,7 +110,7 @@ class Collection:
         if empty and (required or len(empty) == asked):
             self.problems.append(
                 DatasetError(
-                    f'{key} lists "{name}", which has no {" and no ".join(empty)} images; name '
+                    f"{key} lists {name!r}, which has no {' and no '.join(empty)} images; name "
                     "another dataset or add some"
                 )
             )

@@ -175,8 +175,8 @@ def _shared_people(collection: Collection) -> Iterator[DatasetError]:
         if people:
             yield DatasetError(
                 f"{shown(name)}: {len(people)} people of its training rows are in its test rows "
-                f'too, for example "{shown(people[0])}"; move all rows of a person to one of the '
-                "two, or give different people different labels"
+                f"too, for example {shown(repr(people[0]))}; move all rows of a person to one of "
+                "the two, or give different people different labels"
             )
 
 

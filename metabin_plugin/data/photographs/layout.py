@@ -329,7 +329,7 @@ def _market_pattern(tree: _Tree, markets: Sequence[re.Match[str]]) -> str:
         raise DatasetError(
             f"Image {tree.example} can be {tree.above}{{domain}}/{name} ({len(cameras)} domains, "
             f"each with its own people) or {other} (folders of cameras, with the same "
-            f"{len(seen_in)} people); say which by --layout, '{other}' for example"
+            f"{len(seen_in)} people); say which by --layout, {other!r} for example"
         )
     return f"{{domain}}/{name}"
 
@@ -402,7 +402,7 @@ def _check_people(tree: _Tree, pattern: str) -> None:
     raise DatasetError(
         f"Image {tree.example} can be {tree.above}{pattern} ({len(people)} people, "
         f"{shown(min(people))} for example) or have its person in the file's name, as in {other}; "
-        f"say which by --layout, '{other}' for example"
+        f"say which by --layout, {other!r} for example"
     )
 
 

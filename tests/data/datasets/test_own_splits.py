@@ -272,7 +272,7 @@ def test_cuhk03_protocol_file_is_checked(tmp_path):
     with pytest.raises(DatasetError, match="is damaged or no MATLAB file"):
         DG_CUHK03_Split(root=str(tmp_path))
     savemat(path, {"filelist": "none"})
-    with pytest.raises(DatasetError, match='has no variable "train_idx"'):
+    with pytest.raises(DatasetError, match="has no variable 'train_idx'"):
         DG_CUHK03_Split(root=str(tmp_path))
     path.unlink()
     with pytest.raises(DatasetError, match=r"detected\.mat is missing.*Zhun Zhong"):
