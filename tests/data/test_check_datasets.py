@@ -78,7 +78,7 @@ def test_all_problems_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     expected = [
         ("absent.csv", "neither"),
         ("source1.csv, line 4,", "absent.png", "does not exist"),
-        ("source1.csv, line 8,", 'no "pid"'),
+        ("source1.csv, line 8,", "no 'pid'"),
         ("DG_Market1501", "is missing"),
         (str(truncated), "cannot be read"),
         ("2_2.png", "is not an image"),
@@ -146,7 +146,7 @@ def test_queries_in_their_gallery_and_whole_training_lists_are_no_repetitions(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["SOLVER.IMS_PER_BATCH", "30"], ["needs 5 identities", '"source0" has 4']),
+        (["SOLVER.IMS_PER_BATCH", "30"], ["needs 5 identities", "'source0' has 4"]),
         (["SOLVER.IMS_PER_BATCH", "10"], ["SOLVER.IMS_PER_BATCH is 10", "multiple of 6"]),
         (["METABIN.IMS_PER_BATCH", "30"], ["METABIN.IMS_PER_BATCH 30", "needs 5 identities"]),
     ],

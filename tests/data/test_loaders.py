@@ -276,11 +276,11 @@ def test_datasets_without_the_images_asked_for_are_refused(cfg: Any, tmp_path: P
         train_on(cfg, "Empty")
     with pytest.raises(DatasetError, match=r"TESTS lists 'Empty', which has no query images"):
         build_reid_test_loader(cfg, dataset_name="Empty")
-    with pytest.raises(DatasetError, match=r'"own.csv", which has no gallery images; give some of'):
+    with pytest.raises(DatasetError, match=r"'own.csv', which has no gallery images; give some of"):
         build_reid_test_loader(cfg, dataset_name="own.csv")
     lines = (tmp_path / "own.csv").read_text().splitlines()
     (tmp_path / "query.csv").write_text("\n".join(lines[:2]))
-    with pytest.raises(DatasetError, match=r'"query.csv", which has no train images; give some of'):
+    with pytest.raises(DatasetError, match=r"'query.csv', which has no train images; give some of"):
         train_on(cfg, "query.csv")
 
 

@@ -241,7 +241,7 @@ def test_file_is_found_from_working_directory_and_datasets_root(
 
 HEADER = "path,pid,camid,subset\n"
 BAD: dict[str, tuple[str | bytes, list[str]]] = {
-    "no column": ("path,pid\nimg/0.jpg,1\n", ["no column 'camid'", '"path,pid"']),
+    "no column": ("path,pid\nimg/0.jpg,1\n", ["no column 'camid'", "'path,pid'"]),
     "other delimiter": ("path;pid;camid\nimg/0.jpg;1;1\n", ["no column 'path'"]),
     "empty file": ("", ["no column 'path'"]),
     "no rows": (HEADER, ["has no rows"]),

@@ -256,12 +256,12 @@ GOOD: dict[str, Any] = {
         (
             {"batch_size": 12, "domain_names": ["grid", "prid"]},
             ConfigError,
-            ["SOLVER.IMS_PER_BATCH 12", "DATALOADER.NUM_INSTANCE 2", "3 identities", '"grid"'],
+            ["SOLVER.IMS_PER_BATCH 12", "DATALOADER.NUM_INSTANCE 2", "3 identities", "'grid'"],
         ),
         (
             {"identities": list("aabbcccc"), "domain_names": ["grid", "prid"]},
             DatasetError,
-            ['"prid" has 1 identity'],
+            ["'prid' has 1 identity"],
         ),
         ({"identities": list("aabbcccc")}, DatasetError, ["Domain '1' has 1 identity"]),
         ({"identities": [], "domains": []}, DatasetError, ["no training images", "DATASETS.NAMES"]),
