@@ -37,7 +37,7 @@ SHORT = {
     "INPUT.SIZE_TEST": "[64, 32]",
 }
 TRAINED = ["MODEL.WEIGHTS", "logs/shop/model_final.pth"]
-WHERE = "import metabin_plugin; from metabin_plugin.cli.shipped import RENDERER; "
+WHERE = "import metabin_plugin; from metabin_plugin.repository import RENDERER; "
 WHERE += "print(metabin_plugin.__file__); print(RENDERER)"
 
 
@@ -148,6 +148,8 @@ def test_photographs_become_a_network_that_finds_people(
         *("--output", "shop.csv", *config),
     )
     assert made.splitlines()[-1] == "next: metabin check --config-file shop.yml"
+    # Not a path into the environment, which may be another one tomorrow.
+    assert "_BASE_: MetaBIN-own.yml" in (tmp_path / "shop.yml").read_text().splitlines()
     assert "0 problem(s)" in metabin("check", *config)
     assert "mtest_loss_triplet" in metabin("train", *config)
     assert "| shop.csv" in metabin("eval", *config, *TRAINED)

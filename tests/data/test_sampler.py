@@ -256,14 +256,14 @@ GOOD: dict[str, Any] = {
         (
             {"batch_size": 12, "domain_names": ["grid", "prid"]},
             ConfigError,
-            ["SOLVER.IMS_PER_BATCH 12", "DATALOADER.NUM_INSTANCE 2", "3 identities", '"grid"'],
+            ["SOLVER.IMS_PER_BATCH 12", "DATALOADER.NUM_INSTANCE 2", "3 identities", "'grid'"],
         ),
         (
             {"identities": list("aabbcccc"), "domain_names": ["grid", "prid"]},
             DatasetError,
-            ['"prid" has 1 identity'],
+            ["'prid' has 1 identity"],
         ),
-        ({"identities": list("aabbcccc")}, DatasetError, ['Domain "1" has 1 identity']),
+        ({"identities": list("aabbcccc")}, DatasetError, ["Domain '1' has 1 identity"]),
         ({"identities": [], "domains": []}, DatasetError, ["no training images", "DATASETS.NAMES"]),
         ({"domains": [0, 1]}, DatasetError, ["8 identities but 2 domains"]),
     ],
@@ -305,7 +305,7 @@ def test_negative_seed_draws_one_and_errors_name_the_domain(cfg: Any) -> None:
     first, second = (DomainBalancedSampler(cfg, labelled_dataset()) for _ in range(2))
     assert [first.batch(b) for b in range(9)] != [second.batch(b) for b in range(9)]
     cfg.SOLVER.IMS_PER_BATCH = 12
-    with pytest.raises(ConfigError, match='"grid" has 2'):
+    with pytest.raises(ConfigError, match="'grid' has 2"):
         DomainBalancedSampler(cfg, labelled_dataset())
 
 

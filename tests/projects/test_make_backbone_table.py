@@ -11,23 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 
+import backbones
 import make_backbone_table
-from backbones import table
-from backbones.table import (
+from backbones import (
     END,
     START,
     BackboneTableError,
+    Outcome,
     Results,
     family_table,
     page,
     read_results,
     run_all,
+    run_trial,
     smallest,
+    trial_config,
     with_block,
     write_results,
 )
-from backbones.trial import Outcome, run_trial, trial_config
-from metabin_plugin.modeling.known_backbones import (
+from metabin_plugin.modeling.backbones import (
     BACKBONES,
     FAMILIES,
     MOBILENETV2,
@@ -177,8 +179,8 @@ def test_a_run_goes_on_where_it_was_stopped(
         error = "failed" if len(tried) == 2 else ""
         return Outcome(asdict(backbone), trained=True, exported=exports, error=error)
 
-    monkeypatch.setattr(table, "BACKBONES", BACKBONES[:4])
-    monkeypatch.setattr(table, "_in_own_process", fake)
+    monkeypatch.setattr(backbones, "BACKBONES", BACKBONES[:4])
+    monkeypatch.setattr(backbones, "_in_own_process", fake)
     with pytest.raises(KeyboardInterrupt):
         run_all(path, [], again=False)
     run_all(path, [], again=False)
@@ -197,8 +199,8 @@ def _die(*_arguments: object) -> Outcome:
 @pytest.mark.slow
 def test_a_killed_process_is_an_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "outcomes.json"
-    monkeypatch.setattr(table, "BACKBONES", [RESNET18])
-    monkeypatch.setattr(table, "run_trial", _die)
+    monkeypatch.setattr(backbones, "BACKBONES", [RESNET18])
+    monkeypatch.setattr(backbones, "run_trial", _die)
     run_all(path, [], again=False)
     assert "was killed" in read_results(path).outcomes[RESNET18].error
 
@@ -223,7 +225,7 @@ def test_a_step_that_changes_nothing_is_a_failure(
         cfg.METABIN.OUTER_LR = 0.0
         return cfg
 
-    monkeypatch.setattr("backbones.trial.trial_config", still)
+    monkeypatch.setattr("backbones.trial_config", still)
     outcome = run_trial(RESNET18, tmp_path, exports=False)
     assert outcome.error == "TrialError: 2 iterations have not moved the gates"
     assert not outcome.trained
