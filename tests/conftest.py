@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 import metabin_plugin
+from tests.campaigns import EXHAUSTIVE
 
 # Without a GPU the kernels are interpreted, which Triton decides when it is first imported.
 if not torch.cuda.is_available():
@@ -37,8 +38,12 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, and skip what needs a GPU where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first; leave out long campaigns, and what needs a GPU without one."""
+    if not EXHAUSTIVE:
+        long = [item for item in items if item.get_closest_marker("exhaustive")]
+        items[:] = [item for item in items if item not in set(long)]
+        config.hook.pytest_deselected(items=long)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if torch.cuda.is_available():
