@@ -258,6 +258,7 @@ def test_any_run_trains_or_says_why_not(folder: Path, run: Run) -> None:
     check(folder, run)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())

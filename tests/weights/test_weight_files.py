@@ -69,7 +69,7 @@ def test_pytorch_alone_reads_flipped_bits_as_weights(raw: bytes, tmp_path: Path)
         read_weight_file(str(tmp_path / "flipped.pth"))
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_flipped_bit_is_refused_or_changes_nothing(
     raw: bytes, tmp_path: Path, stride: int
 ) -> None:
