@@ -21,6 +21,8 @@ settings.load_profile("repeatable")
 
 # Networks this small are slower on several threads, and far slower on a busy machine.
 torch.set_num_threads(1)
+# For the processes that tests start: with as many threads as cores they wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 metabin_plugin.register()
 
