@@ -33,10 +33,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # Handed out first, so that no worker begins with a long file when the others have nothing left.
 LONGEST = (
-    *("test_readme", "test_mutations", "test_config_changes", "test_make_backbone_table"),
-    *("test_triton", "test_resume", "test_augmining_training", "test_kill_while_writing"),
-    *("test_steps", "test_spawning", "test_newcomer", "test_export_onnx", "test_launching"),
-    *("test_stop_signals", "test_train_net"),
+    *("test_readme", "test_make_backbone_table", "test_wheel", "test_golden_steps"),
+    *("test_config_changes", "test_benchmark_gpu", "test_launching", "test_export_onnx"),
+    *("test_resume", "test_mutations", "test_steps", "test_optional_faiss", "test_spawning"),
+    *("test_augmining_training", "test_any_config", "test_newcomer", "test_stop_signals"),
+    *("test_train_net", "test_kill_while_writing"),
 )
 
 
