@@ -26,12 +26,12 @@ assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0
 pages = 64 * 2**20 // resource.getpagesize()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 # The first few may come to lie elsewhere.
-for _ in range(5):
+for _ in range(10):
     torch.empty(2**24).fill_(0.0)
 before = faults()
-for _ in range(5):
+for _ in range(20):
     torch.empty(2**24).fill_(0.0)
-print((faults() - before) / (5 * pages), *kept)
+print((faults() - before) / (20 * pages), *kept)
 """
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 
