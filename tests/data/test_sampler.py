@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from metabin_plugin.data import DomainBalancedSampler, DomainDataset
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 from metabin_plugin.registries import SAMPLER_REGISTRY
+from tests.campaigns import tries
 
 
 class Case(NamedTuple):
@@ -202,7 +203,7 @@ def requests(draw: st.DrawFn) -> Request:
     return Request(draw(st.permutations(pairs)), batch_size, instances, ranks)
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(100, 300))
 @given(requests(), numbers)
 def test_any_distribution_gives_balanced_batches_or_is_refused(asked: Request, number: int) -> None:
     """Oracle: what a batch needs, counted from the labels alone."""
