@@ -100,12 +100,15 @@ class TargetImages(ReadableDataset):
         num_query: number of query images.
         splits: pairs of query and gallery items, the dataset's own first; one pair where the
             dataset has no further splits.
+        strangers: for each split further queries, of people who are not in its gallery; empty
+            where the dataset has none.
     """
 
     def __init__(self, dataset: Any, transform: Any) -> None:
         super().__init__(dataset.query + dataset.gallery, transform, relabel=False)
         self.num_query = len(dataset.query)
         self.splits = splits_of(dataset)
+        self.strangers = getattr(dataset, "strangers", ())
 
 
 Loader = Callable[..., Any]
