@@ -593,6 +593,7 @@ class Proposal(NamedTuple):
         threshold: the threshold.
         low: lower end of its interval.
         high: upper end of its interval.
+        false_match_rate: FMR at the threshold; equal distances make it less than the wanted one.
         true_match_rate: TMR at the threshold.
         same: number of comparisons of the same person.
         different: number of comparisons of different people.
@@ -602,6 +603,7 @@ class Proposal(NamedTuple):
     threshold: float
     low: float
     high: float
+    false_match_rate: float
     true_match_rate: float
     same: int
     different: int
@@ -672,9 +674,9 @@ def propose_threshold(
     ]
     tail = (1 - confidence) / 2
     low, high = np.quantile(chosen, [tail, 1 - tail]) if chosen else (_NAN, _NAN)
-    true_match_rate = rates_at(threshold, same, different)[1]
+    false, true = rates_at(threshold, same, different)
     numbers = same.count, different.count, len(people)
-    return Proposal(threshold, float(low), float(high), true_match_rate, *numbers)
+    return Proposal(threshold, float(low), float(high), false, true, *numbers)
 
 
 def _resampled(
