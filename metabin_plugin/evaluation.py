@@ -605,7 +605,7 @@ def _draw(by_target: PointsOfTargets, histograms: Mapping[str, Histogram], path:
         logger.info("%s is not drawn: matplotlib is not installed", path.name)
         return
     figure = Figure(figsize=(7, 2.4 * len(histograms)), layout="constrained")
-    panels = figure.subplots(len(histograms), squeeze=False)[:, 0]
+    panels = figure.subplots(len(histograms), squeeze=False, sharex=True)[:, 0]
     for panel, (name, (edges, *numbers)) in zip(panels, histograms.items(), strict=True):
         panel.set_title(shown(name), parse_math=False)
         for counts, label, colour in zip(
@@ -622,6 +622,6 @@ def _draw(by_target: PointsOfTargets, histograms: Mapping[str, Histogram], path:
                 where = {"xy": (threshold, 1), "xycoords": ("data", "axes fraction")}
                 panel.annotate(f"{rate:g}", **where, rotation=90, fontsize=7, va="top", ha="right")
         panel.set_ylabel("density")
-        panel.legend(loc="upper left", fontsize=8)
+        panel.legend(loc="upper right", fontsize=8)
     panels[-1].set_xlabel("distance (dotted: thresholds of false-match rates)")
     replace_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
