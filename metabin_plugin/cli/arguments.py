@@ -353,23 +353,24 @@ def convert(parser: ArgumentParser) -> None:
 
 
 def demo(parser: ArgumentParser) -> None:
-    """The demo: train a BN baseline and MetaBIN on drawn people, compare them on unseen targets.
+    """The demo: train BN and MetaBIN on drawn people, evaluate, search: a check that it all works.
 
-    metabin demo [--output logs/demo] [--seeds 1,2,3] [--resume] [KEY VALUE ...]
+    metabin demo [--output logs/demo] [--seeds 1,2] [--resume] [KEY VALUE ...]
 
-    The first training makes what stands in for ImageNet weights, of people drawn with another seed;
-    the others start from it. The table, its numbers and three figures are left in the output
-    folder. Ctrl-C saves the run at hand; --resume goes on there.
+    With each seed a first training makes what stands in for ImageNet weights, of people drawn with
+    another seed, and both methods start from it. The table, whose deviations are over the seeds,
+    its numbers and three figures are left in the output folder. Ctrl-C saves the run at hand;
+    --resume goes on there.
 
     Without FASTREID_DATASETS the people are drawn first, into datasets/demo and, for the first
-    training, into the folder of --pretraining-data. With it the data are taken as they are.
+    trainings, into the folder of --pretraining-data. With it the data are taken as they are.
     """
     parser.add_argument("--output", type=Path, default=Path("logs/demo"))
-    parser.add_argument("--seeds", type=_numbers, default=[1, 2, 3], help="runs of a method: 1,2,3")
+    parser.add_argument("--seeds", type=_numbers, default=[1, 2], help="runs of a method: 1,2")
     parser.add_argument(
         "--pretraining-data",
         default="datasets/demo-pretraining",
-        help="FASTREID_DATASETS of the first run",
+        help="FASTREID_DATASETS of the first runs",
     )
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     _pairs(parser, "KEY VALUE pairs for all runs")

@@ -1,4 +1,4 @@
-"""Try every backbone with BIN, and write what came out to configs/BACKBONES.md and README.md.
+"""Try every backbone with BIN, and write what came out to BACKBONES.md and README.md of configs.
 
 python projects/Benchmarks/make_backbone_table.py run [--export none|smallest|all] [--again]
     [--json FILE]
@@ -35,7 +35,7 @@ from metabin_plugin.modeling.known_backbones import BACKBONES
 ROOT = Path(__file__).resolve().parents[2]
 OUTCOMES = ROOT / "configs" / "BACKBONES.json"
 PAGE = ROOT / "configs" / "BACKBONES.md"
-README = ROOT / "README.md"
+README = ROOT / "configs" / "README.md"
 EXPORTS = {"none": [], "smallest": smallest(), "all": list(BACKBONES)}
 
 

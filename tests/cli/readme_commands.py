@@ -11,9 +11,33 @@ from typing import NamedTuple
 from tests import processes
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "projects").glob("**/README.md"))]
+# Two pages are generated: their commands are tested beside what generates them.
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
+    *sorted(
+        set((ROOT / "configs").glob("*.md"))
+        - {ROOT / "configs/KEYS.md", ROOT / "configs/BACKBONES.md"}
+    ),
+    *sorted((ROOT / "projects").glob("**/README.md")),
+    ROOT / "tools" / "README.md",
+]
+# All that is written for a reader, for links.
+PAGES = sorted(
+    {
+        *DOCUMENTS,
+        *ROOT.glob("*.md"),
+        *(
+            p
+            for room in ("configs", "metabin_plugin", "projects", "tests")
+            for p in (ROOT / room).glob("**/*.md")
+        ),
+    }
+)
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|src=\"([^\"]+)\"")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )?(?:python|pip|make|torchrun|export) [^`]+)`")
 _SETTING = re.compile(r"[A-Z_]+=")
 
@@ -48,6 +72,18 @@ def commands(path: Path) -> list[Documented]:
     lines += map(shlex.split, _INLINE.findall(_FENCE.sub("", path.read_text("utf-8"))))
     document = str(path.relative_to(ROOT))
     return [documented(document, words) for words in lines if words]
+
+
+def links(path: Path) -> list[str]:
+    """Addresses that a page links to, or draws."""
+    text = _FENCE.sub("", path.read_text("utf-8"))
+    return [first or second for first, second in _LINK.findall(text)]
+
+
+def anchors(path: Path) -> set[str]:
+    """Names under which a page's headings can be linked to, as GitHub makes them."""
+    headings = _HEADING.findall(_FENCE.sub("", path.read_text("utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def documented(document: str, words: list[str]) -> Documented:

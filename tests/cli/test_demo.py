@@ -11,7 +11,7 @@ from metabin_plugin.cli import demo
 from metabin_plugin.cli.main import execute
 
 
-@pytest.mark.parametrize("name", ["pretraining", "bn-seed2", "metabin-seed1"])
+@pytest.mark.parametrize("name", ["pretraining-seed1", "bn-seed2", "metabin-seed1"])
 def test_an_output_with_runs_is_refused_unless_they_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""The way of README's "Your own images", from photographs in folders to the exported network."""
+"""From photographs in folders to the exported network, as tools/README.md describes it."""
 
 from __future__ import annotations
 
@@ -99,5 +99,7 @@ def test_photographs_become_a_network_that_finds_people(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_this_way() -> None:
-    documented = [list(c.words) for c in commands(ROOT / "README.md") if "shop." in c.text]
+    documented = [
+        list(c.words) for c in commands(ROOT / "tools" / "README.md") if "shop." in c.text
+    ]
     assert documented == WAY

@@ -13,12 +13,15 @@ import pytest
 
 from tests.cli.readme_commands import (
     DOCUMENTS,
+    PAGES,
     ROOT,
     Documented,
+    anchors,
     blocks,
     commands,
     commands_of_make,
     joined_lines,
+    links,
     run,
     workspace,
 )
@@ -99,9 +102,11 @@ WHEEL = "tests/cli/test_wheel.py"
 # needs an entry here, unless one fits it.
 TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"pip install |make |export \w+=", Installation()),
+    (
+        r"metabin (manifest|check|train|eval|index|query|export) .*shop\.",
+        Elsewhere(f"{WHEEL}::test_photographs_become_a_network_that_finds_people"),
+    ),
     (r"metabin train", Elsewhere(f"{WHEEL}::test_a_recipe_is_trained_by_its_name")),
-    (r"metabin eval", Elsewhere(f"{WHEEL}::test_photographs_become_a_network_that_finds_people")),
-    (r"metabin demo", Elsewhere(f"{WHEEL}::test_the_demo_needs_no_repository")),
     (r"python tools/.*\bshop\.(csv|yml|index|onnx)", Elsewhere(NEWCOMER)),
     (r"torchrun .*tools/train_net\.py", Elsewhere(TORCHRUN)),
     (r"python tools/extract_cuhk03\.py", Elsewhere(CUHK03)),
@@ -282,6 +287,18 @@ def test_every_entry_has_a_command() -> None:
     used = [entry(text) for text in (*MADE_BY.values(), *(c.text for c in COMMANDS))]
     unused = [pattern for pattern, how in TABLE if all(how is not other for other in used)]
     assert not unused
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        if name.startswith(("https://", "http://")):
+            continue
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {link}"
 
 
 def test_tests_that_run_a_command_elsewhere_are_there() -> None:
