@@ -1,8 +1,8 @@
 """The file of an index: what it describes, what its rows are, and the Faiss index itself.
 
-A line of its own; three times the length of a JSON text (8 bytes, little endian) and the text, of
-the header, the sizes of the index and the list of names; the arrays of the index; and a CRC-32 of
-all that (4 bytes).
+A line of its own; three times the length of a part (8 bytes, little endian) and the part: the
+header and the sizes of the index as JSON, and the table of names; the arrays of the index; and a
+CRC-32 of all that (4 bytes). Version 2 has the names as JSON, too.
 
 A file may come from anyone: it runs no code, it opens no other file, and all that it says of itself
 is checked. Faiss's own reader opens other files that a file names, allocates what a length says,
@@ -17,10 +17,12 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -30,13 +32,15 @@ from metabin_plugin.search.faults import SearchError, load_faiss, write_file
 from metabin_plugin.search.vectors import ROWS
 from metabin_plugin.text import shown
 
-MAGIC = b"metabin-search 2\n"
+MAGIC = b"metabin-search 3\n"
+NAMES_AS_JSON = b"metabin-search 2\n"
 _FORMER = b"metabin-search 1\n"
 _CRC_BYTES = 4
 _LENGTH_BYTES = 8
 _CHUNK = 1 << 20
 # Of a feature's length; checkpoints of one short training differed by 0.4.
 _TOLERANCE = 0.02
+_OTHER_COUNT = "it has not one name for each of its rows"
 _FLOAT, _NUMBER, _BYTE = np.dtype("<f4"), np.dtype("<i8"), np.dtype("u1")
 
 
@@ -62,6 +66,60 @@ class Header:
     probe: Sequence[float] = ()
     threshold: float | None = None
     calibration: str = ""
+
+
+class Names(Sequence[str]):
+    """Texts that take their bytes and eight more each; as Python's strings some 60 more.
+
+    It is read as a whole, not mapped from the file: what was checked is what is used, also when the
+    file changes or is cut short meanwhile.
+
+    Args:
+        starts: where each text starts in the bytes, and where the last one ends (N + 1,).
+        text: UTF-8; bytes that are not stand for escaped surrogates, as in paths.
+    """
+
+    def __init__(self, starts: np.ndarray, text: bytes | bytearray) -> None:
+        self.starts, self.text = starts, text
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Names:
+        """The table of some texts, which may come one by one."""
+        if isinstance(texts, cls):
+            return texts
+        starts, joined = array("q", [0]), bytearray()
+        for text in texts:
+            joined += text.encode(errors="surrogateescape")
+            starts.append(len(joined))
+        return cls(np.frombuffer(starts, np.int64), joined)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return self.starts.nbytes + len(self.text)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[row] for row in range(*place.indices(len(self)))]
+        row = range(len(self))[place]
+        return self._decoded(*self.starts[row : row + 2].tolist())
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), ROWS):
+            for start, end in pairwise(self.starts[first : first + ROWS + 1].tolist()):
+                yield self._decoded(start, end)
+
+    def _decoded(self, start: int, end: int) -> str:
+        return self.text[start:end].decode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -99,17 +157,21 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
     def write(file: BinaryIO) -> None:
         crc = 0
 
-        def put(data: bytes | memoryview) -> None:
+        def put(data: bytes | bytearray | memoryview) -> None:
             nonlocal crc
             crc = zlib.crc32(data, crc)
             file.write(data)
 
         put(MAGIC)
         layout = asdict(Layout.of(gallery.index))
-        for part in (asdict(gallery.header), layout, list(gallery.names)):
+        for part in (asdict(gallery.header), layout):
             text = json.dumps(part).encode()
             put(len(text).to_bytes(_LENGTH_BYTES, "little"))
             put(text)
+        names = Names.of(gallery.names)
+        put(names.size.to_bytes(_LENGTH_BYTES, "little"))
+        put(names.starts.astype(_NUMBER, copy=False).data)
+        put(names.text)
         write_index(gallery.index, put)
         file.write(crc.to_bytes(_CRC_BYTES, "little"))
 
@@ -124,9 +186,9 @@ def read_gallery(path: Path) -> Gallery:
     """
     try:
         with open_regular(path) as file:
-            _verify(file, path)
-            file.seek(len(MAGIC))
-            return _read_parts(file)
+            start = _verify(file, path)
+            file.seek(len(start))
+            return _read_parts(file, _json_names if start == NAMES_AS_JSON else _table_of_names)
     except OSError as error:
         raise SearchError(
             f"{path} cannot be read ({reason(error)}); give the file that `index` wrote"
@@ -207,7 +269,8 @@ class Layout:
         if kind == "flat":
             fits &= layout.lists == layout.probes == 0
         else:
-            fits &= 1 <= layout.probes <= layout.lists <= layout.count
+            # Of fewer entries than lists are those that removing has left.
+            fits &= 1 <= layout.probes <= layout.lists
         if kind == "ivf-pq":
             fits &= layout.code_bytes > 0 and layout.dimension % layout.code_bytes == 0
         else:
@@ -265,45 +328,72 @@ def write_index(index: Any, write: Callable[[memoryview], object]) -> None:
         write(faiss.vector_to_array(index.pq.centroids).astype(_FLOAT).data)
 
 
-def _verify(file: BinaryIO, path: Path) -> None:
+def _verify(file: BinaryIO, path: Path) -> bytes:
+    """Refuse a damaged file, and give the line that says its version."""
     start = file.read(len(MAGIC))
     if start == _FORMER:
         raise SearchError(f"{path} was written by a former version; index the gallery anew")
-    if start != MAGIC:
+    if start not in (MAGIC, NAMES_AS_JSON):
         raise SearchError(f"{path} is no index of this tool; give the file that `index` wrote")
-    crc, last = zlib.crc32(MAGIC), b""
+    crc, last = zlib.crc32(start), b""
     while chunk := file.read(_CHUNK):
         data = last + chunk
         crc, last = zlib.crc32(data[:-_CRC_BYTES], crc), data[-_CRC_BYTES:]
     if crc != int.from_bytes(last, "little"):
         raise SearchError(f"{path} is damaged or cut short; make it anew")
+    return start
 
 
-def _read_parts(file: BinaryIO) -> Gallery:
+def _read_parts(file: BinaryIO, read_names: Callable[[BinaryIO, int], Names]) -> Gallery:
     header, layout = Header(**_json(file)), Layout.checked(_json(file))
-    names = _json(file)
+    names = read_names(file, layout.count)
     left = os.fstat(file.fileno()).st_size - file.tell() - _CRC_BYTES
     if layout.size != left:
         raise ValueError(f"its index takes {layout.size:,} bytes, and it has {left:,}")
-    _check_names(names, header, layout)
     _check_header(header, layout)
+    if header.folder:
+        _check_paths(names)
     return Gallery(header, names, _read_index(file, layout, header.metric))
 
 
 def _json(file: BinaryIO) -> Any:
+    return json.loads(file.read(_length(file)))
+
+
+def _length(file: BinaryIO) -> int:
+    """That of the part which comes next."""
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if length > os.fstat(file.fileno()).st_size - file.tell():
         raise ValueError("a length in it goes beyond its end")
-    return json.loads(file.read(length))
+    return length
 
 
-def _check_names(names: Any, header: Header, layout: Layout) -> None:
-    if not isinstance(names, list) or len(names) != layout.count:
-        raise ValueError("it has not one name for each of its rows")
+def _json_names(file: BinaryIO, count: int) -> Names:
+    names = _json(file)
+    if not isinstance(names, list) or len(names) != count:
+        raise ValueError(_OTHER_COUNT)
+    if not all(map(_is_text, names)):
+        raise ValueError("a name in it is not a text")
+    return Names.of(names)
+
+
+def _table_of_names(file: BinaryIO, count: int) -> Names:
+    length = _length(file) - (count + 1) * _NUMBER.itemsize
+    if length < 0:
+        raise ValueError(_OTHER_COUNT)
+    starts = np.frombuffer(file.read((count + 1) * _NUMBER.itemsize), _NUMBER)
+    if starts[0] != 0 or starts[-1] != length or (starts[1:] < starts[:-1]).any():
+        raise ValueError(_OTHER_COUNT)
+    return Names(starts, file.read(length))
+
+
+def _check_paths(names: Names) -> None:
+    # To look at each of ten million would take a minute; few of them are worth a look.
+    first = np.frombuffer(names.text, _BYTE)[names.starts[:-1][np.diff(names.starts) > 0]]
+    if not any(sign in names.text for sign in (b"..", b":", b"\\")) and (first != ord("/")).all():
+        return
     for name in names:
-        if not _is_text(name):
-            raise ValueError("a name in it is not a text")
-        if header.folder and not _is_below(name):
+        if not _is_below(name):
             raise ValueError(f"the name {shown(name)} in it leads out of the gallery's folder")
 
 

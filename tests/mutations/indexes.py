@@ -14,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from metabin_plugin.search.index_file import MAGIC, Layout, write_index
+from metabin_plugin.search.index_file import MAGIC, NAMES_AS_JSON, Layout, Names, write_index
 from tests.mutations.configs import change_text
 from tests.mutations.raw import change_bytes
 from tests.mutations.trees import change_tree, plain_values
@@ -33,13 +33,16 @@ def change(rng: random.Random, data: bytes, path: Path, outside: Path) -> tuple[
     values = [*plain_values(path, outside), lambda: _DEEP]
     parts = ("header", "sizes", "names", "names", "config", "length", "arrays")
     what = rng.choice((*parts, "kind", "former"))
-    said = ""
+    said, magic = "", MAGIC
     if what == "header":
         header, said = change_tree(rng, header, values)
     elif what == "sizes":
         sizes, said = change_tree(rng, sizes, values)
-    elif what == "names":
+    elif what == "names" and rng.random() < 0.5:
+        magic = NAMES_AS_JSON
         names, said = change_tree(rng, names, values)
+    elif what == "names":
+        names, said = change_bytes(rng, _table(names))
     elif what == "config":
         text, said = change_text(rng, header["config"], path, outside)
         header["config"] = text.decode(errors="replace")
@@ -53,24 +56,36 @@ def change(rng: random.Random, data: bytes, path: Path, outside: Path) -> tuple[
     wrong = rng.choice((0, 1, 2**31, 2**62, 2**64 - 1)) if what == "length" else None
     lengths = [wrong, None, None]
     rng.shuffle(lengths)
-    return _joined(MAGIC, [header, sizes, names], arrays, lengths), f"{what} {said}"
+    if magic == MAGIC and isinstance(names, list):
+        names = _table(names)
+    return _joined(magic, [header, sizes, names], arrays, lengths), f"{what} {said}"
 
 
-def _parts(data: bytes) -> tuple[Any, Any, Any, bytes]:
+def _parts(data: bytes) -> tuple[Any, Any, list[str], bytes]:
     place = len(MAGIC)
     parts = []
     for _ in range(3):
         end = place + _LENGTH_BYTES + int.from_bytes(data[place : place + _LENGTH_BYTES], "little")
-        parts.append(json.loads(data[place + _LENGTH_BYTES : end]))
+        parts.append(data[place + _LENGTH_BYTES : end])
         place = end
-    return parts[0], parts[1], parts[2], data[place:-4]
+    header, sizes = map(json.loads, parts[:2])
+    start = _LENGTH_BYTES * (sizes["count"] + 1)
+    names = Names(np.frombuffer(parts[2][:start], np.int64), parts[2][start:])
+    return header, sizes, list(names), data[place:-4]
+
+
+def _table(names: list[str]) -> bytes:
+    table = Names.of(names)
+    return table.starts.tobytes() + bytes(table.text)
 
 
 def _joined(magic: bytes, parts: list[Any], arrays: bytes, lengths: Sequence[int | None]) -> bytes:
     data = magic
     for part, length in zip(parts, lengths, strict=True):
         nested = "[" * _LEVELS + "]" * _LEVELS
-        text = json.dumps(part).replace(json.dumps(_DEEP), nested).encode()
+        text = part
+        if not isinstance(part, bytes):
+            text = json.dumps(part).replace(json.dumps(_DEEP), nested).encode()
         size = len(text) if length is None else length
         data += size.to_bytes(_LENGTH_BYTES, "little") + text
     data += arrays

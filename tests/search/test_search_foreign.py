@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from metabin_plugin.search.engine import search_index
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import (
     MAGIC,
+    NAMES_AS_JSON,
     Gallery,
     Header,
     Layout,
@@ -36,16 +40,24 @@ LONGEST = 4
 
 
 def parts_of(path: Path, gallery: Gallery) -> list[Any]:
-    """Header, sizes, names and arrays of an index."""
+    """Header, sizes, table of names and arrays of an index."""
     write_gallery(path, gallery)
     layout = Layout.of(gallery.index)
     arrays = path.read_bytes()[-4 - layout.size : -4]
-    return [asdict(gallery.header), asdict(layout), list(gallery.names), bytearray(arrays)]
+    names = table(list(gallery.names))
+    return [asdict(gallery.header), asdict(layout), names, bytearray(arrays)]
 
 
-def put_together(path: Path, parts: list[Any]) -> None:
+def table(names: Sequence[str], starts: Sequence[int] = ()) -> bytes:
+    """What a file has of names: where each starts, in 8 bytes, where the last ends, and all."""
+    texts = [name.encode(errors="surrogateescape") for name in names]
+    starts = starts or list(accumulate(map(len, texts), initial=0))
+    return b"".join([*(struct.pack("<q", start) for start in starts), *texts])
+
+
+def put_together(path: Path, parts: list[Any], magic: bytes = MAGIC) -> None:
     """Write an index of any parts, with the right lengths and sum."""
-    content = bytearray(MAGIC)
+    content = bytearray(magic)
     for part in parts[:-1]:
         text = part if isinstance(part, bytes) else json.dumps(part).encode()
         content += len(text).to_bytes(8, "little") + text
@@ -104,18 +116,47 @@ NAMES: dict[str, tuple[Any, str]] = {
     "a mapping": ({str(number): "" for number in range(80)}, "not one name for each"),
     "too few": (["x"] * 79, "not one name for each"),
     "too many": (["x"] * 81, "not one name for each"),
-    "an absolute path": (["/etc/passwd"] * 80, "leads out of the gallery's folder"),
-    "a path to above": (["a/../../x.png"] * 80, "leads out of the gallery's folder"),
+}
+PATHS: dict[str, tuple[list[str], str]] = {
+    "an absolute path": (["x"] * 79 + ["/etc/passwd"], "leads out of the gallery's folder"),
+    "one behind empty names": ([""] * 79 + ["/etc/passwd"], "leads out of the gallery's folder"),
+    "a path to above": (["a/../../x.png", *"x" * 79], "leads out of the gallery's folder"),
     "escapes": (["../\x1b[2J"] * 80, r"\x1b[2J"),
+}
+TABLES: dict[str, bytes] = {
+    "too few": table(["x"] * 79),
+    "too many": table(["x"] * 81),
+    "nothing": b"",
+    "a start too few": table(["x"] * 80)[:640],
+    "none from the first byte on": table(["x"] * 80, [1, *range(1, 81)]),
+    "an end before its start": table(["x"] * 80, [0, 5, 3, *range(3, 81)]),
+    "an end below zero": table(["x"] * 80, [0, -1, *range(2, 81)]),
+    "an end behind the last": table(["x"] * 80, [*range(79), 81, 80]),
+    "an end behind the table": table(["x"] * 80, [*range(80), 2**62]),
+    "bytes behind the last": table(["x"] * 80) + b"x",
 }
 
 
-@pytest.mark.parametrize("fault", NAMES)
+@pytest.mark.parametrize("fault", [*NAMES, *PATHS])
 def test_names_of_another_kind_are_refused(tmp_path: Path, fault: str) -> None:
-    names, words = NAMES[fault]
+    names, words = (NAMES | PATHS)[fault]
     parts = parts_of(tmp_path / "g.index", some_gallery())
-    parts[2] = names
+    refuse(tmp_path / "g.index", [*parts[:2], names, parts[3]], words, NAMES_AS_JSON)
+
+
+@pytest.mark.parametrize("fault", [*PATHS, *TABLES])
+def test_tables_of_names_that_lie_are_refused(tmp_path: Path, fault: str) -> None:
+    parts = parts_of(tmp_path / "g.index", some_gallery())
+    names, words = PATHS.get(fault, ([], "not one name for each"))
+    parts[2] = TABLES[fault] if fault in TABLES else table(names)
     refuse(tmp_path / "g.index", parts, words)
+
+
+def test_dots_and_colons_in_names_lead_nowhere(tmp_path: Path) -> None:
+    names = ["a..b.jpg", "c:1.jpg", "d\\e.jpg", "", *"x" * 76]
+    parts = parts_of(tmp_path / "g.index", some_gallery())
+    put_together(tmp_path / "g.index", [*parts[:2], table(names), parts[3]])
+    assert list(read_gallery(tmp_path / "g.index").names) == names
 
 
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -191,7 +232,8 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_json_of_ours_is_refused(tmp_path: Path, text: bytes, which: int) -> None:
     parts = parts_of(tmp_path / "g.index", some_gallery())
     parts[which] = text
-    refuse(tmp_path / "g.index", parts, "was not written by `index`")
+    for magic in (MAGIC, NAMES_AS_JSON):
+        refuse(tmp_path / "g.index", parts, "was not written by `index`", magic)
 
 
 @pytest.mark.parametrize("length", [2**62, 2**64 - 1, 10**6])
@@ -216,8 +258,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         read_gallery(tmp_path / "g.index")
 
 
-def refuse(path: Path, parts: list[Any], words: str) -> None:
-    put_together(path, parts)
+def refuse(path: Path, parts: list[Any], words: str, magic: bytes = MAGIC) -> None:
+    put_together(path, parts, magic)
     start = time.process_time()
     with pytest.raises(SearchError) as caught:
         read_gallery(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from metabin_plugin.search.engine import build_index, plan_index, search_index, 
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import (
     MAGIC,
+    NAMES_AS_JSON,
     Gallery,
     Header,
+    Names,
     check_network,
     read_gallery,
     write_gallery,
@@ -137,7 +141,7 @@ def test_an_index_is_read_as_it_was_written(kind: str, metric: str, tmp_path: Pa
     gallery = some_gallery(kind, metric)
     write_gallery(tmp_path / "g.index", gallery)
     read = read_gallery(tmp_path / "g.index")
-    assert (read.header, read.names) == (gallery.header, gallery.names)
+    assert (read.header, list(read.names)) == (gallery.header, gallery.names)
     queries = np.eye(4, dtype=np.float32)
     for one, other in zip(
         search_index(gallery.index, queries, 9, metric),
@@ -148,6 +152,25 @@ def test_an_index_is_read_as_it_was_written(kind: str, metric: str, tmp_path: Pa
     assert read.path(3) == "/gallery/a/3.jpg"
     assert read.path(3, "/moved") == "/moved/a/3.jpg"
     assert [path.name for path in tmp_path.iterdir()] == ["g.index"]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-pq"])
+def test_a_file_whose_names_are_json_is_read(kind: str, tmp_path: Path) -> None:
+    path, gallery = tmp_path / "g.index", some_gallery(kind)
+    write_gallery(path, gallery)
+    content = path.read_bytes()
+    start = len(MAGIC)
+    for _ in range(2):
+        start += 8 + int.from_bytes(content[start : start + 8], "little")
+    end = start + 8 + int.from_bytes(content[start : start + 8], "little")
+    names = json.dumps(gallery.names).encode()
+    former = NAMES_AS_JSON + content[len(MAGIC) : start]
+    former += len(names).to_bytes(8, "little") + names + content[end:-4]
+    path.write_bytes(former + zlib.crc32(former).to_bytes(4, "little"))
+    read = read_gallery(path)
+    assert (read.header, list(read.names)) == (gallery.header, gallery.names)
+    write_gallery(path, read)
+    assert path.read_bytes() == content
 
 
 def test_a_file_of_a_former_version_has_no_threshold(tmp_path: Path) -> None:
@@ -163,8 +186,44 @@ def test_a_file_of_a_former_version_has_no_threshold(tmp_path: Path) -> None:
     former = MAGIC + size.to_bytes(8, "little") + former[len(MAGIC) + 8 : -4]
     path.write_bytes(former + zlib.crc32(former).to_bytes(4, "little"))
     read = read_gallery(path)
-    assert (read.header, read.names) == (gallery.header, gallery.names)
+    assert (read.header, list(read.names)) == (gallery.header, gallery.names)
     assert read.header.threshold is None
+
+
+def test_a_table_of_names_is_a_sequence_of_texts() -> None:
+    texts = ["", "a", "ü 日本", "not\udcffutf8", "", "a\nb"]
+    table = Names.of(iter(texts))
+    assert len(table) == 6 and list(table) == texts
+    assert [table[row] for row in range(-6, 6)] == texts * 2
+    assert table[1:5:2] == texts[1:5:2] and table[4:99] == texts[4:]
+    assert "ü 日本" in table and "b" not in table
+    for row in (6, -7):
+        with pytest.raises(IndexError):
+            table[row]
+    assert list(Names.of([])) == [] and Names.of(table) is table
+    # Over more than one block.
+    many = [f"{number}" for number in range(40_000)]
+    assert list(Names.of(many)) == many
+
+
+def test_names_take_their_bytes_and_eight_more(tmp_path: Path) -> None:
+    count, path = 50_000, tmp_path / "g.index"
+    gallery = some_gallery("flat")
+    gallery.index.reset()
+    gallery.index.add(np.ones((count, 4), np.float32))
+    names = [f"camera {number % 9}/person {number // 9}/{number}.jpg" for number in range(count)]
+    text = sum(len(name.encode()) for name in names)
+    header = Header("cosine", folder="/gallery")
+    write_gallery(path, Gallery(header, names, gallery.index))
+    tracemalloc.start()
+    read = read_gallery(path)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert list(read.names) == names
+    # Python's strings, of 49 bytes and their letters, would take three times as much.
+    assert text + 8 * count <= held < text + 8 * count + 2**20
+    # A chunk of the file, and what says where the names start, once more.
+    assert peak < held + 8 * count + 4 * 2**20
 
 
 def test_identifiers_are_no_paths() -> None:
@@ -194,14 +253,15 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"metabin-search 1\n")
     with pytest.raises(SearchError, match="a former version; index the gallery anew"):
         read_gallery(path)
-    for content in (b"", b"PK\x03\x04", b"metabin-search 3\n"):
+    for content in (b"", b"PK\x03\x04", b"metabin-search 4\n"):
         path.write_bytes(content)
         with pytest.raises(SearchError, match="is no index of this tool"):
             read_gallery(path)
     gallery = some_gallery()
-    write_gallery(path, Gallery(gallery.header, gallery.names[:-1], gallery.index))
-    with pytest.raises(SearchError, match="not one name for each of its rows"):
-        read_gallery(path)
+    for names in (gallery.names[:-1], [*gallery.names, "one more"]):
+        write_gallery(path, Gallery(gallery.header, names, gallery.index))
+        with pytest.raises(SearchError, match="not one name for each of its rows"):
+            read_gallery(path)
     write_gallery(path, Gallery(Header("hamming"), gallery.names, gallery.index))
     with pytest.raises(SearchError, match="was not written by"):
         read_gallery(path)
