@@ -182,6 +182,50 @@ def index(parser: ArgumentParser) -> None:
     _pairs(parser)
 
 
+def add(parser: ArgumentParser) -> None:
+    """Add images to an index, which is as it was until all of them are in it.
+
+    metabin add gallery.index --gallery FOLDER [--skip-unreadable]
+
+    The network is the one that the index was made by. Images that are in the index are left out.
+    Features are kept in INDEX.parts until all are there, and the same command goes on from there
+    after a stop. Lists and codes stay as they were learned; an index that has grown many times
+    over is better made anew.
+    """
+    parser.add_argument("index", type=Path, help="what `index` wrote")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--gallery", help="folder of images, manifest (.csv) or data set")
+    source.add_argument("--features", type=Path, help=".npy file, for an index of such")
+    parser.add_argument("--ids", type=Path, help="text file with a line for each of --features")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave such images out")
+    parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs for the network")
+
+
+def remove(parser: ArgumentParser) -> None:
+    """Remove images from an index, whether their files are still there or not.
+
+    metabin remove gallery.index IMAGE ... [--list FILE]
+
+    Images are named by their paths, or as the index has them: relative to the gallery's folder, or
+    by their identifiers. Where the index has not all of them, none is removed.
+    """
+    parser.add_argument("index", type=Path, help="what `index` wrote")
+    parser.add_argument("images", nargs="*", help="paths or names")
+    parser.add_argument("--list", type=Path, help="text file with a path or name in each line")
+
+
+def merge(parser: ArgumentParser) -> None:
+    """Merge indexes of one network: the first, and behind its images those of the others.
+
+    metabin merge one.index two.index [...] --output all.index
+
+    Lists, codes and threshold are the first's. Images that are in several are there once.
+    """
+    parser.add_argument("index", type=Path, help="what `index` wrote")
+    parser.add_argument("others", type=Path, nargs="+", metavar="other")
+    parser.add_argument("--output", type=Path, required=True, help="may be one of them")
+
+
 def query(parser: ArgumentParser) -> None:
     """Ask an index for the gallery images nearest to some images: a CSV table and a contact sheet.
 

@@ -1,4 +1,4 @@
-"""Building and asking a Faiss index."""
+"""Building, changing and asking a Faiss index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metabin_plugin.search.faults import SearchError, load_faiss
-from metabin_plugin.search.vectors import ProgressBar, Vectors, sample
+from metabin_plugin.search.vectors import ROWS, ProgressBar, Vectors, sample
 
 KINDS = ("flat", "ivf", "ivf-pq")
 METRICS = ("cosine", "euclidean")
@@ -158,21 +158,84 @@ def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False)
         SearchError: Faiss is missing, or sees no GPU.
     """
     faiss = load_faiss()
-    count, dimension = vectors.shape
-    index = faiss.index_factory(dimension, plan.factory, measure_of(metric))
+    index = faiss.index_factory(vectors.shape[1], plan.factory, measure_of(metric))
     if gpu:
         index = on_gpu(index)
     if not index.is_trained:
         index.train(sample(vectors, plan.training))
-    with ProgressBar("vectors indexed", count) as bar:
-        for block in vectors.blocks():
-            index.add(block)
-            bar.update(len(block))
+    add_vectors(index, vectors)
     if gpu:
         index = faiss.index_gpu_to_cpu(index)
     if plan.probes:
         set_probes(index, plan.probes)
     return index
+
+
+def add_vectors(index: Any, vectors: Vectors) -> None:
+    """Add entries behind those of a trained index; lists and codes stay as they were learned.
+
+    Args:
+        index: a Faiss index.
+        vectors: of its dimension, comparable by its metric; they are read in blocks.
+    """
+    with ProgressBar("vectors indexed", vectors.shape[0]) as bar:
+        for block in vectors.blocks():
+            index.add(block)
+            bar.update(len(block))
+
+
+def remove_rows(index: Any, rows: np.ndarray) -> None:
+    """Remove entries; those that stay are numbered anew, in the same order.
+
+    Args:
+        index: a Faiss index.
+        rows: numbers of the entries (R,), int64.
+    """
+    faiss = load_faiss()
+    stays = np.ones(index.ntotal, bool)
+    stays[rows] = False
+    new_numbers = np.cumsum(stays) - 1
+    index.remove_ids(rows)
+    # A flat index has no numbers but the places of its vectors.
+    for place in range(getattr(index, "nlist", 0)):
+        if length := index.invlists.list_size(place):
+            numbers = faiss.rev_swig_ptr(index.invlists.get_ids(place), length)
+            numbers[:] = new_numbers[numbers]
+
+
+def append_index(index: Any, other: Any) -> None:
+    """Add the entries of another index of the same metric and dimension behind those of an index.
+
+    Args:
+        index: a Faiss index.
+        other: another one, which may be empty afterwards.
+
+    Raises:
+        SearchError: the other one keeps codes, of which there are no vectors any more, and has not
+            learned the same ones.
+    """
+    ones, others = _learned(index), _learned(other)
+    if len(ones) == len(others) and all(map(np.array_equal, ones, others)):
+        index.merge_from(other, index.ntotal if ones else 0)
+        return
+    if hasattr(other, "pq"):
+        raise SearchError(
+            "an index of codes goes only into one with the same lists and codes; merge in the "
+            "other order, or index both galleries anew"
+        )
+    for start in range(0, other.ntotal, ROWS):
+        index.add(other.reconstruct_n(start, min(ROWS, other.ntotal - start)))
+
+
+def _learned(index: Any) -> list[np.ndarray]:
+    """What an index was trained to: nothing, centres of lists, or those and of codes."""
+    faiss = load_faiss()
+    if not hasattr(index, "nlist"):
+        return []
+    learned = [faiss.downcast_index(index.quantizer).reconstruct_n(0, index.nlist)]
+    if hasattr(index, "pq"):
+        learned.append(faiss.vector_to_array(index.pq.centroids))
+    return learned
 
 
 def measure_of(metric: str) -> int:

@@ -191,10 +191,11 @@ class Parts:
     ) -> None:
         self.folder = output.with_name(f"{output.name}.parts")
         self.total = len(paths)
-        self._parts: dict[Path, Sequence[str]] = {}
+        self._paths = paths
+        self._parts: dict[Path, slice] = {}
         for number, start in enumerate(range(0, len(paths), size)):
-            part = paths[start : start + size]
-            name = f"{number:06d}-{_digest([*source, *map(_identity, part)])}.npy"
+            part = slice(start, min(start + size, len(paths)))
+            name = f"{number:06d}-{_digest([*source, *map(_identity, paths[part])])}.npy"
             self._parts[self.folder / name] = part
         try:
             self.folder.mkdir(exist_ok=True)
@@ -210,7 +211,8 @@ class Parts:
     @property
     def done(self) -> int:
         """Number of images whose features are in the folder."""
-        return sum(len(part) for path, part in self._parts.items() if path.is_file())
+        parts = [part for path, part in self._parts.items() if path.is_file()]
+        return sum(part.stop - part.start for part in parts)
 
     def complete(self, describe: Describe) -> list[str]:
         """Compute what is missing.
@@ -225,7 +227,7 @@ class Parts:
             for path, part in self._parts.items():
                 if path.is_file():
                     continue
-                features, faults = describe(part)
+                features, faults = describe(self._paths[part])
                 self._write(path, features[[fault == "" for fault in faults]], faults)
                 bar.update(len(faults))
         texts = [path.with_suffix(".json").read_text(encoding="utf-8") for path in self._parts]
