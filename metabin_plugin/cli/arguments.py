@@ -227,22 +227,28 @@ def merge(parser: ArgumentParser) -> None:
 
 
 def query(parser: ArgumentParser) -> None:
-    """Ask an index for the gallery images nearest to some images: a CSV table and a contact sheet.
+    """Ask an index for the gallery images nearest to some images: a table and a contact sheet.
 
     metabin query gallery.index IMAGE_OR_FOLDER ... [--top 10] [--output found.csv]
+    metabin query gallery.index IMAGE_OR_FOLDER ... --one-person [--output found.json]
 
     The network is the one that the index was made by, with the config that the index has kept. In
     the table a name that a spreadsheet would take for a formula has an apostrophe in front.
 
     With a threshold, which `metabin threshold` writes into the index, the column `decision` says of
-    each image whether it is a "match" or "too far"; where none is a match it says "nobody".
+    each image whether it is a "match" or "too far"; where none is a match it says "nobody". On the
+    contact sheet a line stands where the threshold is.
+
+    With --one-person all images together are one query, by the mean of their features. A distance
+    is the mean of the images' distances, so that a threshold is used as for one image.
     """
     parser.add_argument("index", type=Path, help="what `index` wrote")
     parser.add_argument(
         "queries", nargs="+", help="images and folders of images; or a .npy file of features"
     )
     parser.add_argument("--top", type=int, default=10, help="gallery images for each query")
-    parser.add_argument("--output", type=Path, default=Path("found.csv"))
+    parser.add_argument("--one-person", action="store_true", help="all images show one person")
+    parser.add_argument("--output", type=Path, default=Path("found.csv"), help=".json for JSON")
     parser.add_argument("--sheet", type=Path, help="contact sheet (OUTPUT with suffix .png)")
     parser.add_argument("--sheet-rows", type=int, default=20, help="first queries on the sheet")
     parser.add_argument("--gallery-folder", default="", help="where the gallery's images are now")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import shlex
@@ -10,15 +11,22 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from metabin_plugin.search.engine import on_gpu, search_index, set_probes
-from metabin_plugin.search.faults import SearchError, check_output, load_faiss, write_csv
+from metabin_plugin.search.faults import (
+    SearchError,
+    check_output,
+    load_faiss,
+    write_csv,
+    write_file,
+)
 from metabin_plugin.search.features import Describer, find_queries, restored_config
 from metabin_plugin.search.index_file import Gallery, check_network, read_gallery
 from metabin_plugin.search.ranked_lists import GREEN, GREY, Tile, draw_sheet, save_sheet
-from metabin_plugin.search.vectors import NpyVectors, comparable
+from metabin_plugin.search.vectors import NpyVectors, comparable, mean_query
 from metabin_plugin.text import visible
 
 COLUMNS = ("query", "rank", "path", "distance", "decision")
@@ -30,14 +38,17 @@ class Queries:
     """What is asked for.
 
     Attributes:
-        names: path of each image, or number of each row.
+        names: path of each image, or number of each row; of several images of one person, what
+            the command line names.
         features: float32 (Q, D), comparable by the index's metric.
-        are_images: whether the names are paths of images.
+        images: paths of the images of each query; none of ready features.
+        spread: what is added to all distances, see ``mean_query``.
     """
 
     names: Sequence[str]
     features: np.ndarray
-    are_images: bool
+    images: Sequence[Sequence[str]]
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,11 @@ class Found:
 
 
 def run(options: Namespace) -> None:
-    """Search, write and draw."""
+    """Search, write and draw.
+
+    Raises:
+        SearchError: an option, the index or a query cannot be used.
+    """
     load_faiss()
     sheet = options.sheet or options.output.with_suffix(".png")
     for option, value in (("--top", options.top), ("--sheet-rows", options.sheet_rows)):
@@ -81,13 +96,22 @@ def run(options: Namespace) -> None:
         if [Path(name).suffix for name in options.queries] == [".npy"]
         else _describe(gallery, find_queries(options.queries), options.opts)
     )
+    if options.one_person:
+        mean, spread = mean_query(queries.features, gallery.header.metric)
+        images = [path for paths in queries.images for path in paths]
+        queries = Queries([shlex.join(options.queries)], mean, [images] if images else [], spread)
     index = on_gpu(gallery.index) if options.gpu else gallery.index
-    nearest = search_index(index, queries.features, options.top, gallery.header.metric)
+    distances, places = search_index(index, queries.features, options.top, gallery.header.metric)
+    nearest = distances + queries.spread, places
     folder = gallery.header.folder
     opens = bool(folder) and (bool(options.gallery_folder) or is_near(folder, options.index))
     threshold = gallery.header.threshold if options.threshold is None else options.threshold
     found = list(_found(gallery, options.gallery_folder, opens, threshold, *nearest))
-    write_csv(options.output, COLUMNS, _rows(queries.names, found))
+    if options.output.suffix == ".json":
+        content = _as_json(options, gallery, queries, found, threshold)
+        write_file(options.output, lambda file: file.write(content))
+    else:
+        write_csv(options.output, COLUMNS, _rows(queries.names, found))
     print(f"Nearest {nearest[0].shape[1]} to {len(found)} queries: {options.output}")
     nobody = [
         threshold is not None and not any(entry.decision == MATCH for entry in entries)
@@ -101,10 +125,11 @@ def run(options: Namespace) -> None:
             "below the working directory nor beside the index; if it is yours, add "
             f"--gallery-folder {shlex.quote(visible(folder))}"
         )
-    if queries.are_images or opens:
-        shown = list(itertools.islice(_tiles(queries, found, nobody), options.sheet_rows))
-        save_sheet(draw_sheet(shown), sheet)
-        print(f"Contact sheet of {len(shown)}: {sheet}")
+    if queries.images or opens:
+        tiles = _tiles(queries, found, nobody, threshold)
+        drawn = list(itertools.islice(tiles, options.sheet_rows))
+        save_sheet(draw_sheet(drawn, [_cut(entries) for entries in found[: len(drawn)]]), sheet)
+        print(f"Contact sheet of {len(drawn)}: {sheet}")
 
 
 def _describe(gallery: Gallery, paths: Sequence[str], pairs: Sequence[str]) -> Queries:
@@ -113,7 +138,8 @@ def _describe(gallery: Gallery, paths: Sequence[str], pairs: Sequence[str]) -> Q
     describer = Describer(restored_config(gallery.header.config, pairs))
     check_network(gallery.header, describer.probe())
     features, _ = describer.describe(paths)
-    return Queries(paths, comparable(features, gallery.header.metric), True)
+    rows = comparable(features, gallery.header.metric)
+    return Queries(paths, rows, [[path] for path in paths])
 
 
 def _read_features(gallery: Gallery, path: Path) -> Queries:
@@ -124,7 +150,7 @@ def _read_features(gallery: Gallery, path: Path) -> Queries:
             "take those of the network that the index was made by"
         )
     features = comparable(np.concatenate(list(vectors.blocks())), gallery.header.metric)
-    return Queries([str(number) for number in range(len(features))], features, False)
+    return Queries([str(number) for number in range(len(features))], features, [])
 
 
 def is_near(folder: str, index: Path) -> bool:
@@ -185,13 +211,50 @@ def _rows(names: Sequence[str], found: Sequence[Sequence[Found]]) -> Iterator[tu
             yield name, rank, entry.path, entry.distance, entry.decision
 
 
+def _as_json(
+    options: Namespace,
+    gallery: Gallery,
+    queries: Queries,
+    found: Sequence[Sequence[Found]],
+    threshold: float | None,
+) -> bytes:
+    """The answers as JSON; of no threshold, and of an infinite one, which JSON lacks, null."""
+
+    def of_query(place: int) -> dict[str, Any]:
+        entries = [
+            {
+                "rank": rank,
+                "path": entry.path,
+                "distance": entry.distance,
+                "decision": entry.decision or None,
+            }
+            for rank, entry in enumerate(found[place], start=1)
+        ]
+        images = list(queries.images[place]) if queries.images else []
+        return {"query": queries.names[place], "images": images, "found": entries}
+
+    content = {
+        "index": str(options.index),
+        "metric": gallery.header.metric,
+        "threshold": threshold if threshold is not None and math.isfinite(threshold) else None,
+        "queries": [of_query(place) for place in range(len(found))],
+    }
+    return json.dumps(content, indent=1, allow_nan=False).encode()
+
+
 def _tiles(
-    queries: Queries, found: Sequence[Sequence[Found]], nobody: Sequence[bool]
+    queries: Queries,
+    found: Sequence[Sequence[Found]],
+    nobody: Sequence[bool],
+    threshold: float | None,
 ) -> Iterator[list[Tile]]:
-    for name, entries, is_nobody in zip(queries.names, found, nobody, strict=True):
-        said = f"query: {NOBODY}" if is_nobody else "query"
+    below = [] if threshold is None else [f"match: < {threshold:.3f}"]
+    for place, (name, entries) in enumerate(zip(queries.names, found, strict=True)):
+        images = queries.images[place] if queries.images else []
+        said = f"query: {NOBODY}" if nobody[place] else "query"
+        called = Path(name).name if len(images) < 2 else f"{len(images)} images"
         yield [
-            Tile(name if queries.are_images else "", (said, Path(name).name)),
+            Tile(images[0] if images else "", (said, called, *below)),
             *(
                 Tile(
                     entry.image,
@@ -201,6 +264,12 @@ def _tiles(
                 for rank, entry in enumerate(entries, start=1)
             ),
         ]
+
+
+def _cut(entries: Sequence[Found]) -> int | None:
+    """The tile of a query's row in front of which the threshold is; None for behind all of them."""
+    far = [entry.decision in (TOO_FAR, NOBODY) for entry in entries]
+    return 1 + far.index(True) if any(far) else None
 
 
 def caption_lines(name: str) -> list[str]:

@@ -18,6 +18,7 @@ from metabin_plugin.search.faults import SearchError, write_file
 IMAGE = (96, 192)
 FRAME = 4
 GAP = 6
+CUT = 2
 FONT_SIZE = 12
 LINE = 15
 UNREADABLE = "unreadable"
@@ -155,13 +156,16 @@ class Tile:
     colour: tuple[int, int, int] = GREY
 
 
-def draw_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
+def draw_sheet(
+    rows: Sequence[Sequence[Tile]], cuts: Sequence[int | None] | None = None
+) -> Image.Image:
     """Draw tiles; the first one of each row, the query, stands apart.
 
     An image that cannot be read leaves an empty place that says so.
 
     Args:
         rows: at least one.
+        cuts: for each row the tile in front of which a line is drawn, from 1 on, or None.
     """
     width, height = IMAGE[0] + 2 * FRAME + GAP, IMAGE[1] + 2 * FRAME + GAP
     height += LINE * max(len(tile.caption) for row in rows for tile in row)
@@ -171,6 +175,11 @@ def draw_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
         for x, tile in enumerate(row):
             place = (GAP + x * width + (2 * GAP if x else 0), GAP + y * height)
             _paste(sheet, tile, place)
+    for y, cut in enumerate(cuts or ()):
+        if cut is not None:
+            x, top = cut * width + 3 * GAP - GAP // 2, GAP + y * height
+            bottom = top + height - GAP
+            ImageDraw.Draw(sheet).line([(x, top), (x, bottom)], RED, CUT)
     return sheet
 
 

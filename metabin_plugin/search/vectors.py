@@ -136,6 +136,26 @@ def comparable(rows: np.ndarray, metric: str, first: int = 0) -> np.ndarray:
     return rows
 
 
+def mean_query(rows: np.ndarray, metric: str) -> tuple[np.ndarray, float]:
+    """One query of several images of a person, whose distances are the means of theirs.
+
+    The order of the gallery is that of the mean of the (normalized) features, for one search
+    however many images there are. The mean is not normalized again: its distances would be smaller
+    than those of single images, by which a threshold is found, of other people's images too.
+
+    Args:
+        rows: features of the images (N, D), comparable by ``metric``.
+        metric: "cosine" or "euclidean".
+
+    Returns:
+        The query, float32 (1, D), and a number to add to its distances: 0 for "cosine"; for
+        "euclidean" the mean squared distance of the images from their mean.
+    """
+    mean = rows.mean(0, dtype=np.float64)
+    spread = np.square(rows - mean).sum(1).mean() if metric == "euclidean" else 0.0
+    return mean[None].astype(np.float32), float(spread)
+
+
 def sample(vectors: Vectors, count: int, seed: int = 0) -> np.ndarray:
     """Some rows, drawn without replacement, in their order.
 

@@ -31,7 +31,7 @@ from metabin_plugin.evaluation import RankingEvaluator
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.features import Describer, restored_config
 from metabin_plugin.search.index_file import read_gallery, write_gallery
-from metabin_plugin.search.ranked_lists import GREEN
+from metabin_plugin.search.ranked_lists import GREEN, RED
 from metabin_plugin.search.vectors import Parts
 from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
 from tests.processes import run_script
@@ -302,6 +302,100 @@ def test_beyond_the_threshold_there_is_nobody(
         decisions("--threshold", "nan")
     with pytest.raises(SearchError, match="made of features, without a network; give its thresh"):
         execute(["threshold", "--index", str(index), "--dataset", "x.csv"])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_images_of_one_person_are_as_far_as_they_are_in_the_mean(
+    tmp_path: Path, metric: str
+) -> None:
+    random = np.random.default_rng(4)
+    gallery, images = random.normal(size=(40, 5)), random.normal(size=(3, 5)) + 1
+    images *= [[0.2], [1], [5]]
+    np.save(tmp_path / "g.npy", gallery)
+    np.save(tmp_path / "q.npy", images)
+    index, found = tmp_path / "g.index", tmp_path / "f.json"
+    base = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)]
+    execute([*base, "--metric", metric])
+    if metric == "euclidean":
+        each = ((images[:, None] - gallery) ** 2).sum(2)
+    else:
+        lengths = np.linalg.norm(images, axis=1)[:, None] * np.linalg.norm(gallery, axis=1)
+        each = 1 - images @ gallery.T / lengths
+    distances = each.mean(0)
+    order = np.argsort(distances)[:6]
+    middle = float(distances[order[2:4]].mean())
+    ask = ["query", str(index), str(tmp_path / "q.npy"), "--one-person", "--top", "6"]
+    execute([*ask, "--output", str(found), "--threshold", str(middle)])
+    said = json.loads(found.read_text())
+    (asked,) = said["queries"]
+    assert (said["index"], said["metric"]) == (str(index), metric)
+    assert said["threshold"] == middle
+    assert (asked["query"], asked["images"]) == (str(tmp_path / "q.npy"), [])
+    assert [entry["path"] for entry in asked["found"]] == [str(row) for row in order]
+    assert [entry["rank"] for entry in asked["found"]] == [1, 2, 3, 4, 5, 6]
+    decisions = [entry["decision"] for entry in asked["found"]]
+    assert decisions == ["match"] * 3 + ["too far"] * 3
+    far = [entry["distance"] for entry in asked["found"]]
+    assert far == pytest.approx(distances[order].tolist(), rel=1e-4, abs=1e-6)
+
+
+def test_json_has_no_infinite_numbers(tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.eye(3))
+    index, found = tmp_path / "g.index", tmp_path / "f.json"
+    execute(["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)])
+    ask = ["query", str(index), str(tmp_path / "g.npy"), "--top", "1", "--output", str(found)]
+    for options, decision in ((["--threshold", "inf"], "match"), ([], None)):
+        execute([*ask, *options])
+        said = json.loads(found.read_text(), parse_constant=pytest.fail)
+        assert said["threshold"] is None
+        assert [one["found"][0]["path"] for one in said["queries"]] == ["0", "1", "2"]
+        assert {one["found"][0]["decision"] for one in said["queries"]} == {decision}
+
+
+def test_a_line_on_the_sheet_is_the_threshold(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (4, 8), "blue").save(tmp_path / f"{name}.png")
+    index, found = tmp_path / "g.index", tmp_path / "f.csv"
+    np.save(tmp_path / "g.npy", np.array([[0.0, 0], [0, 1], [0, 3]]))
+    np.save(tmp_path / "q.npy", np.array([[0.0, 0], [9, 9], [0, 2]]))
+    base = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)]
+    execute([*base, "--metric", "euclidean"])
+    read = read_gallery(index)
+    header = replace(read.header, folder=str(tmp_path))
+    write_gallery(index, replace(read, header=header, names=["a.png", "b.png", "c.png"]))
+
+    def lines(*options: str) -> list[int]:
+        """How far from the left each row's line is."""
+        execute(["query", str(index), str(tmp_path / "q.npy"), "--output", str(found), *options])
+        with Image.open(found.with_suffix(".png")) as sheet:
+            red = (np.asarray(sheet) == RED).all(2)
+        rows = np.array_split(red, 3)
+        return [int(np.flatnonzero(row.any(0)).mean()) if row.any() else 0 for row in rows]
+
+    assert lines() == [0, 0, 0]
+    # Squared distances 0, 1 and 9; far; 1, 1 and 4.
+    one, two, three = lines("--threshold", "2")
+    assert 0 < two < one == three
+    first, *others = lines("--threshold", "0.5")
+    assert others == [two, two] and two < first < one
+    assert lines("--threshold", "5") == [one, two, 0]
+
+
+@pytest.mark.slow
+def test_several_images_of_a_person_are_one_query(trained: Trained, tmp_path: Path) -> None:
+    index, found = tmp_path / "g.index", tmp_path / "f.csv"
+    execute(trained.index(index, trained.images))
+    images = [str(trained.images / name) for name in ("2_0.png", "2_1.png")]
+    execute(["query", str(index), *images, "--output", str(found), "--top", "16"])
+    alone = read_rows(found)
+    execute(["query", str(index), *images, "--one-person", "--output", str(found), "--top", "16"])
+    together = read_rows(found)
+    assert [row["query"] for row in together] == [" ".join(images)] * 16
+    for row in together:
+        each = [float(other["distance"]) for other in alone if other["path"] == row["path"]]
+        assert float(row["distance"]) == pytest.approx(sum(each) / 2, abs=2e-6)
+    with Image.open(found.with_suffix(".png")) as sheet:
+        assert sheet.height < 300
 
 
 @pytest.mark.slow

@@ -243,6 +243,20 @@ def test_a_sheet_has_its_images_in_their_places(tmp_path: Path) -> None:
     assert np.asarray(sheet)[height + GAP :, GAP + 2 * width + 2 * GAP :].min() == 255
 
 
+def test_a_line_stands_where_a_row_is_cut() -> None:
+    rows = [[Tile(""), Tile(""), Tile("")]] * 4
+    sheet = np.asarray(draw_sheet(rows, [2, 1, None, 2]))
+    plain = np.asarray(draw_sheet(rows))
+    width, height = IMAGE[0] + 2 * FRAME + GAP, IMAGE[1] + 2 * FRAME + GAP
+    changed = (sheet != plain).any(2)
+    for row, edge in enumerate([2 * width + 3 * GAP, width + 3 * GAP, None, 2 * width + 3 * GAP]):
+        columns = np.flatnonzero(changed[GAP + row * height :][: height - GAP].all(0))
+        # Between the frames, whose edges it does not touch.
+        assert len(columns) == (0 if edge is None else 2)
+        assert edge is None or ((columns > edge - GAP) & (columns < edge - 1)).all()
+    assert (sheet[changed] == RED).all() and changed.sum() <= 3 * 2 * height
+
+
 def test_a_pipe_in_the_place_of_an_image_is_unreadable(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     sheet = draw_sheet([[Tile(str(tmp_path / "pipe.png"), ["query"])]])
