@@ -26,12 +26,13 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command(arguments.train, "metabin_plugin.engine.command_line"),
-    "eval": Command(arguments.evaluate, "metabin_plugin.engine.command_line"),
+    "train": Command(arguments.train, "metabin_plugin.cli.train"),
+    "eval": Command(arguments.evaluate, "metabin_plugin.cli.train"),
     "check": Command(arguments.check, "metabin_plugin.cli.check"),
     "manifest": Command(arguments.manifest, "metabin_plugin.cli.manifest"),
     "index": Command(arguments.index, "metabin_plugin.cli.index"),
     "query": Command(arguments.query, "metabin_plugin.cli.query"),
+    "threshold": Command(arguments.threshold, "metabin_plugin.cli.threshold"),
     "ranked": Command(arguments.ranked, "metabin_plugin.cli.ranked"),
     "plot": Command(arguments.plot, "metabin_plugin.cli.plot"),
     "export": Command(arguments.export, "metabin_plugin.cli.export"),

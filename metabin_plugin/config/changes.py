@@ -16,7 +16,7 @@ from fastreid.config import CfgNode
 from fastreid.solver import build
 from torch import nn
 
-from metabin_plugin.config.yaml_text import read_yaml
+from metabin_plugin.config.reading import read_yaml
 from metabin_plugin.errors import ConfigError, WeightsError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown

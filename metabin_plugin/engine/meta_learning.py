@@ -160,7 +160,7 @@ def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
         )
     if not 1 <= num_meta_train < num_domains:
         raise ConfigError(
-            f"METABIN.NUM_META_TRAIN is {num_meta_train} of {num_domains} domains; choose 1 to "
+            f"METABIN.NUM_META_TRAIN is {num_meta_train!r} of {num_domains} domains; choose 1 to "
             f"{num_domains - 1}, so that meta-train and meta-test both have one"
         )
 
@@ -169,8 +169,8 @@ def _check_sides(num_meta_train: int, num_domains: int, size: int, key: str) -> 
     per_domain = size // num_domains // comm.get_world_size()
     if min(num_meta_train, num_domains - num_meta_train) * per_domain < 2:
         raise ConfigError(
-            f"{key} is {size}, which leaves one image in each process to meta-train or meta-test; "
-            "raise it, for both need 2"
+            f"{key} is {size!r}, which leaves one image in each process to meta-train or "
+            "meta-test; raise it, for both need 2"
         )
 
 

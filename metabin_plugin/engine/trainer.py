@@ -9,14 +9,16 @@ import math
 import os
 import signal
 import weakref
+from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from fastreid.config import CfgNode
-from fastreid.engine import DefaultTrainer, hooks
+from fastreid.engine import DefaultTrainer, default_setup, hooks
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
+from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.env import seed_all_rng
 from fastreid.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch import nn
@@ -25,12 +27,12 @@ from torch.optim import Optimizer
 
 from metabin_plugin.compat.networks import momentum_teacher
 from metabin_plugin.compat.patching import patch
-from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
+from metabin_plugin.config.reading import read_config
+from metabin_plugin.data.build import check_targets, require_matches
 from metabin_plugin.data.domains import require_one_domain_each, training_record
-from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.data.sampler import GraphSampler
 from metabin_plugin.engine.averaging import WeightAverage
@@ -55,6 +57,7 @@ from metabin_plugin.run_folder import (
     METRICS,
     begin_run,
     end_run,
+    in_main_process,
     prepare_folder,
     trace_of_run,
     write_config,
@@ -569,3 +572,53 @@ def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     cfg.defrost()
     cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]
     return cfg
+
+
+def train_or_evaluate(options: Namespace, trainer: type[MetaBINTrainer] = MetaBINTrainer) -> Any:
+    """Train, or with ``--eval-only`` evaluate ``MODEL.WEIGHTS``.
+
+    Args:
+        options: what the arguments of ``train``, or fastreid's ``default_argument_parser``, gave.
+        trainer: what trains and evaluates.
+
+    Returns:
+        The results by target; None if nothing was evaluated.
+
+    Raises:
+        MetaBINError: config, data or weights cannot work.
+    """
+    cfg = read_config(options.config_file, options.opts)
+    # Before OUTPUT_DIR is made for a config that cannot work.
+    with checked(cfg):
+        cfg.freeze()
+        default_setup(cfg, options)
+        if options.eval_only:
+            network = trained_network(cfg, "--eval-only evaluates MODEL.WEIGHTS, which is empty")
+            return trainer.test(cfg, network)
+        training = trainer(cfg)
+        training.resume_or_load(resume=options.resume)
+        return training.train()
+
+
+def trained_network(cfg: CfgNode, if_empty: str) -> nn.Module:
+    """The network of a config with ``MODEL.WEIGHTS``; ImageNet weights are not looked for.
+
+    Args:
+        cfg: the config; it is not changed.
+        if_empty: first part of the sentence that refuses an empty ``MODEL.WEIGHTS``.
+
+    Raises:
+        ConfigError: ``MODEL.WEIGHTS`` is empty, or the config cannot work.
+        WeightsError: the file is damaged or does not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            f"{if_empty}; add MODEL.WEIGHTS and the path of a checkpoint, "
+            "OUTPUT_DIR/model_final.pth for example"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    network = MetaBINTrainer.build_model(cfg)
+    Checkpointer(network).load(cfg.MODEL.WEIGHTS)
+    return network

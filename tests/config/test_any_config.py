@@ -20,6 +20,7 @@ from metabin_plugin.engine import MetaLearningHook
 from metabin_plugin.engine.trainer import ClipGatesHook
 from metabin_plugin.errors import MetaBINError, NonFiniteError
 from metabin_plugin.modeling import META_LOSSES
+from tests.campaigns import tries
 from tests.engine.test_trainer import started
 from tests.engine.tiny_data import CONFIGS
 
@@ -256,7 +257,7 @@ ONE_IDENTITY = Run(
 )
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(40, 120), suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
 @example(ONE_IMAGE_FOR_EACH_SIDE)
 @example(ONE_IDENTITY)
@@ -264,6 +265,7 @@ def test_any_run_trains_or_says_why_not(folder: Path, run: Run) -> None:
     check(folder, run)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())

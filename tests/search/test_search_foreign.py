@@ -28,6 +28,7 @@ from metabin_plugin.search.index_file import (
     write_gallery,
 )
 from metabin_plugin.search.ranked_lists import Tile, draw_sheet
+from tests.campaigns import tries
 from tests.search.test_search_index import some_gallery
 
 KINDS = ("flat", "ivf", "ivf-pq")
@@ -79,6 +80,10 @@ HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "probe of no numbers": ({"probe": [float("nan")] * 4}, "its probe is not a list of numbers"),
     "probe of infinite numbers": ({"probe": [float("inf")] * 4}, "its probe is not a list of"),
     "probe of another length": ({"probe": [0.5] * 5}, "its probe has another length"),
+    "threshold as text": ({"threshold": "0.5"}, "its threshold is not a number"),
+    "threshold as truth": ({"threshold": True}, "its threshold is not a number"),
+    "threshold of no number": ({"threshold": float("nan")}, "its threshold is not a number"),
+    "calibration as number": ({"calibration": 3}, "a text of its header is not a text"),
     "another field": ({"code": "print()"}, "unexpected keyword"),
 }
 
@@ -221,7 +226,7 @@ def refuse(path: Path, parts: list[Any], words: str) -> None:
     assert time.process_time() - start < LONGEST
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(50, 150))
 @given(st.data())
 def test_any_bytes_in_the_place_of_others_give_an_answer_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

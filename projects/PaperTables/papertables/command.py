@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from metabin_plugin.cli.outcome import STATUS_BASE, run_cli
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.errors import STATUS_BASE, ConfigError
 from metabin_plugin.files import replace_file
 from papertables.rows import Budget, Settings, read_budget, row_file, row_settings
 from papertables.runs import Ended, Job, JobQueue, Record, Run

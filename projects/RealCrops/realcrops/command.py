@@ -18,7 +18,7 @@ import torch
 from fastreid.config import CfgNode
 
 from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.config.yaml_text import read_yaml_file
+from metabin_plugin.config.reading import read_yaml_file
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import replace_file
 from papertables.command import Session, positive
