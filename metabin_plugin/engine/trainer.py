@@ -47,7 +47,7 @@ from metabin_plugin.errors import CheckpointError, ConfigError, MetaBINError, Ru
 from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.files import reason
 from metabin_plugin.norm import clip_gates_, gate_parameters
-from metabin_plugin.norm.processes import share_buffers
+from metabin_plugin.processes import share_buffers
 from metabin_plugin.registries import HOOK_REGISTRY
 from metabin_plugin.run_folder import (
     METRICS,
