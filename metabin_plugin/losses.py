@@ -1,6 +1,14 @@
-"""Losses of the base step (Eq. 2-4) and of the meta step (Eq. 6-8 and 10), for any toolbox."""
+"""Losses of the base step (Eq. 2-4), of the meta step (Eq. 6-8 and 10) and of others' papers.
+
+For any toolbox. Of BAU (Cho et al., "Generalizable Person Re-identification via Balancing Alignment
+and Uniformity", NeurIPS 2024) and of interleaved learning (Tan et al., "Style Interleaved Learning
+for Generalizable Person Re-identification", IEEE TMM 2023) the text was not at hand with its
+equations' numbers: what is said to be so is of the abstracts and of the published code.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +17,8 @@ from torch import Tensor
 from metabin_plugin.precision import at_least_float32, product
 
 SQUARED_FLOOR = 1e-12
+# The exponent of what is left out of a sum of exponentials.
+_NONE = float("-inf")
 
 
 def cross_entropy_loss(logits: Tensor, identities: Tensor, epsilon: float = 0.1) -> Tensor:
@@ -230,3 +240,200 @@ def check_rows(name: str, rows: Tensor, **labels: Tensor) -> None:
                 f"{name} needs one entry of {label} per sample: there are {rows.shape[0]} "
                 f"samples, {label} has shape {tuple(values.shape)}"
             )
+
+
+def reciprocal_similarity(first: Tensor, second: Tensor, neighbours: int = 10) -> Tensor:
+    """How reliable each pair of two views is: Jaccard similarity of their reciprocal neighbours.
+
+    The weight w of the alignment loss of BAU (Cho et al., NeurIPS 2024). Among the images of both
+    views, j is a reciprocal neighbour of i if each is one of the k samples that are most similar
+    to the other by cosine, which every sample is to itself. No gradient passes.
+
+    Args:
+        first: features of one view (N, D), not normalized.
+        second: features of the other view (M, D).
+        neighbours: k, at least 1; all samples where there are fewer.
+
+    Returns:
+        Shares in [0, 1] (N, M), in float32 at least: 1 for equal neighbourhoods, 0 for such that
+        have no sample in common.
+
+    Raises:
+        ValueError: shapes do not fit together, or `neighbours` is below 1.
+    """
+    check_rows("reciprocal_similarity", first)
+    check_rows("reciprocal_similarity", second)
+    if neighbours < 1:
+        raise ValueError(f"reciprocal_similarity needs at least 1 neighbour, got {neighbours}")
+    units = _unit_rows(at_least_float32(torch.cat([first, second]).detach()))
+    cosines = product(units, units.T)
+    nearest = cosines.topk(min(neighbours, len(units)), dim=1).indices
+    near = torch.zeros_like(cosines).scatter_(1, nearest, 1.0)
+    reciprocal = near * near.T
+    own, others = reciprocal.split([len(first), len(second)])
+    common = product(own, others.T)
+    union = own.sum(dim=1)[:, None] + others.sum(dim=1) - common
+    # With copies of an image in the batch a sample may not be among its own nearest.
+    return common / union.clamp_min(1)
+
+
+def alignment_loss(
+    first: Tensor, second: Tensor, identities: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Pull the views of each identity together: the alignment loss of BAU (Cho et al., 2024).
+
+    Mean squared distance of the l2-normalized features over all pairs, one image of each view, that
+    show the same identity, weighted.
+
+    Args:
+        first: features of one view (N, D), not normalized.
+        second: features of the other view of the same images (N, D).
+        identities: identity label of each image (N,).
+        weights: weight of each pair (N, N), not negative, `reciprocal_similarity` in BAU; None
+            weighs all alike.
+
+    Returns:
+        Scalar in [0, 4], in float32 at least; without a pair of positive weight a zero through
+        which gradients still flow.
+
+    Raises:
+        ValueError: shapes do not fit together.
+
+    Example:
+        >>> first, second = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+        >>> alignment_loss(first, second, torch.tensor([5]))
+        tensor(2.)
+    """
+    check_rows("alignment_loss", first, identities=identities)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"alignment_loss needs two views of one shape, got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}"
+        )
+    pairs = (identities[:, None] == identities).to(torch.promote_types(first.dtype, torch.float32))
+    if weights is not None:
+        pairs = pairs * weights
+    total = pairs.sum()
+    # A sum of 0 has no pair in its numerator either.
+    return (_unit_distances(first, second) * pairs).sum() / torch.where(total > 0, total, 1)
+
+
+def uniformity_loss(features: Tensor, temperature: float = 2.0) -> Tensor:
+    """Spread features over the sphere (Wang and Isola, ICML 2020, as in BAU of Cho et al., 2024).
+
+    Logarithm of the mean of `exp(-t d^2)` over all pairs of different samples, d the distance of
+    their l2-normalized features.
+
+    Args:
+        features: features (N, D), not normalized, of two samples at least.
+        temperature: t, above 0.
+
+    Returns:
+        Scalar in [-4 t, 0], in float32 at least.
+
+    Raises:
+        ValueError: `features` is not a matrix, or has one row.
+    """
+    check_rows("uniformity_loss", features)
+    if len(features) < 2:
+        raise ValueError("uniformity_loss needs two samples at least, got 1")
+    exponents = -temperature * _unit_distances(features, features)
+    size = len(features)
+    itself = torch.eye(size, dtype=torch.bool, device=features.device)
+    pairs = math.log(size * (size - 1))
+    return exponents.masked_fill(itself, _NONE).flatten().logsumexp(0) - pairs
+
+
+def prototype_uniformity_loss(
+    features: Tensor,
+    identities: Tensor,
+    domains: Tensor,
+    prototypes: Tensor,
+    prototype_domains: Tensor,
+    temperature: float = 2.0,
+) -> Tensor:
+    """Spread each domain's features away from its prototypes: the domain loss of BAU (2024).
+
+    Logarithm of the mean of `exp(-t d^2)` over pairs of a sample and a prototype of its domain that
+    is not its own identity's, d the distance of the l2-normalized rows. As in the authors' code,
+    each sample counts its nearest prototypes alone, as many as there are samples.
+
+    Args:
+        features: features (N, D), not normalized.
+        identities: identity of each sample (N,), its row among the prototypes.
+        domains: domain of each sample (N,), not negative.
+        prototypes: one row per identity (K, D); they get no gradient.
+        prototype_domains: domain of each prototype (K,); negative for one that is not known yet
+            and does not count.
+        temperature: t, above 0.
+
+    Returns:
+        Scalar in [-4 t, 0], in float32 at least; without any pair a zero through which gradients
+        still flow.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    check_rows("prototype_uniformity_loss", features, identities=identities, domains=domains)
+    check_rows("prototype_uniformity_loss", prototypes, prototype_domains=prototype_domains)
+    distances = _unit_distances(features, prototypes.detach())
+    is_pair = domains[:, None] == prototype_domains
+    # Not in place of a value: a domain may lack this identity.
+    is_pair = is_pair.scatter(1, identities[:, None], False)
+    ranked = distances.detach().masked_fill(~is_pair, -_NONE)
+    nearest = ranked.topk(min(len(features), len(prototypes)), dim=1, largest=False).indices
+    is_pair = is_pair.gather(1, nearest)
+    exponents = -temperature * distances.gather(1, nearest)
+    count = is_pair.sum(dtype=distances.dtype)
+    # Without any pair nothing is left out, for a logarithm of 0 has no gradient.
+    left_out = ~is_pair & (count > 0)
+    total = exponents.masked_fill(left_out, _NONE).flatten().logsumexp(0)
+    return (total - count.clamp_min(1).log()) * (count > 0)
+
+
+def memory_loss(
+    features: Tensor,
+    identities: Tensor,
+    domains: Tensor,
+    memory: Tensor,
+    memory_domains: Tensor,
+    temperature: float = 0.05,
+) -> Tensor:
+    """Classify each sample among the identities of its own domain, by a memory of their features.
+
+    The domain-wise classifiers of interleaved learning (Tan et al., IEEE TMM 2023): cross-entropy
+    of the cosines to the memory's rows, divided by a temperature. Rows of other domains are no
+    classes of the sample. Mean over the samples whose identity the memory knows.
+
+    Args:
+        features: features (N, D), not normalized.
+        identities: identity of each sample (N,), its row of the memory.
+        domains: domain of each sample (N,), not negative.
+        memory: one row per identity (K, D); it gets no gradient.
+        memory_domains: domain of each row (K,); negative for one that is not known yet.
+        temperature: above 0.
+
+    Returns:
+        Scalar, in float32 at least; without such a sample a zero through which gradients still
+        flow.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    check_rows("memory_loss", features, identities=identities, domains=domains)
+    check_rows("memory_loss", memory, memory_domains=memory_domains)
+    units, rows = (_unit_rows(at_least_float32(x)) for x in (features, memory.detach()))
+    scores = product(units, rows.T) / temperature
+    is_known = memory_domains[identities] == domains
+    is_class = (domains[:, None] == memory_domains) | ~is_known[:, None]
+    right = scores.gather(1, identities[:, None]).squeeze(1)
+    losses = scores.masked_fill(~is_class, _NONE).logsumexp(1) - right
+    return mean_over_anchors(losses, is_known)
+
+
+def _unit_distances(rows: Tensor, columns: Tensor) -> Tensor:
+    """Squared distance of each row's direction to each column's."""
+    units, others = (_unit_rows(at_least_float32(x)) for x in (rows, columns))
+    squares = units.square().sum(dim=1)[:, None] + others.square().sum(dim=1)
+    # Rounding may leave equal directions below 0, where nothing pulls.
+    return F.relu(squares.sub(product(units, others.T), alpha=2))

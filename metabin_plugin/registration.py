@@ -13,16 +13,20 @@ from metabin_plugin.config.keys import add_metabin_config
 # first of them, and what the plugin builds on fastreid finds it as all others left it.
 _PATCHED_BY = (
     "metabin_plugin.compat.imports",
-    "metabin_plugin.compat.runs",
-    "metabin_plugin.compat.data",
+    "metabin_plugin.config.reading",
+    "metabin_plugin.run_folder",
+    "metabin_plugin.workers",
     "metabin_plugin.compat.networks",
     "metabin_plugin.compat.training",
-    "metabin_plugin.compat.evaluation",
     "metabin_plugin.compat.launching",
     "metabin_plugin.weights.checkpointer",
+    "metabin_plugin.data.images",
     "metabin_plugin.data.build",
     "metabin_plugin.modeling.backbones",
-    "metabin_plugin.modeling.repvgg",
+    "metabin_plugin.weights.pretrained",
+    "metabin_plugin.deploy.repvgg",
+    "metabin_plugin.evaluation",
+    "metabin_plugin.engine.network_options",
     "metabin_plugin.engine.trainer",
 )
 
@@ -61,10 +65,17 @@ def _fill_registries() -> None:
     from metabin_plugin.data import DomainBalancedSampler, GraphSampler
     from metabin_plugin.data.datasets import FURTHER_SOURCES, OWN_SPLITS, SOURCES, TARGETS
     from metabin_plugin.engine import MetaLearningHook, MLDGHook
-    from metabin_plugin.modeling import META_LOSSES, MetaBIN, insert_dual_norm
+    from metabin_plugin.modeling import (
+        BASE_LOSSES,
+        META_LOSSES,
+        BaselineWithLosses,
+        MetaBIN,
+        insert_dual_norm,
+    )
     from metabin_plugin.norm import NORMS
     from metabin_plugin.registries import (
         BACKBONE_NORM_REGISTRY,
+        BASE_LOSS_REGISTRY,
         HOOK_REGISTRY,
         META_LOSS_REGISTRY,
         NORM_REGISTRY,
@@ -82,6 +93,9 @@ def _fill_registries() -> None:
     add(HOOK_REGISTRY, "MLDGHook", MLDGHook)
     for name, loss in META_LOSSES.items():
         add(META_LOSS_REGISTRY, name, loss)
+    for name, base_loss in BASE_LOSSES.items():
+        add(BASE_LOSS_REGISTRY, name, base_loss)
+    add(META_ARCH_REGISTRY, "BaselineWithLosses", BaselineWithLosses)
     add(META_ARCH_REGISTRY, "MetaBIN", MetaBIN)
     for dataset in (*SOURCES, *TARGETS, *FURTHER_SOURCES, *OWN_SPLITS):
         add(DATASET_REGISTRY, dataset.__name__, dataset)

@@ -52,6 +52,13 @@ Losses for ``METABIN.META_TRAIN_LOSSES`` and ``META_TEST_LOSSES``, called with `
 what the meta step moves.
 """
 
+BASE_LOSS_REGISTRY = Registry("BASE_LOSS")
+BASE_LOSS_REGISTRY.__doc__ = """
+Losses for ``METABIN.BASE_LOSSES``, called with ``obj(cfg)``, each a
+``metabin_plugin.modeling.BaseLoss``: a module that computes a scalar of the ``BaseRows`` of a base
+step.
+"""
+
 
 def add(registry: Registry, name: str, entry: object) -> None:
     """Put an entry into a fastreid registry under a name, unless that name is taken.

@@ -125,6 +125,33 @@ def draw_partners(domains: Tensor) -> Tensor:
     return partners
 
 
+def draw_styles(mean: Tensor, std: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Draw each image a style from those that a batch makes likely (interleaved learning).
+
+    Per channel, mean and deviation are uniform within ``reach`` standard deviations, over the
+    images, of their average over the images: styles that no image of the batch has. Tan et al.,
+    "Style Interleaved Learning for Generalizable Person Re-identification", IEEE TMM 2023, whose
+    published code has a reach of 3; the text was not at hand. A deviation that falls below 0, which
+    that code uses as it is, is 0 here.
+
+    Args:
+        mean: of each channel of each image (N, C, 1, 1), as of ``instance_statistics``.
+        std: deviation of the same shape.
+        reach: 0 or more; 0 gives every image the average style.
+
+    Returns:
+        Mean and deviation, each (N, C, 1, 1).
+    """
+    return _uniform_around(mean, reach), _uniform_around(std, reach).clamp_min(0)
+
+
+def _uniform_around(values: Tensor, reach: float) -> Tensor:
+    centre = values.mean(dim=0, keepdim=True)
+    # That of a single image is 0.
+    spread = values.std(dim=0, keepdim=True, correction=min(1, len(values) - 1))
+    return torch.addcmul(centre, torch.rand_like(values) * 2 - 1, reach * spread)
+
+
 class MixStyle:
     """Mixes styles behind layers of a network, in the forward passes of its training.
 
@@ -154,7 +181,7 @@ class MixStyle:
         alpha: float = 0.1,
         by_domain: bool = True,
     ) -> None:
-        self._layers = [_last_part(layer) for layer in layers]
+        self._layers = [last_part(layer) for layer in layers]
         self._probability = probability
         # In float32 both of its two sides are now and then 0.
         self._weights = Beta(*torch.full((2,), alpha, dtype=torch.float64))
@@ -193,7 +220,11 @@ class MixStyle:
         if not torch.is_grad_enabled() or torch.rand(()) >= self._probability:
             return x
         count = len(x)
-        partners = torch.randperm(count) if self._domains is None else draw_partners(self._domains)
+        if self._domains is None:
+            partners = torch.randperm(count)
+        else:
+            # A batch of two views has each image twice, one view after the other.
+            partners = draw_partners(self._domains.repeat(count // len(self._domains)))
         weights = self._weights.sample((count,))
         device = x.device
         return mix_style(
@@ -201,7 +232,15 @@ class MixStyle:
         )
 
 
-def _last_part(layer: nn.Module) -> nn.Module:
+def last_part(layer: nn.Module) -> nn.Module:
+    """The part of a network that gives a stage's feature map, however the network calls the stage.
+
+    Args:
+        layer: a stage.
+
+    Returns:
+        Of a sequence its last part, for some networks call only the parts; else the stage itself.
+    """
     while isinstance(layer, nn.Sequential) and len(layer):
         layer = layer[-1]
     return layer

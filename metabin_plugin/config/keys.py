@@ -142,11 +142,137 @@ KEYS = (
         "authors' code has 5).",
     ),
     Key(
+        "METABIN.INNER_DIRECTION",
+        "gradient",
+        Choice(("gradient", "random")),
+        comment='Where the inner step (Eq. 9) goes: down the "gradient" of the meta-train loss, or '
+        '"random", as far as the gradient would in every layer but in a direction that is drawn in '
+        "each iteration. A control: what does the lookahead itself give?",
+    ),
+    Key(
         "METABIN.OUTER_LR",
         0.1,
         Number(0, _LARGEST_STEP),
         comment="Outer step size (Eq. 10), of plain SGD on the gates.",
         symbol="gamma",
+    ),
+    Key(
+        "METABIN.OUTER_LR_WARMUP",
+        False,
+        comment="True multiplies the outer step size by the warm-up factor of the base step's "
+        "(SOLVER.WARMUP_ITERS, WARMUP_FACTOR, WARMUP_METHOD). Behind the warm-up it is constant as "
+        "before, without the decay of SOLVER.STEPS.",
+    ),
+    Key(
+        "METABIN.OUTER_LOSS",
+        "meta-test",
+        Choice(("meta-test", "sum")),
+        comment='What the outer step (Eq. 10) descends: the "meta-test" loss at the moved gates, '
+        'or the "sum" of it and of the meta-train loss at the gates themselves, as in MLDG. With '
+        "INNER_LR 0 the sum is plain SGD on both losses.",
+    ),
+    Key(
+        "METABIN.FREEZE_AFTER",
+        0,
+        Count(0),
+        comment="Iterations after which the meta step ends and the gates stay as they are; 0 for "
+        "never. What follows costs what training without meta-learning costs.",
+    ),
+    Key(
+        "METABIN.AVERAGE.DECAY",
+        0.0,
+        Number(0, 0.999999),
+        comment="Decay of an exponential moving average of the network over the iterations, which "
+        "is then what is evaluated and saved; 0 for none. In update n it is at most (1 + n) / "
+        "(10 + n), so that short trainings have an average too.",
+    ),
+    Key(
+        "METABIN.AVERAGE.OF",
+        "all",
+        Choice(("all", "gates")),
+        comment='What of the network is averaged: "all" weights, gates and running statistics, or '
+        'the "gates" alone, beside the last weights and statistics.',
+    ),
+    Key(
+        "METABIN.BASE_LOSSES",
+        (),
+        Names(Registered("BASE_LOSS_REGISTRY")),
+        comment='Losses of the base step beside those of MODEL.LOSSES: "Alignment", "Uniformity" '
+        'and "DomainUniformity" (BAU, NeurIPS 2024), "InterleavedMemory" (interleaved learning, '
+        "IEEE TMM 2023), and what else is registered. They need META_ARCHITECTURE MetaBIN or "
+        "BaselineWithLosses.",
+    ),
+    Key(
+        "METABIN.STRONG_VIEW.PROB",
+        0.5,
+        Number(0, 1),
+        comment="Probability of each strong augmentation (RandAugment, colour jitter, random "
+        "erasing) of the second view, which the losses of BAU alone see.",
+    ),
+    Key(
+        "METABIN.ALIGNMENT.SCALE",
+        1.5,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss Alignment.",
+        symbol="lambda",
+    ),
+    Key(
+        "METABIN.ALIGNMENT.NEIGHBOURS",
+        10,
+        Count(1),
+        comment="Nearest samples among which those are looked for that are reciprocal neighbours, "
+        "for the weight of each pair.",
+        symbol="k",
+    ),
+    Key(
+        "METABIN.UNIFORMITY.SCALE",
+        1.0,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss Uniformity.",
+    ),
+    Key(
+        "METABIN.DOMAIN_UNIFORMITY.SCALE",
+        1.0,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss DomainUniformity.",
+    ),
+    Key(
+        "METABIN.DOMAIN_UNIFORMITY.MOMENTUM",
+        0.1,
+        Number(0, 1),
+        comment="Share of an identity's former prototype that stays when a batch shows it.",
+        symbol="m",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.SCALE",
+        1.0,
+        Number(0, _LARGEST_STEP),
+        comment="Weight of the loss InterleavedMemory.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.TEMPERATURE",
+        0.05,
+        Number(0.001, _LARGEST_STEP),
+        comment="What cosines are divided by before the softmax over the identities of a domain.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.MOMENTUM",
+        0.2,
+        Number(0, 1),
+        comment="Share of an identity's former feature that stays when a batch shows it.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.STYLE_REACH",
+        3.0,
+        Number(0, _LARGEST_STEP),
+        comment="How many standard deviations a drawn style may be from the batch's average one.",
+    ),
+    Key(
+        "METABIN.INTERLEAVED_MEMORY.LAYERS",
+        (),
+        Names(),
+        comment="Parts of the backbone behind which styles are drawn. () is the end of the first "
+        "stage of a backbone that the plugin knows: layer1 of ResNet, features.3 of MobileNetV2.",
     ),
     Key(
         "METABIN.GRADIENT_SIGNS_PERIOD",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from metabin_plugin.config.keys import DOMAIN_RULE
 from metabin_plugin.data.images import Source
+from metabin_plugin.errors import ConfigError
 from metabin_plugin.text import shown
 
 _BYTES = 16
@@ -69,6 +70,27 @@ def _names(order: Sequence[tuple[int, str]], sources: Sequence[tuple[str, Any]])
         label if uses[label] == 1 else f"{sources[position][0]}:{label}"
         for position, label in order
     ]
+
+
+def require_one_domain_each(dataset: Any) -> None:
+    """Refuse training images of an identity in several domains.
+
+    Args:
+        dataset: a ``DomainDataset``.
+
+    Raises:
+        ConfigError: there is such an identity.
+    """
+    domains: dict[Any, int] = {}
+    for item, domain in zip(dataset.img_items, dataset.domains, strict=True):
+        first = domains.setdefault(item[1], domain)
+        if first != domain:
+            both = " and ".join(shown(dataset.domain_names[number]) for number in (first, domain))
+            raise ConfigError(
+                "METABIN.BASE_LOSSES has a loss that remembers each identity in one domain, but "
+                f'{shown(str(item[1]))} is in {both}; set METABIN.DOMAIN "dataset", or leave '
+                "the loss out"
+            )
 
 
 def training_record(dataset: Any) -> dict[str, Any]:

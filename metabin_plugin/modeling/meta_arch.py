@@ -1,12 +1,16 @@
-"""The MetaBIN meta-architecture: fastreid's Baseline with gates that only meta-learning moves."""
+"""The meta-architectures: fastreid's Baseline with losses of one's own, and MetaBIN on top of it.
+
+MetaBIN has gates that only meta-learning moves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+import torch
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
@@ -20,9 +24,11 @@ from metabin_plugin.losses import (
     triplet_loss,
 )
 from metabin_plugin.meta import held_call
+from metabin_plugin.modeling.base_losses import BaseLoss, BaseRows
 from metabin_plugin.norm import gate_parameters, synchronize_norms
+from metabin_plugin.precision import at_least_float32
 from metabin_plugin.processes import are_several, gather_rows
-from metabin_plugin.registries import META_LOSS_REGISTRY
+from metabin_plugin.registries import BASE_LOSS_REGISTRY, META_LOSS_REGISTRY
 
 _LOGGED_NAMES = {
     "ScatterLoss": "scatter",
@@ -75,11 +81,15 @@ def meta_loss(name: str, rows: MetaRows) -> Tensor:
         ConfigError: the registered function gives something else than a scalar tensor.
     """
     loss = META_LOSS_REGISTRY.get(name)(rows)
+    return _scalar(loss, name, "METABIN.META_TRAIN_LOSSES or META_TEST_LOSSES")
+
+
+def _scalar(loss: Any, name: str, key: str) -> Tensor:
     if not isinstance(loss, Tensor) or loss.shape != ():
         shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(
-            f"the loss {name} of METABIN.META_TRAIN_LOSSES or META_TEST_LOSSES gave {shape}, not a "
-            "scalar tensor; let it return a mean or a sum over its rows"
+            f"the loss {name} of {key} gave {shape!r}, not a scalar tensor; let it return a "
+            "mean or a sum over its rows"
         )
     return loss
 
@@ -115,7 +125,101 @@ META_LOSSES: Mapping[str, Callable[[MetaRows], Tensor]] = {
 }
 
 
-class MetaBIN(Baseline):
+class BaselineWithLosses(Baseline):
+    """fastreid's ``Baseline`` with further losses in the base step; without them it is the same.
+
+    Both views of the images, where a loss needs two, are one batch for the network: its statistics
+    are those of both. The losses of ``MODEL.LOSSES`` see the weak view alone.
+
+    Args:
+        base_losses: loss by its name in ``METABIN.BASE_LOSSES``.
+        **baseline: what ``Baseline`` takes.
+
+    Raises:
+        ConfigError: the losses are computed from what the head does not have.
+    """
+
+    @configurable
+    def __init__(
+        self, *, base_losses: Mapping[str, nn.Module] | None = None, **baseline: Any
+    ) -> None:
+        super().__init__(**baseline)
+        self.base_losses = nn.ModuleDict(base_losses or {})
+        self._seen: BaseRows | None = None
+        if base_losses and not hasattr(self.heads, "bottleneck"):
+            raise ConfigError(
+                f"METABIN.BASE_LOSSES is {tuple(base_losses)}, but MODEL.HEADS.NAME "
+                f"{type(self.heads).__name__} has no bottleneck whose features they are computed "
+                "from; choose EmbeddingHead"
+            )
+        for loss in self.base_losses.values():
+            cast("BaseLoss", loss).check(self)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from a config."""
+        names = cfg.METABIN.BASE_LOSSES
+        losses = {name: BASE_LOSS_REGISTRY.get(name)(cfg) for name in names}
+        return {**super().from_config(cfg), "base_losses": losses}
+
+    def forward(self, batched_inputs: Any) -> Any:
+        """Losses by name in training, else features, as ``Baseline`` gives them."""
+        if not self.training or not self.base_losses:
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        # fastreid's PreciseBN gives -1, and looks at no loss.
+        targets = batched_inputs["targets"].clamp_min(0)
+        views = [images]
+        if any(getattr(loss, "needs_strong_view", False) for loss in self.base_losses.values()):
+            views.append(self.preprocess_image(batched_inputs["images_strong"]))
+        necks: list[Tensor] = []
+        feature_map = self.backbone(torch.cat(views) if len(views) > 1 else images)
+        # What the head returns as features may be those before its BNNeck.
+        with self.heads.bottleneck.register_forward_hook(
+            lambda _layer, _inputs, output: necks.append(output)
+        ):
+            outputs = self.heads(feature_map, targets.repeat(len(views)))
+        features = at_least_float32(necks[0].flatten(1)).split(len(images))
+        losses = self.losses({n: rows[: len(images)] for n, rows in outputs.items()}, targets)
+        rows = {"features": features[0], "targets": targets, "domains": batched_inputs["domains"]}
+        if len(views) > 1:
+            rows["strong_features"] = features[1]
+        # That of MLDG's meta-test domains comes second, and PreciseBN's is not of a step.
+        if self._seen is None and torch.is_grad_enabled():
+            self._seen = _base_rows({n: own.detach() for n, own in rows.items()}, images)
+        return losses | self._base_losses(_base_rows(self._everyones(rows), images))
+
+    def _base_losses(self, rows: BaseRows) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, enabled=False):
+            return {
+                f"loss_{name.lower()}": _scalar(loss(rows), name, "METABIN.BASE_LOSSES")
+                for name, loss in self.base_losses.items()
+            }
+
+    @torch.no_grad()
+    def update_base_losses(self) -> None:
+        """Let the losses renew what they keep; to be called after the optimizer's step."""
+        rows, self._seen = self._seen, None
+        if rows is not None:
+            for loss in self.base_losses.values():
+                cast("BaseLoss", loss).update(rows, self)
+
+    def _everyones(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows whose images the losses compare: those of this process."""
+        return dict(rows)
+
+
+def _base_rows(rows: Mapping[str, Tensor], images: Tensor) -> BaseRows:
+    return BaseRows(
+        features=rows["features"],
+        strong_features=rows.get("strong_features"),
+        targets=rows["targets"],
+        domains=rows["domains"],
+        images=images,
+    )
+
+
+class MetaBIN(BaselineWithLosses):
     """fastreid's ``Baseline`` (base step, Eq. 2-5; evaluation) plus the forward of the meta step.
 
     With episode separation (Section 3.3) the gates of the backbone are parameters that do not
@@ -130,7 +234,7 @@ class MetaBIN(Baseline):
             processes, so that the mean of their gradients is the gradient that one process with
             that batch has. Otherwise statistics, and the losses' hardest samples, are those of
             each process's share.
-        **baseline: what ``Baseline`` takes.
+        **baseline: what ``BaselineWithLosses`` takes.
 
     Raises:
         ConfigError: the backbone has no gates.

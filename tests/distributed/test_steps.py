@@ -26,6 +26,12 @@ VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
     "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
+    "random inner step": [
+        *("METABIN.INNER_DIRECTION", "random", "METABIN.OUTER_LOSS", "sum"),
+        *("METABIN.OUTER_LR_WARMUP", "True"),
+    ],
+    "averaged": ["METABIN.AVERAGE.DECAY", "0.3"],
+    "BAU": ["METABIN.BASE_LOSSES", '("Alignment", "Uniformity", "DomainUniformity")'],
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 
@@ -56,8 +62,15 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
         keep(f"it{trainer.iter} base gradient", trained)
 
     trainer.optimizer.register_step_pre_hook(keep_gradients)
+
+    def keep_states() -> None:
+        keep(f"it{trainer.iter} state", model.state_dict())
+        keep(f"it{trainer.iter} memory", dict(model.base_losses.named_buffers()))
+        if cfg.METABIN.AVERAGE.DECAY:
+            keep(f"it{trainer.iter} average", trainer.evaluated.state_dict())
+
     with mock.patch.object(meta_learning, "meta_step", step):
-        run(trainer, lambda: keep(f"it{trainer.iter} state", model.state_dict()))
+        run(trainer, keep_states)
     for number, state in trainer.optimizer.state_dict()["state"].items():
         keep("momentum", {str(number): state["momentum_buffer"]})
     return seen
@@ -112,6 +125,21 @@ def test_without_synchronization_ranks_share_all_but_their_statistics(
             first["it2 state backbone.1.running_mean"],
             other["it2 state backbone.1.running_mean"],
         )
+
+
+@pytest.mark.slow
+def test_what_each_rank_draws_goes_into_one_memory(tmp_path: Path) -> None:
+    losses = ["METABIN.BASE_LOSSES", '("InterleavedMemory",)']
+    layers = ["METABIN.INTERLEAVED_MEMORY.LAYERS", '("2",)']
+    cfg = tiny_config(tmp_path, *BATCH, *losses, *layers)
+    first, other = run_ranks(tmp_path / "run", 2, iterations, cfg, torch.float32)
+    names = [name for name in first if " memory " in name]
+    assert len(names) == 2 * ITERATIONS
+    for name in names:
+        assert torch.equal(first[name], other[name]), name
+    known = first["it2 memory InterleavedMemory.memory.domains"]
+    # Of 12 identities either rank has seen a half of each batch.
+    assert (known >= 0).sum() > 6
 
 
 @pytest.mark.slow

@@ -462,8 +462,16 @@ def iterations(trainer: Any, count: int = 4) -> dict[str, Tensor]:
         (["METABIN.CHANNELS_LAST", "True"], 1e-5),
         (["METABIN.EPISODE_SEPARATION", "False"], 0.0),
         (["MODEL.FREEZE_LAYERS", "('backbone.0',)", "SOLVER.FREEZE_ITERS", "2"], 0.0),
+        (["METABIN.BASE_LOSSES", '("Alignment", "DomainUniformity")'], 0.0),
+        (
+            [
+                *("METABIN.BASE_LOSSES", '("InterleavedMemory",)'),
+                *("METABIN.INTERLEAVED_MEMORY.LAYERS", '("2",)'),
+            ],
+            0.0,
+        ),
     ],
-    ids=["signs", "channels last", "joint", "frozen"],
+    ids=["signs", "channels last", "joint", "frozen", "two views", "interleaved"],
 )
 def test_an_iteration_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], tolerance: float

@@ -14,8 +14,8 @@ from torch import Tensor
 from metabin_plugin import style
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.modeling.known_backbones import BACKBONES, FAMILIES, KnownBackbone
-from metabin_plugin.style import _last_part
+from metabin_plugin.modeling.backbones import BACKBONES, FAMILIES, KnownBackbone
+from metabin_plugin.style import last_part
 from tests.distributed import small_backbone
 from tests.engine.starting import started
 from tests.engine.tiny_data import tiny_config
@@ -82,7 +82,7 @@ def test_the_default_layers_are_called_and_give_large_maps(name: str) -> None:
             calls[part] += 1
             assert x.shape[2] in (128, 64, 32, 16)
 
-        _last_part(network.get_submodule(part)).register_forward_hook(count)
+        last_part(network.get_submodule(part)).register_forward_hook(count)
     network(torch.empty(2, 3, 256, 128, device="meta"))
     assert calls == Counter(FAMILIES[name].early)
 
