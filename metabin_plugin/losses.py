@@ -323,20 +323,21 @@ def uniformity_loss(features: Tensor, temperature: float = 2.0) -> Tensor:
     their l2-normalized features.
 
     Args:
-        features: features (N, D), not normalized, of two samples at least.
+        features: features (N, D), not normalized.
         temperature: t, above 0.
 
     Returns:
-        Scalar in [-4 t, 0], in float32 at least.
+        Scalar in [-4 t, 0], in float32 at least; of one sample a zero through which gradients still
+        flow.
 
     Raises:
-        ValueError: `features` is not a matrix, or has one row.
+        ValueError: `features` is not a matrix, or empty.
     """
     check_rows("uniformity_loss", features)
-    if len(features) < 2:
-        raise ValueError("uniformity_loss needs two samples at least, got 1")
     exponents = -temperature * _unit_distances(features, features)
     size = len(features)
+    if size == 1:
+        return exponents.sum() * 0
     itself = torch.eye(size, dtype=torch.bool, device=features.device)
     pairs = math.log(size * (size - 1))
     return exponents.masked_fill(itself, _NONE).flatten().logsumexp(0) - pairs
