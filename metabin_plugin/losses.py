@@ -16,9 +16,6 @@ from torch import Tensor
 
 from metabin_plugin.precision import at_least_float32, product
 
-_NONE = float("-inf")
-
-
 SQUARED_FLOOR = 1e-12
 
 
@@ -82,8 +79,8 @@ def triplet_loss(
     """
     check_rows("triplet_loss", features, identities=identities)
     distances = pairwise_distance(features) if distances is None else distances
-    same, other = (compare(identities[:, None], identities) for compare in (torch.eq, torch.ne))
-    gaps = hardest_gaps(distances, not_far=other, not_near=same)
+    other = identities[:, None] != identities
+    gaps = hardest_gaps(distances, not_far=other, near=other)
     # If one anchor has no negative, none has.
     return F.relu(gaps + margin).mean() * other.any()
 
@@ -157,7 +154,7 @@ def shuffle_loss(
     same_domain = domains[:, None] == domains
     intra = same_domain & (identities[:, None] != identities)
     same_domain.fill_diagonal_(False)
-    gaps = hardest_gaps(distances, not_far=same_domain, not_near=~intra)
+    gaps = hardest_gaps(distances, not_far=same_domain, near=intra)
     return mean_over_anchors(F.softplus(gaps), intra.any(dim=1))
 
 
@@ -179,28 +176,31 @@ def pairwise_distance(features: Tensor) -> Tensor:
     check_rows("pairwise_distance", features)
     features = at_least_float32(features)
     squared_norms = features.square().sum(dim=1)
-    products = product(features, features.T)
-    squared = (squared_norms[:, None] + squared_norms).sub(products, alpha=2)
+    sums = squared_norms[:, None] + squared_norms
+    # Half precision, which autocast would take, would let them cancel or overflow.
+    with torch.autocast(features.device.type, enabled=False):
+        squared = torch.addmm(sums, features, features.T, alpha=-2)
     # The gradient of a threshold is one operator, that of clamp_min three.
     return F.threshold(squared, SQUARED_FLOOR, SQUARED_FLOOR).sqrt()
 
 
-def hardest_gaps(distances: Tensor, not_far: Tensor, not_near: Tensor) -> Tensor:
+def hardest_gaps(distances: Tensor, not_far: Tensor, near: Tensor) -> Tensor:
     """Distance of each anchor to its farthest candidate, less that to its nearest one.
 
     Equally hard samples share the gradient evenly.
 
     Args:
-        distances: distances (N, N), anchors in rows.
+        distances: distances (N, N), anchors in rows; all positive.
         not_far: which samples are no candidates for the farthest, boolean (N, N).
-        not_near: which samples are no candidates for the nearest, boolean (N, N).
+        near: which samples are candidates for the nearest, boolean (N, N).
 
     Returns:
         Differences (N,); without a meaning, but finite, for an anchor that lacks candidates.
     """
     values = distances.detach()
     # On a GPU each operator is a launch: one maximum for both, and a gradient that is one product.
-    rows = torch.stack([values.masked_fill(not_far, _NONE), (-values).masked_fill(not_near, _NONE)])
+    # Divided by False, a distance is infinite.
+    rows = torch.stack([values.masked_fill(not_far, -torch.inf), -values / near])
     hardest = rows == rows.amax(dim=2, keepdim=True)
     far, near = hardest / hardest.sum(dim=2, keepdim=True, dtype=values.dtype)
     return product(distances[:, None], (far - near)[:, :, None]).flatten()

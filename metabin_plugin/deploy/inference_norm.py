@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.norm import native
 from metabin_plugin.norm.batch_instance_norm import choose_form
-from metabin_plugin.norm.formula import instance_statistics, over_map
+from metabin_plugin.norm.formula import dense, instance_statistics, over_map
 from metabin_plugin.precision import at_least_float32
 
 
@@ -79,12 +79,11 @@ class InferenceNorm2d(nn.Module):
         """
         if len(self.open_channels) == 0 or (x.shape[2] == 1 and x.shape[3] == 1):
             return torch.addcmul(self.shift, at_least_float32(x), self.scale).to(x.dtype)
-        x = native.dense(x)
+        x = dense(x)
         scale, shift = self._mixed_affine(x)
         if not _is_native(x):
             return torch.addcmul(shift, at_least_float32(x), scale).to(x.dtype)
-        scale, shift = scale.flatten(1), shift.flatten(1)
-        return native.affine(x, torch.zeros_like(scale), scale, shift)
+        return native.affine(x, scale.flatten(1), shift.flatten(1))
 
     def _mixed_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gathers = self._gathers(x)

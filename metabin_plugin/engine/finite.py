@@ -161,21 +161,23 @@ def require_finite_weights(trainer: DefaultTrainer) -> None:
         )
 
 
-def largest_magnitudes(tensors: Collection[Tensor]) -> Tensor:
+def largest_magnitudes(tensors: Collection[Tensor]) -> Sequence[Tensor]:
     """The largest magnitude in each tensor, which is infinite or NaN where a value is.
 
     Args:
         tensors: one at least.
 
     Returns:
-        One number for each, on their device, not yet read. With several processes it is the same
+        A scalar for each, on their device, not yet read. With several processes it is the same
         in all: 0, or NaN where the tensor is not finite in one of them.
     """
-    largest = torch.stack(torch._foreach_norm([t.detach() for t in tensors], math.inf))
-    if comm.get_world_size() > 1:
-        # Zero times a number that is not finite is NaN, which a sum keeps.
-        torch.distributed.all_reduce(largest.mul_(0))
-    return largest
+    largest = torch._foreach_norm([t.detach() for t in tensors], math.inf)
+    if comm.get_world_size() == 1:
+        return largest
+    # Zero times a number that is not finite is NaN, which a sum keeps.
+    everyones = torch.stack(largest).mul_(0)
+    torch.distributed.all_reduce(everyones)
+    return everyones.unbind()
 
 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from metabin_plugin.norm.processes import are_several
+from metabin_plugin.processes import are_several
 from metabin_plugin.text import shown
 
 logger = logging.getLogger(__name__)

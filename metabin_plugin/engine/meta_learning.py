@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,26 +105,29 @@ class Episodes:
             )
         self._knows_order = True
 
-    def select(self, batch: Mapping[str, Any], domains: Collection[int]) -> dict[str, Any]:
-        """Rows of some domains.
+    def select(self, batch: Mapping[str, Any], *sides: Collection[int]) -> list[dict[str, Any]]:
+        """Rows of the domains of each side, say of meta-train and of meta-test.
 
         Rows are known by their place: to look for labels would be to wait for the device.
 
         Args:
             batch: a tensor or list of N entries for each name, in the order of the domains.
-            domains: numbers of the domains.
+            *sides: numbers of the domains of each.
 
         Returns:
-            The entries of these domains.
+            The entries of these domains for each side.
         """
-        return {name: self._rows(values, domains) for name, values in batch.items()}
+        selected = {name: self._rows(values, sides) for name, values in batch.items()}
+        return [{name: rows[i] for name, rows in selected.items()} for i in range(len(sides))]
 
-    def _rows(self, values: Any, domains: Collection[int]) -> Any:
-        if isinstance(values, Tensor):
-            parts = values.chunk(self.num_domains)
-            return torch.cat([parts[d] for d in domains])
+    def _rows(self, values: Any, sides: Collection[Collection[int]]) -> Sequence[Any]:
         size = len(values) // self.num_domains
-        return [value for d in domains for value in values[d * size : (d + 1) * size]]
+        if not isinstance(values, Tensor):
+            return [[v for d in side for v in values[d * size : (d + 1) * size]] for side in sides]
+        # One copy for all sides, which are views of it.
+        domains = values.split(size)
+        rows = torch.cat([domains[d] for side in sides for d in side])
+        return rows.split([size * len(side) for side in sides])
 
 
 def mean_over_processes(tensors: Tensors) -> Tensors:
@@ -232,7 +235,7 @@ class MetaLearningHook(HookBase):
         """
         iteration = self.trainer.iter
         batch = self._next_batch()
-        train, test = (self.episodes.select(batch, side) for side in self.split(iteration))
+        train, test = self.episodes.select(batch, *self.split(iteration))
         step = meta_step(
             self._moved,
             lambda parameters: self._losses(self.train_losses, train, parameters),
@@ -458,7 +461,7 @@ def read_step(step: MetaStep, gates: Collection[str]) -> StepNumbers:
     largest = largest_magnitudes([tensor for stage in computed for tensor in stage.values()])
     shares = sign_shares({name: step.inner_gradients[name] for name in gates})
     losses = [*step.meta_train_losses.values(), *step.meta_test_losses.values()]
-    numbers = iter(torch.cat([largest, shares, *(loss[None] for loss in losses)]).tolist())
+    numbers = iter(torch.stack([*largest, *shares, *losses]).tolist())
     faults = [
         fault
         for fault, stage in zip(_IN_ORDER, computed, strict=True)

@@ -58,9 +58,8 @@ class MLDGHook(HookBase):
             batch: of the trainer's stream.
         """
         self.episodes.check_order(batch["domains"])
-        train, test = self.split(self.trainer.iter)
-        self._meta_test = self.episodes.select(batch, test)
-        return self.episodes.select(batch, train)
+        train, self._meta_test = self.episodes.select(batch, *self.split(self.trainer.iter))
+        return train
 
     def split(self, iteration: int) -> tuple[list[int], list[int]]:
         """Meta-train and meta-test domains of an iteration."""
@@ -131,8 +130,8 @@ def _read(
     """
     of_train = meta_train_gradients.values()
     of_test = (*step.meta_test_gradients.values(), *step.meta_test_losses.values())
-    losses = torch.stack(list(step.meta_test_losses.values()))
-    numbers = iter(torch.cat([largest_magnitudes([*of_train, *of_test]), losses]).tolist())
+    largest = largest_magnitudes([*of_train, *of_test])
+    numbers = iter(torch.stack([*largest, *step.meta_test_losses.values()]).tolist())
     train, test = (
         all([math.isfinite(next(numbers)) for _ in tensors]) for tensors in (of_train, of_test)
     )

@@ -28,8 +28,8 @@ from metabin_plugin.losses import (
 )
 from metabin_plugin.meta import held_call
 from metabin_plugin.modeling.known_backbones import early_parts
-from metabin_plugin.norm.processes import are_several, gather_rows
 from metabin_plugin.precision import at_least_float32
+from metabin_plugin.processes import are_several, gather_rows
 from metabin_plugin.style import draw_styles, instance_statistics, last_part, restyle
 
 _UNKNOWN = -1

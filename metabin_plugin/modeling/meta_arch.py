@@ -26,8 +26,8 @@ from metabin_plugin.losses import (
 from metabin_plugin.meta import held_call
 from metabin_plugin.modeling.base_losses import BaseLoss, BaseRows
 from metabin_plugin.norm import gate_parameters, synchronize_norms
-from metabin_plugin.norm.processes import are_several, gather_rows
 from metabin_plugin.precision import at_least_float32
+from metabin_plugin.processes import are_several, gather_rows
 from metabin_plugin.registries import BASE_LOSS_REGISTRY, META_LOSS_REGISTRY
 
 _LOGGED_NAMES = {

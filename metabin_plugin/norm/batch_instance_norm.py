@@ -12,11 +12,12 @@ from metabin_plugin.errors import NormError
 from metabin_plugin.norm import triton_form
 from metabin_plugin.norm.formula import (
     Parameters,
+    memory_format_of,
     plain_batch_instance_norm,
     update_running_statistics_,
 )
-from metabin_plugin.norm.native import memory_format_of, native_batch_instance_norm
-from metabin_plugin.norm.processes import are_several
+from metabin_plugin.norm.native import native_batch_instance_norm
+from metabin_plugin.processes import are_several
 
 # "plain", in differentiable operators alone, with more memory and time; "native", by the kernels of
 # PyTorch's norm layers on a CPU; "triton", by kernels of the plugin's own on a GPU; "auto", the
@@ -45,9 +46,8 @@ def batch_instance_norm(
 
     `y = gate * (weight * BN(x) + bias) + (1 - gate) * (instance_weight * IN(x) + instance_bias)`,
     computed as one affine map per (sample, channel). Statistics and the map are computed in
-    float32 at least; the result has the dtype of `x`. Twice differentiable in every argument; the
-    gradients keep `x` and values per (sample, channel) alive, nothing else of its size (but for
-    the plain form).
+    float32 at least. Twice differentiable in every argument; but for the plain form, nothing of
+    the size of `x` is kept for the gradient except `x`.
 
     A 1x1 feature map has no instance statistics: the result is then batch normalization alone,
     and `gate`, `instance_weight` and `instance_bias` take no part in it.
@@ -59,20 +59,17 @@ def batch_instance_norm(
         bias: affine bias of the batch half (C,).
         instance_weight: affine weight of the instance half (C,).
         instance_bias: affine bias of the instance half (C,).
-        running_mean: running mean (C,). Updated in place when `training`; used instead of the
-            batch mean otherwise.
-        running_var: running variance (C,), updated in place with the unbiased batch variance.
-        training: whether the batch half uses the statistics of the batch. The instance half
-            always uses those of the instance.
+        running_mean: (C,); moved in place when `training`, else used instead of the batch mean.
+        running_var: (C,); likewise, moved towards the unbiased batch variance.
+        training: whether the batch half uses the statistics of the batch.
         momentum: factor of the new value in the running statistics, in [0, 1].
         eps: added to both variances before the square root.
-        num_batches_tracked: int64 scalar, increased by 1, as `nn.BatchNorm2d` counts its batches
-            in training.
+        num_batches_tracked: int64 scalar, increased by 1.
         synchronize: whether the batch is that of all processes of a distributed run, each of which
             has feature maps of this height and width.
-        form: how to compute it, one of `metabin_plugin.norm.NORM_FORMS`; the results are the same
-            up to rounding. What a form cannot do takes the plain one: float64 on a GPU, statistics
-            of several processes, transforms of `torch.func`.
+        form: one of `metabin_plugin.norm.NORM_FORMS`; results are the same up to rounding. What a
+            form cannot do takes the plain one: float64 on a GPU, statistics of several processes,
+            transforms of `torch.func`.
 
     Returns:
         Tensor of the shape, dtype and memory format of `x`.
@@ -117,10 +114,10 @@ def batch_instance_norm(
 
 
 def choose_form(form: str, x: Tensor, several: bool = False) -> str:
-    """The form, "plain", "native" or "triton", that computes a feature map.
+    """Which of "plain", "native" and "triton" computes a feature map, where `form` is asked for.
 
     Args:
-        form: what is asked for, one of `NORM_FORMS`.
+        form: one of `NORM_FORMS`.
         x: feature map (N, C, H, W).
         several: whether the batch is that of several processes.
 
@@ -196,10 +193,10 @@ def _batch_arguments(layer: nn.BatchNorm2d) -> dict[str, Any]:
 class MixedNorm2d(nn.BatchNorm2d):
     """A layer that computes Eq. 1 (paper section 3.2) with the parameters that a subclass gives it.
 
-    Statistics follow `nn.BatchNorm2d`: in training with `track_running_stats` switched off the
-    statistics of the batch are used and the running ones stay as they are (the "hold" of the meta
-    step); in evaluation the batch half uses the running statistics, the instance half always those
-    of the instance. A 1x1 feature map is only batch-normalized.
+    Statistics of the batch half follow `nn.BatchNorm2d`: with `track_running_stats` switched off,
+    training uses those of the batch and leaves the running ones as they are (the "hold" of the meta
+    step). The instance half always uses those of the instance; a 1x1 feature map has none, and is
+    only batch-normalized.
 
     Args:
         num_features: number of channels C.
@@ -239,8 +236,7 @@ class MixedNorm2d(nn.BatchNorm2d):
 class BatchInstanceNorm2d(MixedNorm2d):
     """Batch and instance normalization, balanced per channel by a gate (paper section 3.2, Eq. 1).
 
-    The batch half keeps the parameter and buffer names of `nn.BatchNorm2d`, so its checkpoints
-    load (with `strict=False`: `gate`, `instance_weight` and `instance_bias` are missing there).
+    The batch half has the names of `nn.BatchNorm2d`, so its checkpoints load with `strict=False`.
     With all gates at 1, where they start, the layer computes what `nn.BatchNorm2d` computes.
     Arguments, attributes and statistics are those of `MixedNorm2d`.
     """
@@ -256,7 +252,7 @@ class BatchInstanceNorm2d(MixedNorm2d):
         self.instance_bias = nn.Parameter(torch.zeros(num_features))
 
     def reset_parameters(self) -> None:
-        """Return to the initial state: unit scale, zero shift, all gates at 1 (all of it BN)."""
+        """Return to the initial state: unit scale, zero shift, all gates at 1."""
         super().reset_parameters()
         # The parent's constructor calls this before the instance half exists.
         if "gate" in self._parameters:
@@ -270,10 +266,7 @@ class BatchInstanceNorm2d(MixedNorm2d):
 
     @torch.no_grad()
     def copy_batch_affine_(self) -> None:
-        """Let the instance half start where the batch half is: same affine, frozen where that is.
-
-        The paper does not say where the instance affine of a pretrained network starts.
-        """
+        """Start the instance half where the batch half is: same affine, frozen where that is."""
         self.instance_weight.copy_(self.weight).requires_grad_(self.weight.requires_grad)
         self.instance_bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
 
@@ -283,12 +276,8 @@ class HalfInstanceNorm2d(MixedNorm2d):
 
     The layer of IBN-Net (Pan et al., "Two at Once", ECCV 2018, variant a), which is the "BN+IN
     half" of the paper's Table 4. The paper does not say which layers it replaces: here it is every
-    one, as for batch-instance normalization. Of an odd number of channels the larger part is
-    batch-normalized. Arguments and statistics are those of `MixedNorm2d`.
-
-    Parameters and buffers are those of `nn.BatchNorm2d`, so that its checkpoints load, and the
-    other way round. Running statistics are kept of all channels; those of the instance-normalized
-    ones are used on a 1x1 feature map only, which has no instance statistics.
+    one. Of an odd number of channels the larger part is batch-normalized. Arguments and statistics
+    are those of `MixedNorm2d`, parameters and buffers those of `nn.BatchNorm2d`.
 
     Attributes:
         gate: 0 for instance-normalized channels, 1 for batch-normalized ones (C,); a constant.
@@ -309,9 +298,8 @@ class HalfInstanceNorm2d(MixedNorm2d):
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose batch is that of all processes of a distributed run.
 
-    Parameters, buffers and results are those of `nn.BatchNorm2d`, bit for bit with one process.
-    Unlike `nn.SyncBatchNorm` it takes CPU tensors and is twice differentiable. Every process needs
-    feature maps of the same height and width.
+    With one process it is `nn.BatchNorm2d`, bit for bit. Unlike `nn.SyncBatchNorm` it takes CPU
+    tensors and is twice differentiable. Every process needs maps of the same height and width.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -322,19 +310,15 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         """
         if not (self.training and are_several()):
             return super().forward(x)
-        affine = self.weight, self.bias
-        gate = torch.ones_like(self.weight)
-        return batch_instance_norm(
-            x, gate, *affine, *affine, **_batch_arguments(self), synchronize=True
-        )
+        mixture = torch.ones_like(self.weight), *(self.weight, self.bias) * 2
+        return batch_instance_norm(x, *mixture, **_batch_arguments(self), synchronize=True)
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
     """`nn.InstanceNorm2d` with an affine map, called as `nn.BatchNorm2d` is (IN in Table 4).
 
-    `weight` and `bias` have the names that they have in `nn.BatchNorm2d`, so that its checkpoints
-    load (with `strict=False`: there are no running statistics here). It computes the same in
-    training and in evaluation.
+    Checkpoints of `nn.BatchNorm2d` load with `strict=False`: there are no running statistics here.
+    It computes the same in training and in evaluation.
 
     Args:
         num_features: number of channels C.

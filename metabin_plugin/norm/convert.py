@@ -29,11 +29,10 @@ NORMS: Mapping[str, type[nn.Module]] = {
 def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
     """Replace every `nn.BatchNorm2d` of a network by another normalization layer, in place.
 
-    Subclasses of `nn.BatchNorm2d` are replaced too, except layers that already are of the new
-    type. A new layer takes over what it has in common with the old one by name: parameters and
-    whether they are trained, buffers, eps, momentum, `track_running_stats`, training flag, dtype
-    and device. The instance affine of `BatchInstanceNorm2d` starts as a copy of the BN affine,
-    trained or frozen as that is; the paper does not say where it starts. With all gates at 1 the
+    Subclasses are replaced too, except layers that already are of the new type. A new layer takes
+    over what it has in common with the old one: parameters and whether they are trained, buffers,
+    settings, training flag, dtype and device. The instance affine of `BatchInstanceNorm2d` starts
+    as a copy of the BN affine; the paper does not say where it starts. With all gates at 1 the
     converted network computes what it computed before.
 
     Args:
@@ -74,8 +73,7 @@ def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
 def synchronize_norms(module: nn.Module) -> None:
     """Let the norm layers of a network take batch statistics over all processes, in place.
 
-    Every `MixedNorm2d` is switched; every other `nn.BatchNorm2d` is replaced by a
-    `SynchronizedBatchNorm2d` with its parameters and buffers. Weights keep their names.
+    A `MixedNorm2d` is switched, any other `nn.BatchNorm2d` becomes a `SynchronizedBatchNorm2d`.
     """
     replacements: dict[nn.Module, nn.Module] = {}
     for layer in module.modules():

@@ -1,7 +1,7 @@
 """Eq. 1 (paper section 3.2), its statistics and its gradient, in operators of any device.
 
 With instance mean m and variance v of a sample and channel, Eq. 1 is one affine map of the pixels:
-``scale * (x - m) + offset``. All that a layer computes beside its passes over the feature map is
+``scale * x + shift``. All that a layer computes beside its passes over the feature map is
 arithmetic on values per sample and channel (N, C), and stands here once; the kernels in
 ``native.py`` and ``triton_kernels.py`` are tested against it.
 
@@ -12,13 +12,13 @@ batch half is normalized with in evaluation.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metabin_plugin.norm.processes import global_statistics
 from metabin_plugin.precision import at_least_float32
+from metabin_plugin.processes import gather
 
 
 class Parameters(NamedTuple):
@@ -44,12 +44,20 @@ def over_map(values: Tensor) -> Tensor:
     return values[:, :, None, None]
 
 
+def dense(x: Tensor) -> Tensor:
+    """The map in one of the two memory formats, channels_last if it is in neither."""
+    return x if x.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """The memory format of a dense feature map."""
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
 def instance_statistics(x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and variance over height and width, (N, C), or (N, C, 1, 1) with ``keepdim``.
 
-    Args:
-        x: feature map (N, C, H, W), float32 or float64.
-        keepdim: whether height and width remain.
+    ``x`` is float32 or float64.
     """
     # torch.var_mean takes one pass, but that one is several times as slow on CPU.
     mean = x.mean(dim=(2, 3), keepdim=True)
@@ -61,29 +69,33 @@ def instance_statistics(x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tenso
 def batch_statistics(mean: Tensor, var: Tensor, synchronize: bool = False) -> BatchStatistics:
     """Batch statistics from instance statistics, without another pass over the feature map.
 
-    All instances of a batch have the same number of pixels, so the batch mean is the mean of the
-    instance means, and the batch variance is the mean of the instance variances plus the variance
-    of the instance means. No difference of squares is taken: large means do not cancel.
-    ``synchronize`` takes the batches of all processes for one.
+    The batch mean is the mean of the instance means, and the batch variance is the mean of the
+    instance variances plus the variance of the instance means. No difference of squares is taken:
+    large means do not cancel. ``synchronize`` takes the batches of all processes for one, whose
+    statistics follow from theirs in the same way, weighted by their samples.
     """
     batch_mean = mean.mean(dim=0)
     between = (mean - batch_mean).square().mean(dim=0)
     own = BatchStatistics(batch_mean, var.mean(dim=0) + between, len(mean))
-    return BatchStatistics(*global_statistics(*own)) if synchronize else own
+    if not synchronize:
+        return own
+    shares = gather(torch.cat([own.mean, own.var, mean.new_tensor([own.samples])]))
+    means, variances, samples = shares.split([len(batch_mean), len(batch_mean), 1], dim=1)
+    weights = samples / samples.sum()
+    batch_mean = (weights * means).sum(dim=0)
+    batch_var = (weights * (variances + (means - batch_mean).square())).sum(dim=0)
+    return BatchStatistics(batch_mean, batch_var, samples.sum())
 
 
 def mixed_affine(
     parameters: Parameters, batch: BatchStatistics, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Scale and offset (N, C) with which ``scale * (x - mean) + offset`` is Eq. 1.
-
-    Taken around the instance mean, nothing of the size of a large mean enters either of them.
-    """
+    """Scale and shift (N, C) with which ``scale * x + shift`` is Eq. 1."""
     gate, weight, bias, instance_weight, instance_bias = parameters
     batch_scale = gate * weight * torch.rsqrt(batch.var + eps)
-    instance_scale = (1 - gate) * instance_weight * torch.rsqrt(var + eps)
+    scale = batch_scale + (1 - gate) * instance_weight * torch.rsqrt(var + eps)
     biases = gate * bias + (1 - gate) * instance_bias
-    return batch_scale + instance_scale, batch_scale * (mean - batch.mean) + biases
+    return scale, batch_scale * (mean - batch.mean) + biases - scale * mean
 
 
 def mixed_affine_gradient(
@@ -98,25 +110,22 @@ def mixed_affine_gradient(
     size: int,
     training: bool,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
-    """Gradient of Eq. 1, given what of it has to be summed over the feature map.
-
-    It is the derivative of :func:`mixed_affine`, and of ``scale * (x - mean) + offset``, by the
-    chain rule.
+    """Gradient of :func:`mixed_affine`: the chain rule on ``scale * (x - mean) + offset``.
 
     Args:
         total: sums over height and width of the incoming gradient (N, C).
         products: sums of its products with ``x - mean`` (N, C).
-        parameters: of the layer.
+        parameters: as there, like the next four.
         batch: what the batch half was normalized with.
-        mean: see the module, as for ``var`` and ``eps``.
+        mean: of the instances.
         var: of the instances.
         eps: added to both variances.
         size: height times width.
         training: whether ``batch`` is of this batch, and so depends on ``x``.
 
     Returns:
-        a, b and c, each (N, C), with which ``a * gradient + b * (x - mean) + c`` is the gradient of
-        the map; and those of the parameters.
+        a, b and c, each (N, C), with which ``a * gradient + b * x + c`` is the gradient of the map;
+        and those of the parameters.
     """
     gate, weight, bias, instance_weight, instance_bias = parameters
     batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
@@ -136,6 +145,7 @@ def mixed_affine_gradient(
         d_batch_var = batch_factor.square() * batch_scale * d_batch_scale / -2
         d_mean = d_mean + (d_batch_mean + 2 * d_batch_var * from_batch_mean) / batch.samples
         d_var = d_var + d_batch_var / batch.samples
+    slope = d_var * (2 / size)
     d_gate = weight * batch_factor * d_batch_scale - instance_weight * d_instance_scale
     d_parameters = Parameters(
         gate=d_gate + (bias - instance_bias) * d_bias,
@@ -144,7 +154,7 @@ def mixed_affine_gradient(
         instance_weight=(1 - gate) * d_instance_scale,
         instance_bias=(1 - gate) * d_bias,
     )
-    return (batch_scale + instance_scale, d_var * (2 / size), d_mean / size), d_parameters
+    return (batch_scale + instance_scale, slope, d_mean / size - slope * mean), d_parameters
 
 
 def plain_batch_instance_norm(
@@ -174,29 +184,79 @@ def plain_batch_instance_norm(
         running_mean, running_var = (r.to(values.dtype) for r in running)
         batch = BatchStatistics(running_mean, running_var, len(mean))
     parameters = Parameters(*(p.to(values.dtype) for p in parameters))
-    scale, offset = mixed_affine(parameters, batch, mean, var, eps)
-    y = torch.addcmul(over_map(offset - scale * mean), values, over_map(scale))
-    return y.to(x.dtype), batch
+    scale, shift = mixed_affine(parameters, batch, mean, var, eps)
+    return torch.addcmul(over_map(shift), values, over_map(scale)).to(x.dtype), batch
 
 
-def plain_gradient(
+class FewPasses(torch.autograd.Function):
+    """Eq. 1 by two functions that read the map few times: itself, and its gradient.
+
+    Of the size of the map, only ``x`` is kept for the gradient. The second derivative is that of
+    the plain formula.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, forward: Any, backward: Any, x: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The map, mean and variance of instances (2, N, C), and those for the batch half (2, C).
+
+        Args:
+            ctx: of autograd.
+            forward: computes them from ``x`` and ``rest``.
+            backward: computes the gradients of ``x`` and of the parameters, from the gradient of
+                the map, x, both statistics, the parameters, ``training``, ``eps`` and whether
+                that of ``x`` is needed.
+            x: dense feature map (N, C, H, W).
+            *rest: begins with the parameters and ends with ``training``, momentum and ``eps``.
+        """
+        y, instance, batch = forward(x, *rest)
+        ctx.backward, ctx.training, ctx.eps = backward, rest[-3], rest[-1]
+        ctx.save_for_backward(x, instance, batch, *rest[: len(Parameters._fields)])
+        ctx.mark_non_differentiable(instance, batch)
+        # Else PyTorch fills their gradients with zeros, a launch each.
+        ctx.set_materialize_grads(False)
+        return y, instance, batch
+
+    @staticmethod
+    def backward(
+        ctx: Any, gradient: Tensor | None, *_of_statistics: None
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of the arguments of ``forward``."""
+        count = len(ctx.needs_input_grad)
+        if gradient is None:
+            return (None,) * count
+        x, instance, batch, *inputs = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2 : 3 + len(inputs)]
+        if torch.is_grad_enabled():
+            running = None if ctx.training else (batch[0], batch[1])
+            found = _plain_gradient(gradient, x, Parameters(*inputs), running, ctx.eps, needed)
+        else:
+            # Of a sum, say, it is one value expanded.
+            gradient = gradient.contiguous(memory_format=memory_format_of(x))
+            of_x, of_parameters = ctx.backward(
+                gradient, x, instance, batch, *inputs, ctx.training, ctx.eps, needed[0]
+            )
+            found = [of_x, *(g.to(p.dtype) for g, p in zip(of_parameters, inputs, strict=True))]
+        wanted = (g if is_needed else None for g, is_needed in zip(found, needed, strict=True))
+        return (None, None, *wanted, *(None,) * (count - 2 - len(needed)))
+
+
+def _plain_gradient(
     gradient: Tensor,
     x: Tensor,
     parameters: Parameters,
     running: tuple[Tensor, Tensor] | None,
     eps: float,
     needed: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of Eq. 1 by x and the parameters that can themselves be differentiated.
-
-    Those that are not ``needed`` are None; the other arguments are those of
-    :func:`plain_batch_instance_norm`, and the gradient of its feature map.
-    """
-    y, _ = plain_batch_instance_norm(x, parameters, running, eps)
+) -> list[Tensor | None]:
+    """Gradients of Eq. 1 by x and the parameters that can themselves be differentiated."""
     inputs = (x, *parameters)
     wanted = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed]
-    found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
-    return tuple(next(found) if is_needed else None for is_needed in needed)
+    with torch.autocast(x.device.type, enabled=False):
+        y, _ = plain_batch_instance_norm(x, parameters, running, eps)
+        found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
+    return [next(found) if is_needed else None for is_needed in needed]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,22 +17,16 @@ WHOLE, THIRDS = "all", ("shallow", "middle", "deep")
 def network_parts(layers: Sequence[str]) -> dict[str, list[str]]:
     """Layers of the whole network, and of its shallow, middle and deep third (paper, Fig. 4).
 
-    Where thirds cannot be equal, the first ones are a layer longer.
-
     Args:
         layers: names, from the image to the feature.
 
     Returns:
-        Names by part; with fewer than three layers there are fewer parts.
+        Names by part. Where thirds cannot be equal, the first ones are a layer longer; those
+        without a layer are left out.
     """
-    parts, start = {WHOLE: list(layers)}, 0
-    size, longer = divmod(len(layers), len(THIRDS))
-    for number, part in enumerate(THIRDS):
-        end = start + size + (number < longer)
-        if end > start:
-            parts[part] = list(layers[start:end])
-        start = end
-    return parts
+    thirds = zip(THIRDS, np.array_split(np.array(layers, dtype=object), len(THIRDS)), strict=True)
+    parts = {part: names.tolist() for part, names in thirds if len(names)}
+    return {WHOLE: list(layers), **parts}
 
 
 def gate_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

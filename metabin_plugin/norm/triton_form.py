@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metabin_plugin.norm.formula import Parameters, plain_gradient
-from metabin_plugin.norm.native import dense, memory_format_of
+from metabin_plugin.norm.formula import FewPasses, Parameters, dense
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -111,21 +110,25 @@ def grid_of(x: Tensor) -> _Grid:
 
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The normalized map, statistics of the instances (2, N, C) and for the batch half (2, C)."""
-    *parameters, running_mean, running_var, counter, training, momentum, eps = rest
-    grid = grid_of(x)
+    *values, training, momentum, eps = rest
+    kernels, grid = _kernels(), grid_of(x)
     y, instance, batch = _fake_forward(x)
-    with _on(x):
-        arguments = _statistics(x, grid), instance, batch, running_mean, running_var, counter
-        sizes = grid.pixels, grid.chunk, grid.chunks
-        _launch_between(_kernels().batch_statistics, x, training, *arguments, *sizes, momentum)
-        _normalize(x, y, grid, instance, 1, *parameters, *batch, eps)
+    with torch.cuda.device_of(x):
+        outputs = instance, batch, _vectors(x, 2)
+        numbers = grid.pixels, grid.chunk, grid.chunks, momentum, eps
+        arguments = _statistics(x, grid), *outputs, *values, *numbers
+        _launch_between(kernels.coefficients, x, training, *arguments)
+        grid.launch(kernels.normalize, grid.tile[1], x, y, outputs[-1], grid.rows, grid.pixels)
     return y, instance, batch
 
 
 def _evaluate(x: Tensor, *rest: Any) -> Tensor:
+    *values, eps = rest
     grid, y = grid_of(x), torch.empty_like(x)
-    with _on(x):
-        _normalize(x, y, grid, _statistics(x, grid), grid.chunks, *rest)
+    sizes = grid.rows, grid.pixels, x.shape[1], grid.chunk, grid.chunks
+    with torch.cuda.device_of(x):
+        of_chunks = _statistics(x, grid)
+        grid.launch(_kernels().infer, grid.tile[1], x, y, of_chunks, *values, *sizes, eps)
     return y
 
 
@@ -136,17 +139,16 @@ def _backward(
     *parameters, training, eps, needs_x = rest
     kernels, grid, maps = _kernels(), grid_of(x), (gradient, x)
     of_x, of_parameters = _fake_backward(*maps, needs_x)
-    with _on(x):
+    sizes = grid.rows, grid.pixels
+    with torch.cuda.device_of(x):
         of_chunks = _vectors(x, 2, grid.chunks)
-        sizes = grid.rows, grid.pixels, grid.chunk
-        grid.launch(kernels.sums, grid.chunk, *maps, instance, of_chunks, *sizes)
+        grid.launch(kernels.sums, grid.chunk, *maps, instance, of_chunks, *sizes, grid.chunk)
         abc = _vectors(x, 3) if needs_x else None
         arguments = of_chunks, instance, batch, *parameters, of_parameters, abc
-        between = grid.pixels, grid.chunks, eps
-        _launch_between(kernels.gradients, x, training, *arguments, *between)
+        numbers = grid.pixels, grid.chunks, eps
+        _launch_between(kernels.gradients, x, training, *arguments, *numbers)
         if needs_x:
-            vectors = instance, abc
-            grid.launch(kernels.combination, grid.tile[1], *maps, of_x, *vectors, *sizes[:2])
+            grid.launch(kernels.combination, grid.tile[1], *maps, of_x, abc, *sizes)
     return of_x, of_parameters
 
 
@@ -155,14 +157,6 @@ def _statistics(x: Tensor, grid: _Grid) -> Tensor:
     sizes = grid.rows, grid.pixels, grid.chunk
     grid.launch(_kernels().statistics, grid.chunk, x, of_chunks, *sizes)
     return of_chunks
-
-
-def _normalize(
-    x: Tensor, y: Tensor, grid: _Grid, instance: Tensor, chunks: int, *rest: Any
-) -> None:
-    *vectors, eps = rest
-    sizes = grid.rows, x.shape[1], grid.pixels, grid.chunk, chunks
-    grid.launch(_kernels().normalize, grid.tile[1], x, y, instance, *vectors, *sizes, eps)
 
 
 def _launch_between(kernel: Any, x: Tensor, training: bool, *arguments: Any) -> None:
@@ -175,11 +169,6 @@ def _launch_between(kernel: Any, x: Tensor, training: bool, *arguments: Any) -> 
 
 def _vectors(x: Tensor, *shape: int) -> Tensor:
     return x.new_empty((*shape, *x.shape[:2]), dtype=torch.float32)
-
-
-def _on(x: Tensor) -> Any:
-    # Triton launches on the current device.
-    return torch.cuda.device(x.device) if x.device.type == "cuda" else torch.no_grad()
 
 
 def _power_of_2(number: int) -> int:
@@ -208,44 +197,13 @@ def _fake_backward(_gradient: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Te
     return of_x, x.new_empty((len(Parameters._fields), x.shape[1]), dtype=torch.float32)
 
 
-class _Differentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            y, instance, batch = _training(x, *rest)
-        *_, ctx.training, _momentum, ctx.eps = rest
-        ctx.save_for_backward(x, instance, batch, *rest[: len(Parameters._fields)])
-        ctx.mark_non_differentiable(instance, batch)
-        # Else PyTorch fills their gradients with zeros, a launch each.
-        ctx.set_materialize_grads(False)
-        return y, instance, batch
+def _differentiable(x: Tensor, *rest: Any) -> Any:
+    return FewPasses.apply(_below_autograd, _derivative, x, *rest)
 
-    @staticmethod
-    def backward(
-        ctx: Any, gradient: Tensor | None, *_of_statistics: None
-    ) -> tuple[Tensor | None, ...]:
-        none = (None,) * len(ctx.needs_input_grad)
-        if gradient is None:
-            return none
-        x, instance, batch, *inputs = ctx.saved_tensors
-        needed = ctx.needs_input_grad[: 1 + len(inputs)]
-        of_all: tuple[Tensor | None, ...]
-        if torch.is_grad_enabled():
-            running = None if ctx.training else (batch[0], batch[1])
-            parameters = Parameters(*inputs)
-            with torch.autocast(x.device.type, enabled=False):
-                of_all = plain_gradient(gradient, x, parameters, running, ctx.eps, needed)
-        else:
-            # Of a sum, say, it is one value expanded.
-            gradient = gradient.contiguous(memory_format=memory_format_of(x))
-            of_x, of_parameters = _derivative(
-                gradient, x, instance, batch, *inputs, ctx.training, ctx.eps, needed[0]
-            )
-            found = (of_x, *(g.to(p.dtype) for g, p in zip(of_parameters, inputs, strict=True)))
-            of_all = tuple(
-                g if is_needed else None for g, is_needed in zip(found, needed, strict=True)
-            )
-        return of_all + none[len(of_all) :]
+
+def _below_autograd(*arguments: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return _training(*arguments)
 
 
 # The operator changes the running statistics, as batch normalization's own does, so its gradient
@@ -276,7 +234,7 @@ for _schema, _function, _fake in (
     _name = _LIBRARY.define(_schema)
     _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"metabin::{_name}", _fake, lib=_LIBRARY)
-_LIBRARY.impl("batch_instance_norm", _Differentiable.apply, "Autograd")
+_LIBRARY.impl("batch_instance_norm", _differentiable, "Autograd")
 _training = torch.ops.metabin.batch_instance_norm.default
 _evaluation = torch.ops.metabin.batch_instance_norm_inference.default
 _derivative = torch.ops.metabin.batch_instance_norm_backward.default

@@ -139,11 +139,26 @@ def _move(running, channel, exists, value, momentum):
     tl.store(running + channel, before + momentum * (value - before), mask=exists)
 
 
+@triton.jit
+def _mixed_affine(mean, var, batch_mean, batch_var, rho, weight, bias, own_weight, own_bias, eps):
+    """``formula.mixed_affine``."""
+    batch_scale = rho * weight * tl.rsqrt(batch_var + eps)
+    scale = batch_scale + (1 - rho) * own_weight * tl.rsqrt(var + eps)
+    offset = batch_scale * (mean - batch_mean) + (rho * bias + (1 - rho) * own_bias)
+    return scale, offset - scale * mean
+
+
 @triton.jit(do_not_specialize=_GENERAL)
-def batch_statistics(
+def coefficients(
     of_chunks,
     instance,
     batch,
+    affine,
+    gate,
+    weight,
+    bias,
+    instance_weight,
+    instance_bias,
     running_mean,
     running_var,
     counter,
@@ -151,16 +166,18 @@ def batch_statistics(
     chunk,
     chunks,
     momentum,
+    eps,
     samples,
     channels,
     TRAINING: constexpr,
     N: constexpr,
     C: constexpr,
 ):
-    """Mean and variance of instances, (2, N, C), and those for the batch half, (2, C).
+    """Statistics of instances (2, N, C), those for the batch half (2, C), and Eq. 1 (2, N, C).
 
-    In training the running statistics are moved, unless they are None; in evaluation they are used.
-    A counter is increased by 1.
+    Statistics are mean and variance; Eq. 1 is a scale and a shift. In training the running
+    statistics are moved, unless they are None; in evaluation they are used. A counter is increased
+    by 1.
     """
     # Nested, for Triton decides the first when it compiles, and the second when it runs.
     if counter is not None:  # noqa: SIM102
@@ -192,23 +209,45 @@ def batch_statistics(
         _move(running_var, channel, is_channel, var * (count / (count - 1)), momentum)
     tl.store(batch + channel, mean, mask=is_channel)
     tl.store(batch + channels + channel, var, mask=is_channel)
+    rho = _of_channel(gate, channel, is_channel)
+    w, b = _of_channel(weight, channel, is_channel), _of_channel(bias, channel, is_channel)
+    own_w = _of_channel(instance_weight, channel, is_channel)
+    own_b = _of_channel(instance_bias, channel, is_channel)
+    for first in range(0, samples, N):
+        place, exists = _samples_of_channels(first, samples, channel, channels, N)
+        # Not read back: other threads may have stored them.
+        m, v = _joined_statistics(of_chunks, place, exists, chunks, chunk, pixels, all_rows)
+        scale, shift = _mixed_affine(m, v, mean, var, rho, w, b, own_w, own_b, eps)
+        tl.store(affine + place, scale, mask=exists)
+        tl.store(affine + all_rows + place, shift, mask=exists)
+
+
+@triton.jit
+def normalize(x, y, affine, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
+    """``y = scale * x + shift``, with both as (2, N, C)."""
+    row, at, exists = _rows_of_tile(rows, R)
+    scale = tl.load(affine + at, mask=exists)[:, None]
+    shift = tl.load(affine + tl.num_programs(2).to(tl.int64) * rows + at, mask=exists)[:, None]
+    pixel = tl.program_id(1) * P + tl.arange(0, P)
+    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
+    tl.store(y + places, tl.load(x + places, mask=there).to(tl.float32) * scale + shift, mask=there)
 
 
 @triton.jit(do_not_specialize=["channels", "chunk"])
-def normalize(
+def infer(
     x,
     y,
-    instance,
+    of_chunks,
     gate,
     weight,
     bias,
     instance_weight,
     instance_bias,
-    batch_mean,
-    batch_var,
+    running_mean,
+    running_var,
     rows,
-    channels,
     pixels,
+    channels,
     chunk,
     chunks,
     eps,
@@ -216,23 +255,21 @@ def normalize(
     R: constexpr,
     P: constexpr,
 ):
-    """Eq. 1 as ``scale * (x - mean) + offset``; see ``formula.mixed_affine``."""
+    """Eq. 1 in evaluation, from the statistics of chunks: a launch less than ``normalize``."""
     row, at, exists = _rows_of_tile(rows, R)
     all_rows = tl.num_programs(2) * rows
-    mean, var = _joined_statistics(instance, at, exists, chunks, chunk, pixels, all_rows)
+    mean, var = _joined_statistics(of_chunks, at, exists, chunks, chunk, pixels, all_rows)
     channel = row if LAST else row % channels
     rho = _of_channel(gate, channel, exists)
-    factor = tl.rsqrt(_of_channel(batch_var, channel, exists) + eps)
-    batch_scale = rho * _of_channel(weight, channel, exists) * factor
-    scale = (1 - rho) * _of_channel(instance_weight, channel, exists) * tl.rsqrt(var + eps)
-    scale += batch_scale
-    offset = batch_scale * (mean - _of_channel(batch_mean, channel, exists))
-    offset += rho * _of_channel(bias, channel, exists)
-    offset += (1 - rho) * _of_channel(instance_bias, channel, exists)
+    w, b = _of_channel(weight, channel, exists), _of_channel(bias, channel, exists)
+    own_w = _of_channel(instance_weight, channel, exists)
+    own_b = _of_channel(instance_bias, channel, exists)
+    batch_mean = _of_channel(running_mean, channel, exists)
+    batch_var = _of_channel(running_var, channel, exists)
+    scale, shift = _mixed_affine(mean, var, batch_mean, batch_var, rho, w, b, own_w, own_b, eps)
     pixel = tl.program_id(1) * P + tl.arange(0, P)
     places, there = _places(row, rows, pixel, pixels, pixels, LAST)
-    values = tl.load(x + places, mask=there).to(tl.float32) - mean[:, None]
-    values = values * scale[:, None] + offset[:, None]
+    values = tl.load(x + places, mask=there).to(tl.float32) * scale[:, None] + shift[:, None]
     tl.store(y + places, values, mask=there)
 
 
@@ -277,8 +314,7 @@ def gradients(
 ):
     """``formula.mixed_affine_gradient``: the parameters' (5, C), and a, b, c of the map (3, N, C).
 
-    Where ``abc`` is None, the parameters' alone. It is the derivative of ``formula.mixed_affine``,
-    and of ``scale * (x - mean) + offset``, by the chain rule.
+    Where ``abc`` is None, the parameters' alone.
     """
     channel, is_channel = _channels(channels, C)
     all_rows = samples * tl.cast(channels, tl.int64)
@@ -296,7 +332,7 @@ def gradients(
         total, product = _joined_sums(of_chunks, place, exists, chunks, all_rows)
         mean = tl.load(instance + place, mask=exists, other=0.0)
         factor = tl.rsqrt(tl.load(instance + all_rows + place, mask=exists, other=1.0) + eps)
-        d_batch_scale += tl.sum(product + total * (mean - batch_mean[None, :]), 0)
+        d_batch_scale += tl.sum(product + total * (mean - batch_mean), 0)
         d_instance_scale += tl.sum(factor * product, 0)
         d_bias += tl.sum(total, 0)
     biases = _of_channel(bias, channel, is_channel)
@@ -316,32 +352,29 @@ def gradients(
             place, exists = _samples_of_channels(first, samples, channel, channels, N)
             total, product = _joined_sums(of_chunks, place, exists, chunks, all_rows)
             factor = tl.rsqrt(tl.load(instance + all_rows + place, mask=exists, other=1.0) + eps)
-            instance_scale = ((1 - rho) * own_weight)[None, :] * factor
-            # The offset has the batch scale times the mean; both scales have x around the mean.
+            instance_scale = (1 - rho) * own_weight * factor
             d_mean = -instance_scale * total
             d_var = -0.5 * factor * factor * instance_scale * product
+            mean = tl.load(instance + place, mask=exists, other=0.0)
             if TRAINING:
-                mean = tl.load(instance + place, mask=exists, other=0.0) - batch_mean[None, :]
-                d_mean += (d_batch_mean[None, :] + 2 * d_batch_var[None, :] * mean) / samples
-                d_var += d_batch_var[None, :] / samples
-            tl.store(abc + place, batch_scale[None, :] + instance_scale, mask=exists)
-            tl.store(abc + all_rows + place, d_var * (2.0 / pixels), mask=exists)
-            tl.store(abc + 2 * all_rows + place, d_mean / pixels, mask=exists)
+                d_mean += (d_batch_mean + 2 * d_batch_var * (mean - batch_mean)) / samples
+                d_var += d_batch_var / samples
+            slope = d_var * (2.0 / pixels)
+            tl.store(abc + place, batch_scale + instance_scale, mask=exists)
+            tl.store(abc + all_rows + place, slope, mask=exists)
+            tl.store(abc + 2 * all_rows + place, d_mean / pixels - slope * mean, mask=exists)
 
 
 @triton.jit
-def combination(
-    gradient, x, of_x, mean, abc, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr
-):
-    """``of_x = a * gradient + b * (x - mean) + c``."""
+def combination(gradient, x, of_x, abc, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
+    """``of_x = a * gradient + b * x + c``."""
     row, at, exists = _rows_of_tile(rows, R)
     all_rows = tl.num_programs(2).to(tl.int64) * rows
     pixel = tl.program_id(1) * P + tl.arange(0, P)
     places, there = _places(row, rows, pixel, pixels, pixels, LAST)
-    values = tl.load(x + places, mask=there).to(tl.float32)
-    values -= tl.load(mean + at, mask=exists)[:, None]
-    values *= tl.load(abc + all_rows + at, mask=exists)[:, None]
     slopes = tl.load(gradient + places, mask=there).to(tl.float32)
+    values = tl.load(x + places, mask=there).to(tl.float32)
+    values = values * tl.load(abc + all_rows + at, mask=exists)[:, None]
     values += slopes * tl.load(abc + at, mask=exists)[:, None]
     values += tl.load(abc + 2 * all_rows + at, mask=exists)[:, None]
     tl.store(of_x + places, values, mask=there)

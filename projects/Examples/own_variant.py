@@ -58,7 +58,7 @@ class LeaveOneOutHook(HookBase):
     def episode(self, batch: dict[str, Tensor], meta_test: int) -> MetaStep:
         """Inner step on all other domains, outer gradient on this one (Eq. 8-10)."""
         others = [d for d in range(self.episodes.num_domains) if d != meta_test]
-        train, test = (self.episodes.select(batch, side) for side in (others, [meta_test]))
+        train, test = self.episodes.select(batch, others, [meta_test])
         return meta_step(
             self.model.gates,
             lambda gates: self.model.meta_losses(self.node.META_TRAIN_LOSSES, train, gates),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metabin_plugin.norm import BatchInstanceNorm2d, SynchronizedBatchNorm2d, synchronize_norms
-from metabin_plugin.norm.processes import gather
+from metabin_plugin.processes import gather
 from tests.distributed.processes import run_ranks
 
 # Images of each process; the statistics of unequal shares are weighted.

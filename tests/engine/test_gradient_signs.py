@@ -84,7 +84,7 @@ def test_each_loss_is_differentiated_alone_at_the_gates_before_the_update(
     hook.batches = iter([batch])
     tensors = {name: batch[name] for name in ("images", "targets", "domains")}
     tensors["images"] = trainer.model.preprocess_image(tensors)
-    train = hook.episodes.select(tensors, hook.split(0)[0])
+    train, _ = hook.episodes.select(tensors, *hook.split(0))
     leaves = {n: g.detach().clone().requires_grad_() for n, g in trainer.model.gates.items()}
     losses = trainer.model.meta_losses(tuple(TERMS), train, leaves)
     expected = {

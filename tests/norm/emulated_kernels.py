@@ -36,32 +36,43 @@ def _statistics(x: Tensor, out: Tensor, *_sizes: Any, **_layout: Any) -> None:
     out[:, 0] = torch.stack(formula.instance_statistics(x.float()))
 
 
-def _batch_statistics(
-    of_chunks: Tensor, instance: Tensor, batch: Tensor, *rest: Any, TRAINING: bool, **_layout: Any
+def _coefficients(
+    of_chunks: Tensor,
+    instance: Tensor,
+    batch: Tensor,
+    affine: Tensor,
+    *rest: Any,
+    TRAINING: bool,
+    **_layout: Any,
 ) -> None:
-    running_mean, running_var, counter, pixels, _, _, momentum, samples, _ = rest
+    parameters, (running_mean, running_var, counter) = rest[:5], rest[5:8]
+    pixels, _chunk, _chunks, momentum, eps, samples, _channels = rest[8:]
     if counter is not None:
         counter.add_(1)
     instance.copy_(of_chunks[:, 0])
-    if not TRAINING:
-        batch.copy_(torch.stack([running_mean, running_var]))
-        return
-    own = formula.batch_statistics(*instance)
-    batch.copy_(torch.stack([own.mean, own.var]))
-    if running_mean is not None:
-        count = samples * pixels
-        formula.update_running_statistics_(
-            running_mean, running_var, own.mean, own.var, count, momentum
-        )
+    if TRAINING:
+        of_batch = formula.batch_statistics(*instance)
+        if running_mean is not None:
+            formula.update_running_statistics_(
+                running_mean, running_var, of_batch.mean, of_batch.var, samples * pixels, momentum
+            )
+    else:
+        of_batch = formula.BatchStatistics(running_mean, running_var, samples)
+    batch.copy_(torch.stack(of_batch[:2]))
+    found = formula.mixed_affine(formula.Parameters(*parameters), of_batch, *instance, eps)
+    affine.copy_(torch.stack(found))
 
 
-def _normalize(x: Tensor, y: Tensor, instance: Tensor, *rest: Any, **_layout: Any) -> None:
-    parameters, (batch_mean, batch_var), eps = rest[:5], rest[5:7], rest[-1]
-    mean, var = instance.view(2, *x.shape[:2])
-    batch = formula.BatchStatistics(batch_mean, batch_var, len(x))
-    found = formula.mixed_affine(formula.Parameters(*parameters), batch, mean, var, eps)
-    mean, scale, offset = map(formula.over_map, (mean, *found))
-    y.copy_(scale * (x.float() - mean) + offset)
+def _normalize(x: Tensor, y: Tensor, affine: Tensor, *_sizes: Any, **_layout: Any) -> None:
+    scale, shift = map(formula.over_map, affine)
+    y.copy_(scale * x.float() + shift)
+
+
+def _infer(x: Tensor, y: Tensor, of_chunks: Tensor, *rest: Any, **_layout: Any) -> None:
+    batch = formula.BatchStatistics(*rest[5:7], len(x))
+    parameters = formula.Parameters(*rest[:5])
+    found = formula.mixed_affine(parameters, batch, *of_chunks[:, 0], rest[-1])
+    _normalize(x, y, torch.stack(found))
 
 
 def _sums(
@@ -91,13 +102,7 @@ def _gradients(
 
 
 def _combination(
-    gradient: Tensor,
-    x: Tensor,
-    of_x: Tensor,
-    instance: Tensor,
-    abc: Tensor,
-    *_sizes: Any,
-    **_layout: Any,
+    gradient: Tensor, x: Tensor, of_x: Tensor, abc: Tensor, *_sizes: Any, **_layout: Any
 ) -> None:
-    mean, a, b, c = map(formula.over_map, (instance[0], *abc))
-    of_x.copy_(a * gradient.float() + b * (x.float() - mean) + c)
+    a, b, c = map(formula.over_map, abc)
+    of_x.copy_(a * gradient.float() + b * x.float() + c)

@@ -17,8 +17,8 @@ from dimn.config import check_dimn
 from dimn.losses import MemoryBank, matching_loss, probability_triplet_loss, regularization_loss
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.evaluation import build_evaluator
-from metabin_plugin.norm.processes import are_several
 from metabin_plugin.precision import at_least_float32
+from metabin_plugin.processes import are_several
 
 
 class Pairs(NamedTuple):

@@ -62,31 +62,6 @@ def gather_rows(rows: Tensor) -> Tensor:
     return gather(rows).flatten(0, 1)
 
 
-def global_statistics(
-    mean: Tensor, var: Tensor, count: int | Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Statistics of the global batch from those of each process's share of it.
-
-    The global variance is the mean of the variances plus the variance of the means, both weighted
-    by the counts, so that large means do not cancel. One collective in each direction.
-
-    Args:
-        mean: mean of this process's batch (C,).
-        var: its biased variance (C,).
-        count: its number of values per channel, or of instances with as many values each.
-
-    Returns:
-        Mean and biased variance of the global batch, each (C,), and the sum of the counts, a
-        scalar; differentiable as :func:`gather`.
-    """
-    shares = gather(torch.cat([mean, var, mean.new_tensor([count])]))
-    means, variances, counts = shares.split([len(mean), len(var), 1], dim=1)
-    weights = counts / counts.sum()
-    global_mean = (weights * means).sum(dim=0)
-    global_var = (weights * (variances + (means - global_mean).square())).sum(dim=0)
-    return global_mean, global_var, counts.sum()
-
-
 class _Sum(torch.autograd.Function):
     """Sum over the processes, which is its own adjoint; torch's differentiable one is deprecated.
 
