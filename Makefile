@@ -23,11 +23,11 @@ RUN := $(abspath $(VENV))/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test test-all lint format clean
 
 help:
 	@echo "make demo    draw the demo data, train BN and MetaBIN with three seeds, print the table of results"
-	@echo "make test    lint, type check and all tests"
+	@echo "make test    lint, type check and all tests; make test-all with long campaigns, in hours"
 	@echo "make install the environment alone; make lint | format | clean"
 
 install: $(INSTALLED)
@@ -49,6 +49,11 @@ demo: $(INSTALLED)
 test: lint
 	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 	$(RUN) -m pytest $(PARALLEL) -m slow
+
+# What a release runs: long campaigns in full, every backbone, other kernels.
+test-all: export EXHAUSTIVE := 1
+test-all: export MUTATIONS ?= 100
+test-all: test
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -1,7 +1,7 @@
 """Packages: the plugin's own, and what a wheel takes from elsewhere in the repository.
 
 The recipes and the demo's renderer keep their places here, and are copied into
-``metabin_plugin/shipped`` of the wheel (see ``metabin_plugin/cli/shipped.py``).
+``metabin_plugin/shipped`` of the wheel (see ``metabin_plugin/repository.py``).
 """
 
 from __future__ import annotations

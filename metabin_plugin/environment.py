@@ -1,4 +1,4 @@
-"""What libraries below Python are told for a process: waiting threads, freed memory."""
+"""A process and its machine: how many CPUs it has, how its threads wait, which memory it keeps."""
 
 from __future__ import annotations
 
@@ -65,3 +65,10 @@ def _mallopt() -> ctypes._NamedFuncPointer | None:
         return ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return None
+
+
+def available_cpus() -> int:
+    """Number of CPUs this process may run on (at least 1)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

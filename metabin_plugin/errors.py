@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+# What shells add to a signal's number to make an exit status of it.
+STATUS_BASE = 128
+_QUALIFIED = re.compile(rf"^{re.escape(__name__)}\.(\w+): (.+)$")
+
 
 class MetaBINError(Exception):
     """Base class; its text is one sentence naming the key or path, the fault and the remedy."""
@@ -45,3 +51,20 @@ class NonFiniteError(MetaBINError):
 
 class ExportError(MetaBINError):
     """A network cannot be exported."""
+
+
+def user_error(traceback: str) -> MetaBINError | None:
+    """The user's error that another process reported as text.
+
+    Args:
+        traceback: A formatted traceback, as PyTorch carries it over from its worker processes.
+
+    Returns:
+        The error with its own sentence, or None when the traceback ends with any other exception.
+    """
+    last = traceback.strip().splitlines()[-1:]
+    match = _QUALIFIED.match(last[0]) if last else None
+    kind = globals().get(match.group(1)) if match else None
+    if match is None or not isinstance(kind, type) or not issubclass(kind, MetaBINError):
+        return None
+    return kind(match.group(2))

@@ -340,7 +340,7 @@ def uniformity_loss(features: Tensor, temperature: float = 2.0) -> Tensor:
         return exponents.sum() * 0
     itself = torch.eye(size, dtype=torch.bool, device=features.device)
     pairs = math.log(size * (size - 1))
-    return exponents.masked_fill(itself, _NONE).flatten().logsumexp(0) - pairs
+    return exponents.masked_fill(itself, -torch.inf).flatten().logsumexp(0) - pairs
 
 
 def prototype_uniformity_loss(
@@ -379,14 +379,14 @@ def prototype_uniformity_loss(
     is_pair = domains[:, None] == prototype_domains
     # Not in place of a value: a domain may lack this identity.
     is_pair = is_pair.scatter(1, identities[:, None], False)
-    ranked = distances.detach().masked_fill(~is_pair, -_NONE)
+    ranked = distances.detach().masked_fill(~is_pair, torch.inf)
     nearest = ranked.topk(min(len(features), len(prototypes)), dim=1, largest=False).indices
     is_pair = is_pair.gather(1, nearest)
     exponents = -temperature * distances.gather(1, nearest)
     count = is_pair.sum(dtype=distances.dtype)
     # Without any pair nothing is left out, for a logarithm of 0 has no gradient.
     left_out = ~is_pair & (count > 0)
-    total = exponents.masked_fill(left_out, _NONE).flatten().logsumexp(0)
+    total = exponents.masked_fill(left_out, -torch.inf).flatten().logsumexp(0)
     return (total - count.clamp_min(1).log()) * (count > 0)
 
 
@@ -426,7 +426,7 @@ def memory_loss(
     is_known = memory_domains[identities] == domains
     is_class = (domains[:, None] == memory_domains) | ~is_known[:, None]
     right = scores.gather(1, identities[:, None]).squeeze(1)
-    losses = scores.masked_fill(~is_class, _NONE).logsumexp(1) - right
+    losses = scores.masked_fill(~is_class, -torch.inf).logsumexp(1) - right
     return mean_over_anchors(losses, is_known)
 
 

@@ -50,6 +50,37 @@ def split_domains(
     return sorted(order[:num_meta_train]), sorted(order[num_meta_train:])
 
 
+def random_direction(gradients: Tensors, seed: int, iteration: int) -> Tensors:
+    """Directions drawn at random, each as long as the gradient in its place.
+
+    With them in the place of its gradients, the inner step (Eq. 9) goes as far as it would in every
+    layer, but not where the meta-train loss falls. They are functions of the lengths, the seed and
+    the iteration alone, drawn on the CPU: the same in all processes, on any device and after a
+    resume.
+
+    Args:
+        gradients: by parameter name.
+        seed: seed of the run, not negative.
+        iteration: number of the iteration, not negative.
+
+    Returns:
+        Tensors of the same names and shapes, each uniform on the sphere whose radius is the
+        Euclidean length of its gradient.
+    """
+    first = next(iter(gradients.values()))
+    sizes = [gradient.numel() for gradient in gradients.values()]
+    # The third number parts the stream from that of the domain split.
+    drawn = np.random.default_rng([seed, iteration, 1]).standard_normal(sum(sizes))
+    flat = torch.from_numpy(drawn).to(first.device, first.dtype)
+    parts = [
+        part.view_as(gradient)
+        for part, gradient in zip(flat.split(sizes), gradients.values(), strict=True)
+    ]
+    lengths = torch._foreach_norm(list(gradients.values()))
+    factors = torch._foreach_div(lengths, torch._foreach_norm(parts))
+    return dict(zip(gradients, torch._foreach_mul(parts, factors), strict=True))
+
+
 def triangular(iteration: int, period: float, low: float, high: float) -> float:
     """Step size beta at an iteration: a triangle wave from ``low`` to ``high`` and back.
 
@@ -89,8 +120,7 @@ class MetaStep:
     Attributes:
         inner_gradients: gradient of L_mtr at rho, by parameter name.
         inner_parameters: rho' of Eq. 9, by parameter name; gates in [0, 1].
-        outer_gradients: gradient of the meta-test loss for Eq. 10, by parameter name, times the
-            loss scale.
+        outer_gradients: what Eq. 10 subtracts, by parameter name, times the loss scale.
         meta_train_losses: terms of L_mtr (Eq. 8), detached scalars.
         meta_test_losses: terms of the meta-test loss, detached scalars.
     """
@@ -112,6 +142,8 @@ def meta_step(
     second_order: bool = False,
     loss_scale: float | Tensor = 1.0,
     average: Callable[[Tensors], Tensors] | None = None,
+    inner_direction: Callable[[Tensors], Tensors] | None = None,
+    with_meta_train: bool = False,
 ) -> MetaStep:
     """Gradient of the meta-test loss at rho' with respect to rho (Eq. 8-10).
 
@@ -138,10 +170,18 @@ def meta_step(
             gradients do not vanish in half precision; a number, or a scalar on the device, which
             is not waited for. ``average`` gets scaled gradients.
         average: mean over the processes of a gradient by parameter name; None with one process.
+        inner_direction: what Eq. 9 subtracts, as a function of the gradient of L_mtr, by parameter
+            name, the same in all processes; None for the gradient itself. In first order only.
+        with_meta_train: add the gradient of L_mtr at rho to the outer gradient, as MLDG does.
 
     Returns:
         Gradients, rho' and losses; nothing is updated.
+
+    Raises:
+        ValueError: a direction of its own and the second order are both asked for.
     """
+    if inner_direction is not None and second_order:
+        raise ValueError("an inner_direction of its own has no second order")
     average = average or _alone
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     factor = loss_scale
@@ -152,7 +192,8 @@ def meta_step(
     inner = average({name: g.detach() for name, g in scaled_inner.items()})
     inner_gradients = _unscaled(inner, loss_scale)
 
-    moved = inner_update(leaves, inner_gradients, inner_lr, gates)
+    followed = inner_gradients if inner_direction is None else inner_direction(inner_gradients)
+    moved = inner_update(leaves, followed, inner_lr, gates)
     moved_leaves = {name: value.requires_grad_() for name, value in moved.items()}
     test_losses = meta_test(moved_leaves)
     outer = average(gradients_of(test_losses, moved_leaves, factor))
@@ -160,6 +201,9 @@ def meta_step(
         direction = _unscaled(outer, loss_scale)
         curvature = average(_hessian_product(scaled_inner, leaves, direction))
         outer = {name: g - inner_lr * curvature[name] for name, g in outer.items()}
+    if with_meta_train:
+        total = torch._foreach_add([outer[name] for name in inner], list(inner.values()))
+        outer = dict(zip(inner, total, strict=True))
 
     return MetaStep(
         inner_gradients=inner_gradients,

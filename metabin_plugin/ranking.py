@@ -311,7 +311,7 @@ def distance_chunks(queries: Tensor, gallery: Tensor, metric: str) -> Iterator[T
         ValueError: the metric is neither of the two.
     """
     if metric not in _METRICS:
-        raise ValueError(f'metric must be "cosine" or "euclidean", got "{metric}"')
+        raise ValueError(f'metric must be "cosine" or "euclidean", got {metric!r}')
     chunk = _METRICS[metric](queries, gallery)
     rows = max(1, CHUNK_ELEMENTS // max(1, len(gallery)))
     for start in range(0, len(queries), rows):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 import metabin_plugin
+from tests.campaigns import EXHAUSTIVE
 
 # Without a GPU the kernels are interpreted, which Triton decides when it is first imported.
 if not torch.cuda.is_available():
@@ -20,6 +21,8 @@ settings.load_profile("repeatable")
 
 # Networks this small are slower on several threads, and far slower on a busy machine.
 torch.set_num_threads(1)
+# For the processes that tests start: with as many threads as cores they wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 metabin_plugin.register()
 
@@ -30,15 +33,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # Handed out first, so that no worker begins with a long file when the others have nothing left.
 LONGEST = (
-    *("test_readme", "test_mutations", "test_config_changes", "test_make_backbone_table"),
-    *("test_triton", "test_resume", "test_augmining_training", "test_kill_while_writing"),
-    *("test_steps", "test_spawning", "test_newcomer", "test_export_onnx", "test_launching"),
-    *("test_stop_signals", "test_train_net"),
+    *("test_readme", "test_make_backbone_table", "test_wheel", "test_golden_steps"),
+    *("test_config_changes", "test_benchmark_gpu", "test_launching", "test_export_onnx"),
+    *("test_resume", "test_mutations", "test_steps", "test_optional_faiss", "test_spawning"),
+    *("test_augmining_training", "test_any_config", "test_newcomer", "test_stop_signals"),
+    *("test_train_net", "test_kill_while_writing"),
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, and skip what needs a GPU where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first; leave out long campaigns, and what needs a GPU without one."""
+    if not EXHAUSTIVE:
+        long = [item for item in items if item.get_closest_marker("exhaustive")]
+        items[:] = [item for item in items if item not in set(long)]
+        config.hook.pytest_deselected(items=long)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if torch.cuda.is_available():

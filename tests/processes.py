@@ -66,6 +66,7 @@ def run_script(
     folder: Path = ROOT,
     settings: Mapping[str, str] | None = None,
     largest_file: int | None = None,
+    before: Callable[[], object] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script as a shell would, but without the seconds that its imports take.
 
@@ -74,13 +75,15 @@ def run_script(
         folder: where to run it.
         settings: environment variables.
         largest_file: bytes that a file may have; more is refused as on a full disk.
+        before: what the process does first; importable by name.
 
     Returns:
         Its exit status, and what it printed to either stream.
     """
     command = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as printed:
-        process = start(_run_script, command, str(folder), settings or {}, printed, largest_file)
+        given = command, str(folder), settings or {}, printed, largest_file, before
+        process = start(_run_script, *given)
         process.join(_TIMEOUT)
         status = process.exitcode
         process.kill()
@@ -97,12 +100,15 @@ def _run_script(
     settings: dict[str, str],
     printed: str,
     largest_file: int | None,
+    before: Callable[[], object] | None,
 ) -> None:
     for stream, name in ((1, "out"), (2, "err")):
         with open(os.path.join(printed, name), "wb") as file:
             os.dup2(file.fileno(), stream)
     os.chdir(folder)
     os.environ |= settings
+    if before is not None:
+        before()
     is_module = words[0] == "-m"
     sys.argv = words[is_module:]
     if largest_file is not None:

@@ -17,13 +17,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 import metabin_plugin
+from metabin_plugin.cli.arguments import answer_help
+from metabin_plugin.cli.outcome import run_cli
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("release", type=Path, help="folder with annotation and Image/SSM")
+    parser.add_argument("datasets_root", type=Path, help="folder that holds all datasets")
+
+
+if __name__ == "__main__":
+    # Before PyTorch is loaded, which takes seconds.
+    answer_help(describe, __doc__.splitlines()[0])
 
 metabin_plugin.register()
 
-from metabin_plugin.cli.outcome import run_cli
+from PIL import Image
+
 from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHKSYSU
 from metabin_plugin.data.datasets.cuhk import ANNOTATION, crops_folder
@@ -61,8 +73,7 @@ class Box(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Crop, and print the counts beside the published ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("release", type=Path, help=f"folder with {ANNOTATION} and {SCENES}")
-    parser.add_argument("datasets_root", type=Path, help="folder that holds all datasets")
+    describe(parser)
     options = parser.parse_args(arguments)
     boxes = read_boxes(options.release / ANNOTATION)
     crop(boxes, options.release / SCENES, crops_folder(options.datasets_root))
@@ -91,7 +102,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{path} does not hold persons with idname and scene (imname, idlocate); restore it "
-            f'from the release, from the page "{DG_CUHKSYSU.release.home_page}"'
+            f"from the release, from the page {DG_CUHKSYSU.release.home_page!r}"
         ) from error
     return boxes
 
@@ -149,7 +160,7 @@ def _read_scene(path: Path) -> Image.Image:
         raise DatasetError(
             f"{shown(str(path))} is missing or cannot be read ({shown(reason(error))}); "
             f"restore {SCENES} from the release, from the "
-            f'page "{DG_CUHKSYSU.release.home_page}"'
+            f"page {DG_CUHKSYSU.release.home_page!r}"
         ) from error
 
 

@@ -14,34 +14,47 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 import metabin_plugin
+from metabin_plugin.cli.arguments import answer_help
+from metabin_plugin.cli.outcome import run_cli
+
+BOXES = ("detected", "labeled")
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("release", type=Path, help="cuhk-03.mat or its folder")
+    parser.add_argument("datasets_root", type=Path, help="folder that holds all datasets")
+    parser.add_argument(
+        "--boxes",
+        nargs="+",
+        choices=BOXES,
+        default=BOXES,
+        help="which images: in detected or in hand-labelled boxes (both)",
+    )
+
+
+if __name__ == "__main__":
+    # Before PyTorch is loaded, which takes seconds.
+    answer_help(describe, __doc__.splitlines()[0])
 
 metabin_plugin.register()
 
-from metabin_plugin.cli.outcome import run_cli
+from PIL import Image
+
 from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHK03, DG_CUHK03_Labeled
 from metabin_plugin.data.datasets.cuhk import MAT_FILE, images_folder
 from metabin_plugin.data.datasets.mat_files import read_cuhk03
 from metabin_plugin.data.one_time import GO_ON, complete_folder, report_counts, write_missing
 
-DATASETS = {dataset.boxes: dataset for dataset in (DG_CUHK03, DG_CUHK03_Labeled)}
+DATASETS = dict(zip(BOXES, (DG_CUHK03, DG_CUHK03_Labeled), strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Extract, and print the counts beside the published ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("release", type=Path, help="cuhk-03.mat or its folder")
-    parser.add_argument("datasets_root", type=Path, help="folder that holds all datasets")
-    parser.add_argument(
-        "--boxes",
-        nargs="+",
-        choices=list(DATASETS),
-        default=list(DATASETS),
-        help="which images: in detected or in hand-labelled boxes (both)",
-    )
+    describe(parser)
     options = parser.parse_args(arguments)
     release = options.release
     path = release if release.suffix == ".mat" else release / MAT_FILE

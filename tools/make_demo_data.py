@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metabin_plugin.cli.outcome import run_cli
-from metabin_plugin.cli.shipped import RENDERER
+from metabin_plugin.repository import RENDERER
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

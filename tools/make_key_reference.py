@@ -16,20 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import metabin_plugin
+from metabin_plugin.cli.arguments import answer_help
+from metabin_plugin.cli.outcome import run_cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "configs" / "KEYS.md"
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--output", type=Path, default=PAGE, help="the page (configs/KEYS.md)")
+
+
+if __name__ == "__main__":
+    # Before PyTorch is loaded, which takes seconds.
+    answer_help(describe, __doc__.splitlines()[0])
 
 metabin_plugin.register()
 
 from fastreid.config import CfgNode
 
-from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.config.keys import KEYS
 from metabin_plugin.config.table import Key
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import MetaBINError
 from metabin_plugin.files import reason, replace_file
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "configs" / "KEYS.md"
 ABOUT = """# Config keys
 
 Written by `python tools/make_key_reference.py` from the tables in
@@ -51,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         KeyReferenceError: it cannot be written.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page (configs/KEYS.md)")
+    describe(parser)
     output = parser.parse_args(arguments).output
     content = page().encode()
     try:

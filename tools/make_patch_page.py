@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import metabin_plugin
+from metabin_plugin.cli.arguments import answer_help
+from metabin_plugin.cli.outcome import run_cli
+
+if __name__ == "__main__":
+    # Before PyTorch is loaded, which takes seconds.
+    answer_help(lambda parser: None, __doc__.splitlines()[0])
 
 metabin_plugin.register()
 
-from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.compat.patching import Patch
 from metabin_plugin.registration import all_patches
 

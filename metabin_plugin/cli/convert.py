@@ -9,7 +9,7 @@ import torch
 
 from metabin_plugin.errors import CheckpointError
 from metabin_plugin.files import reason, replace_file
-from metabin_plugin.modeling.known_backbones import RESNET
+from metabin_plugin.modeling.backbones import RESNET
 from metabin_plugin.weights.authors_checkpoint import (
     PIXEL_ENTRY,
     Conversion,

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from metabin_plugin.cli.outcome import STATUS_BASE, run_cli
-from metabin_plugin.cli.shipped import RECIPES, RENDERER
-from metabin_plugin.errors import DatasetError, RunFolderError
+from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.errors import STATUS_BASE, DatasetError, RunFolderError
 from metabin_plugin.report.files import write_table
+from metabin_plugin.repository import RECIPES, RENDERER
 from metabin_plugin.run_folder import trace_of_run
 from metabin_plugin.text import from_cell
 

@@ -50,7 +50,7 @@ def _index_images(options: Namespace) -> None:
     folder, names = find_gallery(options.gallery)
     cfg = read_config(options.config_file, options.opts)
     if cfg.TEST.METRIC not in METRICS:
-        raise SearchError(f"TEST.METRIC is {cfg.TEST.METRIC}; choose one of {', '.join(METRICS)}")
+        raise SearchError(f"TEST.METRIC is {cfg.TEST.METRIC!r}; choose one of {', '.join(METRICS)}")
     describer = Describer(cfg)
     probe = describer.probe()
     # Before hours of work, not after them.

@@ -26,8 +26,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command(arguments.train, "metabin_plugin.engine.command_line"),
-    "eval": Command(arguments.evaluate, "metabin_plugin.engine.command_line"),
+    "train": Command(arguments.train, "metabin_plugin.cli.train"),
+    "eval": Command(arguments.evaluate, "metabin_plugin.cli.train"),
     "check": Command(arguments.check, "metabin_plugin.cli.check"),
     "manifest": Command(arguments.manifest, "metabin_plugin.cli.manifest"),
     "index": Command(arguments.index, "metabin_plugin.cli.index"),

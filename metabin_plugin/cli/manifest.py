@@ -10,7 +10,6 @@ from pathlib import Path
 from tabulate import tabulate
 
 from metabin_plugin.cli.arguments import HOLD_OUT
-from metabin_plugin.cli.shipped import RECIPES
 from metabin_plugin.data.images import FoundFiles, find_files
 from metabin_plugin.data.manifest import SUBSETS
 from metabin_plugin.data.photographs.photograph import Photograph, label_photographs
@@ -30,7 +29,7 @@ from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import make_folder_of, write_whole
 from metabin_plugin.text import shown
 
-BASE = RECIPES / "MetaBIN-own.yml"
+BASE = "MetaBIN-own.yml"
 
 
 def run(options: Namespace) -> None:
@@ -73,7 +72,7 @@ def check_options(options: Namespace) -> None:
     """
     share = options.hold_out
     if share is not None and not 0 <= share < 1:
-        raise DatasetError(f"--hold-out is {share}; give a share, at least 0 and below 1")
+        raise DatasetError(f"--hold-out is {share!r}; give a share, at least 0 and below 1")
     files = (("output", options.output, ".csv"), ("config", options.config, ".yml"))
     for option, path, suffix in files:
         if path and path.suffix != suffix:

@@ -9,7 +9,6 @@ import errno
 import io
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,31 +16,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from metabin_plugin import errors
-from metabin_plugin.errors import MetaBINError
+from metabin_plugin.errors import STATUS_BASE, MetaBINError, user_error
 from metabin_plugin.text import visible
 
 # The trainer logs every exception with its traceback before it lets it pass.
 _TRAINER_LOGGER = "metabin_plugin.engine.trainer"
-# What shells add to a signal's number to make an exit status of it.
-STATUS_BASE = 128
 AGAIN = "the same command starts again"
-_QUALIFIED = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): (.+)$")
-
-
-def user_error(traceback: str) -> MetaBINError | None:
-    """The user's error that another process reported as text.
-
-    Args:
-        traceback: A formatted traceback, as PyTorch carries it over from its worker processes.
-
-    Returns:
-        The error with its own sentence, or None when the traceback ends with any other exception.
-    """
-    last = traceback.strip().splitlines()[-1:]
-    match = _QUALIFIED.match(last[0]) if last else None
-    kind = getattr(errors, match.group(1), None) if match else None
-    return kind(match.group(2)) if match and kind else None
 
 
 def sentence(error: MetaBINError) -> str:

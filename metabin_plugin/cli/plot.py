@@ -63,7 +63,7 @@ def run(options: Namespace) -> None:
 def plot_embeddings(options: Namespace) -> None:
     """Extract features, measure, map, write and draw."""
     if options.identities < 0:
-        raise FigureError(f"--identities is {options.identities}; give 0, for all, or more")
+        raise FigureError(f"--identities is {options.identities!r}; give 0, for all, or more")
     labels = label_paths(options.checkpoints, options.labels)
     configs = [config_of(p, options.config_file, options.opts) for p in options.checkpoints]
     targets = options.datasets or list(configs[0].DATASETS.TESTS)
@@ -150,7 +150,7 @@ def _write_gates(networks: dict[str, Gates], figure: Path) -> None:
 def plot_gate_gradients(options: Namespace) -> None:
     """Measure, write and draw."""
     if options.batches < 1:
-        raise FigureError(f"--batches is {options.batches}; give at least 1")
+        raise FigureError(f"--batches is {options.batches!r}; give at least 1")
     checkpoints = by_iteration(options.checkpoints)
     cfg = config_of(options.checkpoints[0], options.config_file, options.opts)
     batches = MetaTrainBatches(cfg, options.batches)

@@ -61,7 +61,7 @@ def run(options: Namespace) -> None:
     sheet = options.sheet or options.output.with_suffix(".png")
     for option, value in (("--top", options.top), ("--sheet-rows", options.sheet_rows)):
         if value < 1:
-            raise SearchError(f"{option} is {value}; give at least 1")
+            raise SearchError(f"{option} is {value!r}; give at least 1")
     if sheet == options.output:
         raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
     check_output(options.output, "--output")

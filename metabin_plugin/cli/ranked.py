@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metabin_plugin.data.lookup import build_nonempty_dataset
+from metabin_plugin.data.build import build_nonempty_dataset
 from metabin_plugin.engine import read_config
 from metabin_plugin.evaluation import Images
 from metabin_plugin.search.faults import SearchError, check_output, write_csv
@@ -38,7 +38,7 @@ def run(options: Namespace) -> None:
     """
     for name in ("queries", "top"):
         if getattr(options, name) < 1:
-            raise SearchError(f"--{name} is {getattr(options, name)}; give at least 1")
+            raise SearchError(f"--{name} is {getattr(options, name)!r}; give at least 1")
     if options.output.suffix != ".png":
         raise SearchError(
             f"--output {options.output} is no path of a figure; give one ending in .png"

@@ -25,10 +25,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.multiprocessing import ProcessRaisedException
 
-from metabin_plugin.cli.outcome import STATUS_BASE, user_error
-from metabin_plugin.compat.data import available_cpus
 from metabin_plugin.compat.patching import patch
-from metabin_plugin.errors import ConfigError, LaunchError
+from metabin_plugin.environment import available_cpus
+from metabin_plugin.errors import STATUS_BASE, ConfigError, LaunchError, user_error
 
 # After a failure the others have this long to end by themselves, and as long again after SIGTERM.
 GRACE_SECONDS = 10.0

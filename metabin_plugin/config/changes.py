@@ -16,7 +16,7 @@ from fastreid.config import CfgNode
 from fastreid.solver import build
 from torch import nn
 
-from metabin_plugin.config.yaml_text import read_yaml
+from metabin_plugin.config.reading import read_yaml
 from metabin_plugin.errors import ConfigError, WeightsError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
@@ -32,6 +32,7 @@ _STATES = (
     *("METABIN.ITERS_PER_EPOCH", "METABIN.FIRST_BASE_UPDATES", "METABIN.HOOKS"),
     "METABIN.BASE_LOSSES",
     *("METABIN.EPISODE_SEPARATION", "MODEL.FREEZE_LAYERS", "SOLVER.FREEZE_ITERS", "SOLVER.OPT"),
+    "METABIN.AVERAGE.",
 )
 _FIXED = (*_NETWORK, *_BATCHES, *_STATES)
 # Exceptions to these.

@@ -1,22 +1,49 @@
-"""The check of a whole config, before anything is built."""
+"""The check of a whole config, before anything is built: the plugin's keys and fastreid's own.
+
+fastreid itself fails on its keys without a reason, if it fails.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
 
 import torch
 from fastreid.config import CfgNode, get_cfg
+from fastreid.layers import any_softmax, pooling
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils import comm
+from torch import nn
 
+from metabin_plugin.compat.imports import require_faiss
 from metabin_plugin.compat.training import autocast_dtype
-from metabin_plugin.config.fastreid_keys import check_fastreid
 from metabin_plugin.config.keys import KEYS, LARGEST_SEED
-from metabin_plugin.config.table import check_keys, check_types
+from metabin_plugin.config.table import (
+    Choice,
+    Count,
+    Names,
+    Number,
+    Numbers,
+    Rule,
+    check_keys,
+    check_types,
+    check_values,
+    shown_value,
+)
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.modeling import BaselineWithLosses, MetaBIN
+from metabin_plugin.registries import (
+    BACKBONE_NORM_REGISTRY,
+    NORM_REGISTRY,
+    registered,
+    sampler_names,
+)
 
 _is_checked = ContextVar("_is_checked", default=False)
 
@@ -56,10 +83,11 @@ def check_config(cfg: CfgNode) -> None:
     """
     check_types(cfg, get_cfg())
     check_keys(cfg, KEYS)
-    check_fastreid(cfg)
+    _check_fastreid(cfg)
     check_mixed_precision(cfg)
     _check_seed(cfg.METABIN.SEED)
     _check_inner_lr(cfg.METABIN.INNER_LR)
+    _check_meta_step(cfg)
     _check_compilation(cfg.METABIN)
     _check_mixing(cfg.METABIN)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
@@ -67,6 +95,35 @@ def check_config(cfg: CfgNode) -> None:
     _check_base_losses(cfg, architecture)
     if hasattr(architecture, "check_config"):
         architecture.check_config(cfg)
+
+
+def check_data_keys(cfg: CfgNode) -> None:
+    """Check the keys that name the data and share it out.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        ConfigError: a key's value cannot work.
+    """
+    check_values(cfg, _DATA)
+    if not cfg.DATASETS.TESTS and cfg.TEST.EVAL_PERIOD > 0:
+        raise ConfigError(
+            "DATASETS.TESTS is empty; name at least one dataset to evaluate on, or set "
+            "TEST.EVAL_PERIOD 0 to train without evaluation"
+        )
+    train, test = cfg.SOLVER.IMS_PER_BATCH, cfg.TEST.IMS_PER_BATCH
+    processes = comm.get_world_size()
+    if train % processes or train // processes < 2:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {train!r}; make it a multiple of the number of processes, "
+            f"{processes}, with at least 2 images for each, which batch normalization needs"
+        )
+    if test < processes:
+        raise ConfigError(
+            f"TEST.IMS_PER_BATCH is {test!r}, but {processes} processes share its images; raise it "
+            f"to at least {processes}"
+        )
 
 
 def check_mixed_precision(cfg: CfgNode) -> None:
@@ -108,16 +165,35 @@ def _check_seed(seed: int) -> None:
     largest = LARGEST_SEED + 1 - processes
     if seed > largest:
         raise ConfigError(
-            f"METABIN.SEED is {seed}, to which each of {processes} processes adds its number; set "
-            f"it to at most {largest}"
+            f"METABIN.SEED is {seed!r}, to which each of {processes} processes adds its number; "
+            f"set it to at most {largest}"
         )
 
 
 def _check_inner_lr(node: CfgNode) -> None:
     if node.HIGH < node.LOW:
         raise ConfigError(
-            f"METABIN.INNER_LR.HIGH is {node.HIGH}, below LOW, {node.LOW}; swap them, or set both "
-            "to the same value for a fixed step size"
+            f"METABIN.INNER_LR.HIGH is {node.HIGH!r}, below LOW, {node.LOW}; swap them, or set "
+            "both to the same value for a fixed step size"
+        )
+
+
+def _check_meta_step(cfg: CfgNode) -> None:
+    node = cfg.METABIN
+    if node.INNER_DIRECTION == "random" and node.SECOND_ORDER:
+        raise ConfigError(
+            "METABIN.INNER_DIRECTION is 'random', whose step has no second-order term, which "
+            "METABIN.SECOND_ORDER True asks for; set SECOND_ORDER to False"
+        )
+    if node.FREEZE_AFTER and not node.EPISODE_SEPARATION:
+        raise ConfigError(
+            f"METABIN.FREEZE_AFTER is {node.FREEZE_AFTER}, but with METABIN.EPISODE_SEPARATION "
+            "False the base step would go on moving the gates; set one of the two back"
+        )
+    if node.OUTER_LR_WARMUP and cfg.SOLVER.WARMUP_ITERS == 0:
+        raise ConfigError(
+            "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0, so that nothing warms "
+            "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
         )
 
 
@@ -154,3 +230,283 @@ def _check_base_losses(cfg: CfgNode, architecture: type) -> None:
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} does not compute; choose "
             "MetaBIN or BaselineWithLosses"
         )
+
+
+def _norms() -> list[str]:
+    return ["BN", "syncBN", "GhostBN", "FrozenBN", "GN", *registered(NORM_REGISTRY)]
+
+
+def _layers(module: ModuleType) -> list[str]:
+    return sorted(name for name, entry in vars(module).items() if _is_a(entry, nn.Module))
+
+
+def _optimizers() -> list[str]:
+    # These three take no parameter groups, dense gradients or vectors.
+    unusable = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+    entries = vars(torch.optim).items()
+    return sorted(n for n, e in entries if _is_a(e, torch.optim.Optimizer) and n not in unusable)
+
+
+def _is_a(entry: object, base: type) -> bool:
+    return isinstance(entry, type) and issubclass(entry, base)
+
+
+_RULES: Mapping[str, Rule] = {
+    "MODEL.META_ARCHITECTURE": Choice(lambda: registered(META_ARCH_REGISTRY)),
+    "MODEL.PIXEL_MEAN": Numbers(3),
+    "MODEL.PIXEL_STD": Numbers(3, above=0),
+    "MODEL.BACKBONE.NAME": Choice(lambda: registered(BACKBONE_REGISTRY)),
+    "MODEL.BACKBONE.NORM": Choice(lambda: [*_norms(), *registered(BACKBONE_NORM_REGISTRY)]),
+    "MODEL.BACKBONE.FEAT_DIM": Count(1),
+    "MODEL.HEADS.NAME": Choice(lambda: registered(REID_HEADS_REGISTRY)),
+    "MODEL.HEADS.NORM": Choice(_norms),
+    "MODEL.HEADS.EMBEDDING_DIM": Count(0),
+    "MODEL.HEADS.NUM_CLASSES": Count(0),
+    "MODEL.LOSSES.CE.SCALE": Number(0),
+    "MODEL.LOSSES.TRI.MARGIN": Number(0),
+    "MODEL.LOSSES.TRI.SCALE": Number(0),
+    "INPUT.CROP.SIZE": Numbers(2, above=0),
+    "INPUT.CROP.SCALE": Numbers(2, above=0),
+    "INPUT.CROP.RATIO": Numbers(2, above=0),
+    "INPUT.FLIP.PROB": Number(0, 1),
+    "INPUT.CJ.PROB": Number(0, 1),
+    "INPUT.CJ.BRIGHTNESS": Number(0),
+    "INPUT.CJ.CONTRAST": Number(0),
+    "INPUT.CJ.SATURATION": Number(0),
+    "INPUT.CJ.HUE": Number(0, 0.5),
+    "INPUT.AUTOAUG.PROB": Number(0, 1),
+    "INPUT.AUGMIX.PROB": Number(0, 1),
+    "INPUT.REA.PROB": Number(0, 1),
+    "INPUT.REA.VALUE": Numbers(3),
+    "DATALOADER.NUM_WORKERS": Count(0),
+    "SOLVER.OPT": Choice(_optimizers),
+    "SOLVER.MAX_EPOCH": Count(1),
+    "SOLVER.BASE_LR": Number(0),
+    "SOLVER.HEADS_LR_FACTOR": Number(0),
+    "SOLVER.BIAS_LR_FACTOR": Number(0),
+    "SOLVER.MOMENTUM": Number(0),
+    "SOLVER.WEIGHT_DECAY": Number(0),
+    "SOLVER.WEIGHT_DECAY_NORM": Number(0),
+    "SOLVER.WEIGHT_DECAY_BIAS": Number(0),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Choice(("value", "norm")),
+    "SOLVER.SCHED": Choice(("MultiStepLR", "CosineAnnealingLR")),
+    "SOLVER.GAMMA": Number(0),
+    "SOLVER.ETA_MIN_LR": Number(0),
+    "SOLVER.DELAY_EPOCHS": Count(0),
+    "SOLVER.WARMUP_METHOD": Choice(("constant", "linear", "exp")),
+    "SOLVER.WARMUP_FACTOR": Number(0),
+    "SOLVER.WARMUP_ITERS": Count(0),
+    "SOLVER.FREEZE_ITERS": Count(0),
+    "SOLVER.CHECKPOINT_PERIOD": Count(1),
+    "TEST.METRIC": Choice(("cosine", "euclidean")),
+    "TEST.EVAL_PERIOD": Count(0),
+}
+# Other heads may have options of their own.
+_EMBEDDING_HEAD: Mapping[str, Rule] = {
+    "MODEL.HEADS.NECK_FEAT": Choice(("before", "after")),
+    "MODEL.HEADS.POOL_LAYER": Choice(lambda: _layers(pooling)),
+    "MODEL.HEADS.CLS_LAYER": Choice(lambda: _layers(any_softmax)),
+}
+_EXPANSION: Mapping[str, Rule] = {
+    "TEST.AQE.QE_TIME": Count(1),
+    "TEST.AQE.QE_K": Count(1),
+    "TEST.AQE.ALPHA": Number(0),
+}
+_DATA: Mapping[str, Rule] = {
+    "DATASETS.NAMES": Names(),
+    "DATASETS.TESTS": Names(),
+    "DATALOADER.SAMPLER_TRAIN": Choice(sampler_names),
+    "DATALOADER.NUM_INSTANCE": Count(1),
+    "SOLVER.IMS_PER_BATCH": Count(1),
+    "TEST.IMS_PER_BATCH": Count(1),
+}
+
+
+def _check_fastreid(cfg: CfgNode) -> None:
+    """Check fastreid's keys; their types are right."""
+    if cfg.TEST.METRIC == "jaccard":
+        raise ConfigError(
+            "TEST.METRIC is 'jaccard', a distance that needs neighbours; set TEST.RERANK.ENABLED "
+            "True and TEST.RERANK.LAMBDA 0 for it, with METRIC cosine or euclidean to find them"
+        )
+    check_values(cfg, _RULES)
+    if cfg.MODEL.HEADS.NAME == "EmbeddingHead":
+        check_values(cfg, _EMBEDDING_HEAD)
+    for step in cfg.SOLVER.STEPS:
+        Count(0).check("SOLVER.STEPS", step)
+    _check_device(cfg.MODEL.DEVICE)
+    _check_augmentation(cfg.INPUT)
+    for key in ("SIZE_TRAIN", "SIZE_TEST"):
+        _check_size(f"INPUT.{key}", cfg.INPUT[key], cfg.INPUT.CROP.ENABLED)
+    if cfg.TEST.AQE.ENABLED:
+        check_values(cfg, _EXPANSION)
+        _check_alpha(cfg.TEST.AQE.ALPHA)
+    if cfg.TEST.RERANK.ENABLED:
+        _check_reranking(cfg.TEST.RERANK)
+    check_data_keys(cfg)
+    _check_architecture(cfg)
+
+
+def _check_augmentation(node: CfgNode) -> None:
+    # fastreid's default is 0, with which these two do nothing.
+    for name in ("AUTOAUG", "AUGMIX"):
+        if node[name].ENABLED and node[name].PROB == 0:
+            raise ConfigError(
+                f"INPUT.{name}.ENABLED is True, but INPUT.{name}.PROB is 0, so that no image is "
+                "changed; raise it, to 0.1 for example"
+            )
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"MODEL.DEVICE is {shown_value(name)}; choose cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE is {name!r}, but PyTorch sees no GPU here; add MODEL.DEVICE cpu, or "
+            "install a PyTorch with CUDA and its driver"
+        )
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    # PyTorch wraps large numbers around to negative ones.
+    if not 0 <= (device.index or 0) < count:
+        raise ConfigError(
+            f"MODEL.DEVICE is {name!r}, but PyTorch sees {count} device(s) of this type, numbered "
+            "from 0; choose one of these"
+        )
+
+
+def _check_size(key: str, size: Any, cropped: bool) -> None:
+    if len(size) not in (1, 2):
+        raise ConfigError(f"{key} is {shown_value(size)}; give it a height and a width in pixels")
+    # Without a size fastreid resizes nothing, and only equal images fill a batch.
+    low = 0 if cropped and not any(size) else 1
+    for pixels in size:
+        Count(low, 2**16).check(key, pixels)
+
+
+def _check_alpha(alpha: float) -> None:
+    if alpha != int(alpha):
+        raise ConfigError(
+            f"TEST.AQE.ALPHA is {alpha!r}, a power that the negative cosine of a neighbour does "
+            "not have; give it a whole number"
+        )
+
+
+def _check_reranking(node: CfgNode) -> None:
+    Count(1).check("TEST.RERANK.K1", node.K1)
+    Count(1, node.K1).check("TEST.RERANK.K2", node.K2)
+    Number(0, 1).check("TEST.RERANK.LAMBDA", node.LAMBDA)
+    require_faiss()
+
+
+_VIT = "build_vit_backbone"
+_MGN_LOSSES = ("CrossEntropyLoss", "TripletLoss")
+_LOSSES = (*_MGN_LOSSES, "CircleLoss", "Cosface")
+# Its branches have the bottleneck blocks of a ResNet's last stage.
+_MGN_BACKBONE: Mapping[str, tuple[object, ...]] = {
+    "NAME": ("build_resnet_backbone",),
+    "DEPTH": ("50x", "101x"),
+    "FEAT_DIM": (2048,),
+}
+# Rows of features that torch.chunk cuts into three: three, and five or more.
+_MGN_STRIPES, _MGN_HEIGHT = 3, 67
+
+
+def _check_architecture(cfg: CfgNode) -> None:
+    """Check that architecture, backbone and losses can work together."""
+    _check_vit(cfg.MODEL)
+    name = cfg.MODEL.META_ARCHITECTURE
+    # Others may have losses of their own.
+    if name in ("Baseline", "MetaBIN", *_ARCHITECTURES):
+        losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one=True)
+        losses.check("MODEL.LOSSES.NAME", cfg.MODEL.LOSSES.NAME)
+    if name in _ARCHITECTURES:
+        _ARCHITECTURES[name](cfg)
+
+
+def _check_vit(model: CfgNode) -> None:
+    norms = [*registered(NORM_REGISTRY), *registered(BACKBONE_NORM_REGISTRY)]
+    if model.BACKBONE.NAME != _VIT:
+        return
+    key, value = "MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE
+    if model.BACKBONE.NORM in norms:
+        key, value = "MODEL.BACKBONE.NORM", model.BACKBONE.NORM
+    elif model.META_ARCHITECTURE != "MetaBIN":
+        return
+    raise ConfigError(
+        f"{key} is {value!r}, but MODEL.BACKBONE.NAME is {_VIT!r}, a transformer without batch "
+        "normalization; choose a convolutional backbone, or META_ARCHITECTURE Baseline with NORM "
+        "BN, which leaves the transformer as it is"
+    )
+
+
+def _check_mgn(cfg: CfgNode) -> None:
+    for key, choices in _MGN_BACKBONE.items():
+        value = cfg.MODEL.BACKBONE[key]
+        if value not in choices:
+            raise ConfigError(
+                f"MODEL.BACKBONE.{key} is {value!r}, with which MODEL.META_ARCHITECTURE MGN does "
+                f"not work; set it to {' or '.join(map(str, choices))}"
+            )
+    if cfg.INPUT.CROP.ENABLED:
+        sizes = {"CROP.SIZE": cfg.INPUT.CROP.SIZE}
+    else:
+        sizes = {key: cfg.INPUT[key] for key in ("SIZE_TRAIN", "SIZE_TEST")}
+    for key, size in sizes.items():
+        rows = _rows(size[0])
+        # As many as torch.chunk makes of them.
+        if -(-rows // max(1, -(-rows // _MGN_STRIPES))) != _MGN_STRIPES:
+            raise ConfigError(
+                f"INPUT.{key} has a height of {size[0]}, of whose {rows} rows of features MGN "
+                f"cannot make {_MGN_STRIPES} stripes; give it {_MGN_HEIGHT} or more"
+            )
+
+
+def _rows(height: int) -> int:
+    """Height of ResNet's third stage: a convolution, a pooling and two stages of stride 2."""
+    pooled = (height + 1) // 2 // 2
+    return -(-pooled // 4)
+
+
+def _check_moco(cfg: CfgNode) -> None:
+    size, batch = cfg.MODEL.QUEUE_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    Count(1).check("MODEL.QUEUE_SIZE", size)
+    if size < batch:
+        raise ConfigError(
+            f"MODEL.QUEUE_SIZE is {size!r}, but MoCo's queue has to hold the {batch} images of "
+            "SOLVER.IMS_PER_BATCH; raise it"
+        )
+
+
+def _check_distiller(cfg: CfgNode) -> None:
+    files = {f"KD.{key}": cfg.KD[key] for key in ("MODEL_CONFIG", "MODEL_WEIGHTS")}
+    for key, paths in files.items():
+        Names().check(key, paths)
+    configs, weights = files.values()
+    if not configs and not cfg.KD.EMA.ENABLED:
+        raise ConfigError(
+            "MODEL.META_ARCHITECTURE is 'Distiller', but there is no teacher; name its config in "
+            "KD.MODEL_CONFIG and its checkpoint in KD.MODEL_WEIGHTS, or set KD.EMA.ENABLED True"
+        )
+    if len(configs) != len(weights):
+        raise ConfigError(
+            f"KD.MODEL_CONFIG names {len(configs)} teachers and KD.MODEL_WEIGHTS {len(weights)}; "
+            "name config and checkpoint of each"
+        )
+    for key, paths in files.items():
+        for path in paths:
+            if not os.path.isfile(path):
+                raise ConfigError(
+                    f"{key} has {path!r}, which is not a file; correct the path, or set "
+                    "MODEL.META_ARCHITECTURE Baseline to use a trained student without its teachers"
+                )
+
+
+_ARCHITECTURES: Mapping[str, Callable[[CfgNode], None]] = {
+    "MGN": _check_mgn,
+    "MoCo": _check_moco,
+    "Distiller": _check_distiller,
+}

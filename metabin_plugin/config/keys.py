@@ -142,11 +142,56 @@ KEYS = (
         "authors' code has 5).",
     ),
     Key(
+        "METABIN.INNER_DIRECTION",
+        "gradient",
+        Choice(("gradient", "random")),
+        comment='Where the inner step (Eq. 9) goes: down the "gradient" of the meta-train loss, or '
+        '"random", as far as the gradient would in every layer but in a direction that is drawn in '
+        "each iteration. A control: what does the lookahead itself give?",
+    ),
+    Key(
         "METABIN.OUTER_LR",
         0.1,
         Number(0, _LARGEST_STEP),
         comment="Outer step size (Eq. 10), of plain SGD on the gates.",
         symbol="gamma",
+    ),
+    Key(
+        "METABIN.OUTER_LR_WARMUP",
+        False,
+        comment="True multiplies the outer step size by the warm-up factor of the base step's "
+        "(SOLVER.WARMUP_ITERS, WARMUP_FACTOR, WARMUP_METHOD). Behind the warm-up it is constant as "
+        "before, without the decay of SOLVER.STEPS.",
+    ),
+    Key(
+        "METABIN.OUTER_LOSS",
+        "meta-test",
+        Choice(("meta-test", "sum")),
+        comment='What the outer step (Eq. 10) descends: the "meta-test" loss at the moved gates, '
+        'or the "sum" of it and of the meta-train loss at the gates themselves, as in MLDG. With '
+        "INNER_LR 0 the sum is plain SGD on both losses.",
+    ),
+    Key(
+        "METABIN.FREEZE_AFTER",
+        0,
+        Count(0),
+        comment="Iterations after which the meta step ends and the gates stay as they are; 0 for "
+        "never. What follows costs what training without meta-learning costs.",
+    ),
+    Key(
+        "METABIN.AVERAGE.DECAY",
+        0.0,
+        Number(0, 0.999999),
+        comment="Decay of an exponential moving average of the network over the iterations, which "
+        "is then what is evaluated and saved; 0 for none. In update n it is at most (1 + n) / "
+        "(10 + n), so that short trainings have an average too.",
+    ),
+    Key(
+        "METABIN.AVERAGE.OF",
+        "all",
+        Choice(("all", "gates")),
+        comment='What of the network is averaged: "all" weights, gates and running statistics, or '
+        'the "gates" alone, beside the last weights and statistics.',
     ),
     Key(
         "METABIN.BASE_LOSSES",

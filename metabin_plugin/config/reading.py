@@ -1,18 +1,42 @@
-"""Reading a config from a file and KEY VALUE pairs."""
+"""Reading a config: YAML that may come from elsewhere, files and KEY VALUE pairs.
+
+Of YAML plain values alone are read, of a bounded size.
+"""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from fastreid.config import CfgNode, get_cfg
+import yaml
 
-from metabin_plugin.config.table import check_types
+# fastreid's is derived from it, and cannot be imported before the plugin is registered.
+from yacs.config import CfgNode
+
+from metabin_plugin.compat.patching import patch
+from metabin_plugin.config.table import check_types, shown_value
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.files import open_regular, reason
+from metabin_plugin.repository import recipe_path
 from metabin_plugin.text import shown
 
+# A whole config of fastreid has 10 kB, 300 values and four levels.
+MAX_BYTES = 1 << 18
+MAX_VALUES = 100_000
+MAX_CHARACTERS = 1 << 20
+MAX_LEVELS = 20
+MAX_DIGITS = 100
+
+# Not the parser in C, which is ten times as fast: deep nesting overruns its stack.
+_Loader = yaml.SafeLoader
+_NUMBERS = frozenset(["tag:yaml.org,2002:int", "tag:yaml.org,2002:float"])
+_BASE = "_BASE_"
+# A chain of configs; the longest of fastreid and of this plugin has four.
+_MOST_BASES = 20
+_URLS = ("http://", "https://")
 # What yacs says of a value of another type than the key's.
 _MISMATCH = re.compile(
     r"Type mismatch \(<class '(?P<needed>\w+)'> vs\. <class '\w+'>\) with values "
@@ -33,6 +57,8 @@ def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
         ConfigError: the file or a pair cannot be read, a key does not exist, or a value has
             another type than the key.
     """
+    from fastreid.config import get_cfg
+
     cfg = get_cfg()
     options = list(options)
     try:
@@ -93,3 +119,195 @@ def _reason(error: Exception) -> str:
     # A KeyError's text is the representation of its message; YAML's texts have several lines.
     text = error.args[0] if isinstance(error, KeyError) else error
     return shown(" ".join(str(text).split()))
+
+
+@patch(
+    "fastreid.config.config:CfgNode.load_yaml_with_base",
+    fault="A config from elsewhere can stop fastreid for ever, crash it, or fetch what it names: "
+    "``_BASE_`` may lead to a pipe, a URL or in a circle, aliases may stand for more than a memory "
+    "holds, and ``allow_unsafe`` runs code. The locale's encoding, which need not be UTF-8, "
+    "changes names.",
+    unless=None,
+)
+def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+    """Read a config file and those it inherits from, as fastreid merges them.
+
+    The files are UTF-8, and one that cannot be read safely is refused with a sentence.
+
+    Args:
+        filename: of a YAML file; a name in its ``_BASE_`` starts from its folder, from the user's
+            with ``~``, or is absolute. Where there is no other file of this name, it is that of a
+            recipe, as with ``--config``.
+        allow_unsafe: without effect: no tag makes an object.
+
+    Raises:
+        ConfigError: a file cannot be read, is no mapping, or inherits from itself or a URL.
+    """
+    path = os.fspath(filename)
+    layers = [_mapping(path, f"config {shown(path)}")]
+    while _BASE in layers[-1]:
+        if len(layers) > _MOST_BASES:
+            raise ConfigError(
+                f"{_BASE} of config {shown(path)} leads back to itself, or through more than "
+                f"{_MOST_BASES} files; shorten the chain"
+            )
+        base = _base_path(layers[-1].pop(_BASE), path)
+        layers.append(_mapping(base, f"config {shown(base)}, the {_BASE} of {shown(path)},"))
+        path = base
+    merged = layers.pop()
+    for layer in reversed(layers):
+        _merge(layer, merged)
+    return merged
+
+
+def _mapping(path: str, what: str) -> dict[str, Any]:
+    try:
+        content = read_yaml_file(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{what} cannot be read ({reason(error)}); correct it, or its path"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{what} holds no KEY: VALUE mapping; give one that does")
+    return content
+
+
+def _base_path(base: object, path: str) -> str:
+    if not isinstance(base, str) or not base or base.startswith(_URLS):
+        raise ConfigError(
+            f"{_BASE} of config {shown(path)} is {shown_value(base)}; give the path of a file"
+        )
+    file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    is_another = os.path.exists(file) and not os.path.samefile(file, path)
+    return file if is_another else recipe_path(base) or file
+
+
+def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and key in merged:
+            if not isinstance(merged[key], dict):
+                raise ConfigError(
+                    f"config key {shown(str(key))} is {shown_value(merged[key])} in a {_BASE}, "
+                    "and holds keys in a file that inherits from it; correct one of them"
+                )
+            _merge(value, merged[key])
+        else:
+            merged[key] = value
+
+
+@patch(
+    "fastreid.config.config:CfgNode._decode_cfg_value",
+    fault="A text that looks like a Python value may be nested more deeply than Python's parser "
+    "bears, which crashes it, or be a number of so many digits that Python does not print it.",
+    unless="the value is an ordinary one.",
+)
+def decode_value(original: Callable[[Any, Any], Any], cls: type, value: Any) -> Any:
+    """Take such a text for the text that it is, and refuse such a number with a sentence."""
+    try:
+        decoded = original(cls, value)
+    # What Python's parser raises for what is nested too deeply, which is no value of a config.
+    except (MemoryError, RecursionError):
+        return value
+    if _is_long(decoded):
+        raise ValueError(f"{shown(str(value))} has a number of more than {MAX_DIGITS} digits")
+    return decoded
+
+
+def _is_long(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_is_long, [*value, *value.values()]))
+    if isinstance(value, (list, tuple, set)):
+        return any(map(_is_long, value))
+    return isinstance(value, int) and abs(value) >= 10**MAX_DIGITS
+
+
+def read_yaml_file(path: str | os.PathLike[str]) -> Any:
+    """Parse a file as ``read_yaml`` does, in UTF-8 whatever the locale.
+
+    Args:
+        path: of a regular file.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, pipe, socket or device.
+        ValueError: see ``read_yaml``.
+    """
+    with open_regular(path) as file:
+        return read_yaml(file.read(MAX_BYTES + 1))
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Parse YAML into mappings, lists, texts, numbers, booleans, dates and None.
+
+    A few lines of aliases can stand for more values than a memory holds, so values are counted
+    before any is made.
+
+    Args:
+        text: one document; bytes are UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is not YAML, has a tag of other objects, is larger than ``MAX_BYTES``, or
+            stands for more than ``MAX_VALUES`` values or ``MAX_CHARACTERS`` characters; or it
+            contains itself, has more than ``MAX_LEVELS`` levels, or a number of more than
+            ``MAX_DIGITS`` digits. Its text is one line.
+    """
+    size = len(text if isinstance(text, bytes) else text.encode(errors="surrogatepass"))
+    if size > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES:,} bytes of YAML, which is as much as is read")
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _extent(node, {})
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise ValueError("YAML that is nested too deeply") from error
+    # What a value with another value's tag makes of PyYAML has no common type.
+    except Exception as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(what if isinstance(error, ValueError) else f"not YAML: {what}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+class _Extent(NamedTuple):
+    """How much a node stands for, with aliases resolved."""
+
+    values: int
+    characters: int
+    levels: int
+
+
+def _extent(node: yaml.Node, known: dict[int, _Extent | None]) -> _Extent:
+    """Measure a node, and refuse what is too much."""
+    if id(node) in known:
+        extent = known[id(node)]
+        if extent is None:
+            raise ValueError("YAML that contains itself")
+        return extent
+    known[id(node)] = None
+    scalar = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+    if node.tag in _NUMBERS and scalar > MAX_DIGITS:
+        raise ValueError(f"a number of {scalar:,} digits")
+    parts = [_extent(part, known) for part in _parts(node)]
+    extent = _Extent(
+        1 + sum(part.values for part in parts),
+        scalar + sum(part.characters for part in parts),
+        1 + max((part.levels for part in parts), default=0),
+    )
+    most = _Extent(MAX_VALUES, MAX_CHARACTERS, MAX_LEVELS)
+    for what, count, limit in zip(_Extent._fields, extent, most, strict=True):
+        if count > limit:
+            raise ValueError(f"YAML that stands for more than {limit:,} {what}")
+    known[id(node)] = extent
+    return extent
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return []

@@ -355,13 +355,13 @@ def _check_header(manifest: Path, columns: Sequence[str]) -> None:
     missing = [column for column in _REQUIRED if column not in columns]
     if missing:
         raise DatasetError(
-            f'Manifest {manifest} has no column "{missing[0]}" (its first line is '
-            f'"{shown(",".join(columns))}"); start it with "path,pid,camid"'
+            f"Manifest {manifest} has no column {missing[0]!r} (its first line is "
+            f'{shown(repr(",".join(columns)))}); start it with "path,pid,camid"'
         )
     for column in _COLUMNS:
         if columns.count(column) > 1:
             raise DatasetError(
-                f'Manifest {manifest} has the column "{column}" twice; rename or remove one'
+                f"Manifest {manifest} has the column {column!r} twice; rename or remove one"
             )
 
 
@@ -385,10 +385,13 @@ def _read_row(manifest: Path, line: int, cells: dict[str, str]) -> Row:
     subset = cells.pop("subset", "") or "train"
     for column, value in cells.items():
         if not value:
-            raise _fault(manifest, line, f'has no "{column}"', "fill it in")
+            raise _fault(manifest, line, f"has no {column!r}", "fill it in")
     if subset not in SUBSETS:
         raise _fault(
-            manifest, line, f'has the subset "{shown(subset)}"', f"use one of {', '.join(SUBSETS)}"
+            manifest,
+            line,
+            f"has the subset {shown(repr(subset))}",
+            f"use one of {', '.join(SUBSETS)}",
         )
     image = manifest.parent / name_on_disk(cells["path"])
     problem = _image_problem(image)

@@ -97,7 +97,7 @@ class DomainBalancedSampler(Sampler[int]):
         """
         if not hasattr(dataset, "domains"):
             raise DatasetError(
-                f"DATALOADER.SAMPLER_TRAIN is {cls.__name__}, but a {type(dataset).__name__} has "
+                f"DATALOADER.SAMPLER_TRAIN is {cls.__name__!r}, but a {type(dataset).__name__} has "
                 "no domain labels; give the loader a metabin_plugin.data.DomainDataset"
             )
         return {
@@ -369,14 +369,14 @@ class Balance:
         """Raise ConfigError unless all ranks get the same number of identities of each domain."""
         if self.num_instances < 1:
             raise ConfigError(
-                f"DATALOADER.NUM_INSTANCE is {self.num_instances}; set it to 1 or more"
+                f"DATALOADER.NUM_INSTANCE is {self.num_instances!r}; set it to 1 or more"
             )
         unit = num_domains * self.num_instances * self.world_size
         if self.batch_size < 1 or self.batch_size % unit:
             below = self.batch_size // unit * unit
             choices = f"{below} or {below + unit}" if below > 0 else str(unit)
             raise ConfigError(
-                f"{self.batch_key} is {self.batch_size}, but it must be a multiple of {unit} = "
+                f"{self.batch_key} is {self.batch_size!r}, but it must be a multiple of {unit} = "
                 f"{num_domains} domains x {self.num_instances} (DATALOADER.NUM_INSTANCE) x "
                 f"{self.world_size} processes; set it to {choices}"
             )
@@ -408,16 +408,16 @@ class Balance:
                 yield ConfigError(
                     f"{self.batch_key} {self.batch_size} with DATALOADER.NUM_INSTANCE "
                     f"{self.num_instances} needs {slots} identities of each of the {len(counts)} "
-                    f'domains, but domain "{shown(name)}" has {count}; lower the first or raise '
-                    "the second"
+                    f"domains, but domain {shown(repr(name))} has {count}; lower the first or "
+                    "raise the second"
                 )
 
 
 def too_few_identities(name: str, count: int) -> DatasetError:
     """The error of a domain with less than two identities, whatever the batch."""
     return DatasetError(
-        f'Domain "{shown(name)}" has {count} identity in its training images, but at least 2 are '
-        "needed; remove it from DATASETS.NAMES or add images of other people"
+        f"Domain {shown(repr(name))} has {count} identity in its training images, but at least 2 "
+        "are needed; remove it from DATASETS.NAMES or add images of other people"
     )
 
 

@@ -14,9 +14,9 @@ from fastreid.config import CfgNode
 from torch import Tensor, nn
 
 from metabin_plugin.deploy.folding import Folding, fold_norms, relative_difference
+from metabin_plugin.deploy.repvgg import merge_folded_blocks
 from metabin_plugin.engine import trained_network
 from metabin_plugin.errors import ConfigError, ExportError
-from metabin_plugin.modeling import merge_folded_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ def image_size(cfg: CfgNode) -> tuple[int, int]:
         size *= 2
     if len(size) != 2 or min(size) < 1:
         raise ConfigError(
-            f"{key} is {size}, but an exported network takes images of one size; set it to "
+            f"{key} is {size!r}, but an exported network takes images of one size; set it to "
             "[height, width]"
         )
     return size[0], size[1]

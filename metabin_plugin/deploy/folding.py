@@ -223,7 +223,7 @@ def fold_norms(module: nn.Module, tolerance: float = 0.0, probe: Tensor | None =
         NormError: `tolerance` is not in [0, 1].
     """
     if not 0 <= tolerance <= 1:
-        raise NormError(f"the tolerance of folding is {tolerance}; give a number in [0, 1]")
+        raise NormError(f"the tolerance of folding is {tolerance!r}; give a number in [0, 1]")
     network = copy.deepcopy(module).eval().requires_grad_(False)
     original = None if probe is None else copy.deepcopy(network)(probe)
     norms = {name: layer for name, layer in network.named_modules() if _can_fold(layer)}

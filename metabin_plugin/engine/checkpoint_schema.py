@@ -3,7 +3,10 @@
 A checkpoint is a file of ``torch.save`` with plain values (``weights/files.py``). Its entries:
 
 - ``format``: ``FORMAT``. Checkpoints of version 0.1 and of plain fastreid have none.
-- ``model``: the network's state dict (``weights/checkpointer.py``).
+- ``model``: the network's state dict (``weights/checkpointer.py``): of the averaged network with
+  ``METABIN.AVERAGE.DECAY``, else of the trained one.
+- ``average``: with ``METABIN.AVERAGE.DECAY`` a dict of the trained network's state dict, ``model``,
+  and the number of ``updates`` of the average.
 - ``optimizer``, ``lr_sched``, ``warmup_sched``, ``grad_scaler``: their states
   (``weights/checkpoint_states.py``).
 - ``checkpoints``, ``momentum_teacher``, ``base_losses`` (the memories of ``METABIN.BASE_LOSSES``)
@@ -11,7 +14,7 @@ A checkpoint is a file of ``torch.save`` with plain values (``weights/files.py``
   each raises ``ValueError`` for a state that it cannot have.
 - ``epoch``: number of the last finished epoch, from -1 to ``SOLVER.MAX_EPOCH`` - 1.
 - ``metric``: of the last evaluation, finite; -1 for none.
-- ``config``: the run's config, YAML that ``yaml_text`` reads.
+- ``config``: the run's config, YAML that ``read_yaml`` reads.
 - ``progress``: a dict. Checkpoints of plain fastreid have none.
 
   - ``iteration``: number of the next iteration, in the epoch after ``epoch``.
@@ -33,7 +36,7 @@ from typing import Any
 from fastreid.config import CfgNode
 
 from metabin_plugin import random_state
-from metabin_plugin.config.yaml_text import read_yaml
+from metabin_plugin.config.reading import read_yaml
 from metabin_plugin.data.domains import check_record
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.engine.log import check_history

@@ -14,7 +14,7 @@ from fastreid.utils import comm
 from torch import Tensor
 
 from metabin_plugin.data import GraphSampler, ReadableDataset, build_reid_test_loader
-from metabin_plugin.norm.processes import share_buffers
+from metabin_plugin.processes import share_buffers
 
 
 class GraphHook(HookBase):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from fastreid.config import CfgNode
 from fastreid.data import build as loaders
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
+from fastreid.solver.lr_scheduler import _get_warmup_factor_at_epoch
 from fastreid.utils import comm
 from torch import Tensor
 
@@ -33,6 +35,7 @@ from metabin_plugin.meta import (
     MetaStep,
     Tensors,
     meta_step,
+    random_direction,
     sign_shares,
     sign_shares_by_loss,
     split_domains,
@@ -157,7 +160,7 @@ def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
         )
     if not 1 <= num_meta_train < num_domains:
         raise ConfigError(
-            f"METABIN.NUM_META_TRAIN is {num_meta_train} of {num_domains} domains; choose 1 to "
+            f"METABIN.NUM_META_TRAIN is {num_meta_train!r} of {num_domains} domains; choose 1 to "
             f"{num_domains - 1}, so that meta-train and meta-test both have one"
         )
 
@@ -166,8 +169,8 @@ def _check_sides(num_meta_train: int, num_domains: int, size: int, key: str) -> 
     per_domain = size // num_domains // comm.get_world_size()
     if min(num_meta_train, num_domains - num_meta_train) * per_domain < 2:
         raise ConfigError(
-            f"{key} is {size}, which leaves one image in each process to meta-train or meta-test; "
-            "raise it, for both need 2"
+            f"{key} is {size!r}, which leaves one image in each process to meta-train or "
+            "meta-test; raise it, for both need 2"
         )
 
 
@@ -205,10 +208,14 @@ class MetaLearningHook(HookBase):
         )
         self.train_losses, self.test_losses = node.META_TRAIN_LOSSES, node.META_TEST_LOSSES
         self.second_order = node.SECOND_ORDER
+        self._is_random = node.INNER_DIRECTION == "random"
+        self._with_meta_train = node.OUTER_LOSS == "sum"
+        self._freeze_after = node.FREEZE_AFTER
         # Other views of the parameters: their .grad is the base optimizer's, or must stay None.
         self._moved = {name: p.detach() for name, p in self.model.meta_parameters.items()}
         self._gates = list(self.model.gates)
         self._outer_lr = node.OUTER_LR
+        self._warms_up = node.OUTER_LR_WARMUP
         self.outer_optimizer = torch.optim.SGD(
             self._moved.values(), lr=self._outer_lr, foreach=True
         )
@@ -225,6 +232,8 @@ class MetaLearningHook(HookBase):
     def after_step(self) -> None:
         """Run one meta-train / meta-test episode and update the gates.
 
+        From iteration ``METABIN.FREEZE_AFTER`` on nothing is done, and no batch drawn.
+
         With a loss scale (float16) a gradient that is not finite skips the update, which is
         counted, and lowers the scale. The device is waited for once, before the update, and with a
         loss scale by the scaler too.
@@ -234,6 +243,11 @@ class MetaLearningHook(HookBase):
                 finite. The gates are as they were.
         """
         iteration = self.trainer.iter
+        if 0 < self._freeze_after <= iteration:
+            return
+        if self._warms_up:
+            for group in self.outer_optimizer.param_groups:
+                group["lr"] = self.outer_lr()
         batch = self._next_batch()
         train, test = self.episodes.select(batch, *self.split(iteration))
         step = meta_step(
@@ -245,6 +259,8 @@ class MetaLearningHook(HookBase):
             second_order=self.second_order,
             loss_scale=self._loss_scale(),
             average=mean_over_processes,
+            inner_direction=self._inner_direction(iteration),
+            with_meta_train=self._with_meta_train,
         )
         fault, losses, shares = read_step(step, self._gates)
         logged = dict(zip(_logged_names(step), losses, strict=True))
@@ -263,6 +279,21 @@ class MetaLearningHook(HookBase):
     def split(self, iteration: int) -> tuple[list[int], list[int]]:
         """Meta-train and meta-test domains of an iteration (Algorithm 1, line 8)."""
         return self.episodes.split(iteration)
+
+    def outer_lr(self) -> float:
+        """gamma of Eq. 10 in this iteration."""
+        if not self._warms_up:
+            return self._outer_lr
+        warmup = self.trainer.scheduler["warmup_sched"]
+        factor = _get_warmup_factor_at_epoch(
+            warmup.warmup_method, warmup.last_epoch, warmup.warmup_iters, warmup.warmup_factor
+        )
+        return self._outer_lr * factor
+
+    def _inner_direction(self, iteration: int) -> Callable[[Tensors], Tensors] | None:
+        if not self._is_random:
+            return None
+        return functools.partial(random_direction, seed=self.episodes.seed, iteration=iteration)
 
     def outer_update(self, gradients: Tensors) -> None:
         """Eq. 10: rho <- clip(rho - gamma * gradient) to [0, 1].
@@ -375,6 +406,8 @@ class MetaLearningHook(HookBase):
         if self.grad_scaler.is_enabled():
             storage.put_scalar("meta_skipped_steps", self.skipped_steps, smoothing_hint=False)
         storage.put_scalar("inner_lr", self.episodes.inner_lr(iteration), smoothing_hint=False)
+        if self._warms_up:
+            storage.put_scalar("outer_lr", self.outer_lr(), smoothing_hint=False)
 
 
 def _own_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Any:

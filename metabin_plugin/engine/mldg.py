@@ -149,6 +149,11 @@ def _check_keys(cfg: CfgNode, model: nn.Module) -> None:
         raise ConfigError(
             "METABIN.SECOND_ORDER is True, but MLDGHook is of first order; set it to False"
         )
+    if cfg.METABIN.INNER_DIRECTION != "gradient":
+        raise ConfigError(
+            f"METABIN.INNER_DIRECTION is {cfg.METABIN.INNER_DIRECTION!r}, but MLDGHook's inner "
+            "step follows the gradient; set it to gradient"
+        )
     if any(not gate.requires_grad for gate in gate_parameters(model).values()):
         raise ConfigError(
             "METABIN.HOOKS names MLDGHook, which moves all parameters, but META_ARCHITECTURE "

@@ -1,8 +1,9 @@
-"""How a network computes: norm form, memory format, graphs and compilation, by config key."""
+"""How a network computes: norm, its form, memory format, graphs, compilation, by config key."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,16 +11,79 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.engine.graphs import CudaRecorder, GraphedForward, Recorder
 from metabin_plugin.errors import ConfigError, NormError
-from metabin_plugin.modeling.known_backbones import FAMILIES, early_parts
-from metabin_plugin.norm import set_norm_form
+from metabin_plugin.modeling.backbones import FAMILIES, early_parts
+from metabin_plugin.norm import convert_norm, count_gates, set_norm_form
 from metabin_plugin.norm.batch_instance_norm import choose_form
+from metabin_plugin.registries import BACKBONE_NORM_REGISTRY, NORM_REGISTRY, registered
 from metabin_plugin.style import MixStyle
 from metabin_plugin.text import shown
 
 logger = logging.getLogger(__name__)
+
+
+@patch(
+    "fastreid.modeling.backbones.build:build_backbone",
+    fault="The norm layers are looked up by hard-coded names.",
+    unless="``MODEL.BACKBONE.NORM`` is one of fastreid's.",
+)
+def build_with_registered_norm(original: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
+    """Let ``MODEL.BACKBONE.NORM`` name an entry of one of the two registries of norms.
+
+    The backbone is built with batch normalization and gets its pretrained weights; then its norm
+    layers are replaced, so that ImageNet weights are those of batch normalization.
+    """
+    name = cfg.MODEL.BACKBONE.NORM
+    if name in registered(BACKBONE_NORM_REGISTRY):
+        network = BACKBONE_NORM_REGISTRY.get(name)(original(_with_batch_norm(cfg)))
+    elif name in registered(NORM_REGISTRY):
+        network = convert_norm(original(_with_batch_norm(cfg)), NORM_REGISTRY.get(name))
+    else:
+        return original(cfg)
+    logger.info("MODEL.BACKBONE.NORM %s: %s", name, _norms(network))
+    return network
+
+
+def _with_batch_norm(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.NORM = "BN"
+    return cfg
+
+
+def _norms(network: nn.Module) -> str:
+    """What normalizes a network, in words."""
+    counts = Counter(
+        type(layer).__name__ for layer in network.modules() if isinstance(layer, _NormBase)
+    )
+    layers = [f"{count} {kind} layers" for kind, count in counts.items()]
+    gates = count_gates(network)[1]
+    return ", ".join([*layers, *([f"{gates} gates"] if gates else [])])
+
+
+@patch(
+    "fastreid.layers.batch_norm:get_norm",
+    fault="The norm layers are looked up by hard-coded names. Some meta-architectures (MGN) build "
+    "blocks of their own with it, besides the backbone's.",
+    unless="the norm is one of fastreid's.",
+)
+def get_registered_norm(
+    original: Callable[..., Any], norm: Any, out_channels: int, **kwargs: Any
+) -> Any:
+    """Make the layers of ``NORM_REGISTRY`` too, frozen parts included.
+
+    A norm that only a whole backbone can have leaves those blocks with batch normalization.
+    """
+    if norm in registered(BACKBONE_NORM_REGISTRY):
+        return original("BN", out_channels, **kwargs)
+    if norm in registered(NORM_REGISTRY):
+        layer = original("BN", out_channels, **kwargs)
+        return convert_norm(layer, NORM_REGISTRY.get(norm))
+    return original(norm, out_channels, **kwargs)
 
 
 def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
@@ -74,12 +138,12 @@ def _check_features(network: nn.Module, cfg: CfgNode) -> None:
     except (AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{key} is {size}, on which {backbone.NAME} fails ({reason}); choose a size "
+            f"{key} is {size!r}, on which {backbone.NAME} fails ({reason}); choose a size "
             "that it takes"
         ) from error
     if isinstance(features, Tensor) and features.shape[1] != backbone.FEAT_DIM:
         raise ConfigError(
-            f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM}, but {backbone.NAME} with DEPTH "
+            f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM!r}, but {backbone.NAME} with DEPTH "
             f"{backbone.DEPTH} gives {features.shape[1]} features; set it to that"
         )
 
@@ -163,8 +227,8 @@ def _backbone(network: nn.Module, cfg: CfgNode, key: str) -> nn.Module:
     backbone = getattr(network, "backbone", None)
     if not isinstance(backbone, nn.Module):
         raise ConfigError(
-            f"METABIN.{key} is True, but MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has "
-            "no backbone of its own; set it to False"
+            f"METABIN.{key} is True, but MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} "
+            "has no backbone of its own; set it to False"
         )
     return backbone
 

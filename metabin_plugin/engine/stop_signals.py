@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from fastreid.utils import comm
 
-from metabin_plugin.cli.outcome import STATUS_BASE
+from metabin_plugin.errors import STATUS_BASE
 
 # A scheduler's signal to all processes of a job reaches a rank directly and through its launcher.
 SAME_SIGNAL_SECONDS = 1.0

@@ -9,14 +9,16 @@ import math
 import os
 import signal
 import weakref
+from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from fastreid.config import CfgNode
-from fastreid.engine import DefaultTrainer, hooks
+from fastreid.engine import DefaultTrainer, default_setup, hooks
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
+from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.env import seed_all_rng
 from fastreid.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch import nn
@@ -25,14 +27,15 @@ from torch.optim import Optimizer
 
 from metabin_plugin.compat.networks import momentum_teacher
 from metabin_plugin.compat.patching import patch
-from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
+from metabin_plugin.config.reading import read_config
+from metabin_plugin.data.build import check_targets, require_matches
 from metabin_plugin.data.domains import require_one_domain_each, training_record
-from metabin_plugin.data.lookup import check_targets, require_matches
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.data.sampler import GraphSampler
+from metabin_plugin.engine.averaging import WeightAverage
 from metabin_plugin.engine.checkpoint_schema import check_checkpoint
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.finite import finite_base_step
@@ -48,16 +51,18 @@ from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.files import reason
 from metabin_plugin.modeling import BaselineWithLosses, IdentityMemory, MemoryStates
 from metabin_plugin.norm import clip_gates_, gate_parameters
-from metabin_plugin.norm.processes import share_buffers
+from metabin_plugin.processes import share_buffers
 from metabin_plugin.registries import HOOK_REGISTRY
 from metabin_plugin.run_folder import (
     METRICS,
     begin_run,
     end_run,
+    in_main_process,
     prepare_folder,
     trace_of_run,
     write_config,
 )
+from metabin_plugin.weights.checkpointer import network_state
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +117,10 @@ class MetaBINTrainer(DefaultTrainer):
         teacher = momentum_teacher(self.network)
         if teacher is not None:
             states["momentum_teacher"] = teacher
+        if self._average is not None:
+            states["average"] = self._average
+            # A checkpoint's model is what is evaluated, for whatever reads it.
+            self.checkpointer.model = self._average.network
         states |= self._memories()
         self.checkpointer.checkpointables.update(
             {name: holder for name, holder in states.items() if hasattr(holder, "state_dict")}
@@ -131,6 +140,11 @@ class MetaBINTrainer(DefaultTrainer):
         """The network that is trained, without the wrapper that several processes need."""
         model = self.model
         return model.module if isinstance(model, DistributedDataParallel) else model
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and saved: the averaged one, where there is one."""
+        return self.model if self._average is None else self._average.network
 
     def hook(self, which: str | type[HookBase]) -> Any:
         """The hook of a name in ``METABIN.HOOKS``, or the first of a class.
@@ -184,13 +198,23 @@ class MetaBINTrainer(DefaultTrainer):
         if isinstance(self.data_loader.batch_sampler.sampler, GraphSampler):
             self._named_hooks["GraphHook"] = GraphHook(self.cfg, self)
         self._checkpoints = CheckpointHook(self.cfg)
+        self._average = (
+            WeightAverage(self.cfg, self.network) if self.cfg.METABIN.AVERAGE.DECAY else None
+        )
         own = list(self._named_hooks.values())
         if any(gate.requires_grad for gate in gate_parameters(self.model).values()):
             own.insert(0, ClipGatesHook(self.model))
+        if self._average is not None:
+            own.append(self._average)
         left_out: tuple[type, ...] = (hooks.PeriodicCheckpointer,)
         if self.cfg.TEST.EVAL_PERIOD == 0:
             left_out += (hooks.EvalHook,)
         fastreids = [hook for hook in super().build_hooks() if not isinstance(hook, left_out)]
+        for hook in fastreids:
+            if isinstance(hook, hooks.PreciseBN):
+                hook._model = self.evaluated
+            elif isinstance(hook, hooks.EvalHook):
+                hook._func = self._evaluate
         return [*own, *fastreids, *live_lines(), self._checkpoints]
 
     def build_writers(self) -> list[Any]:
@@ -223,6 +247,8 @@ class MetaBINTrainer(DefaultTrainer):
                 )
             self.checkpointer.partial = self.cfg.METABIN.PARTIAL_WEIGHTS
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if self._average is not None:
+                self._average.start_from_average()
             return
         self._resume(source)
 
@@ -248,6 +274,8 @@ class MetaBINTrainer(DefaultTrainer):
         """Refuse a checkpoint from which this run cannot go on; nothing of it is applied here."""
         check_checkpoint(content, self.cfg, self.iters_per_epoch, source)
         refuse_other_data(content, self.data_loader.dataset, self.training_data, source)
+        if self._average is not None and "average" not in content:
+            content["average"] = {"updates": 0, "model": network_state(content, source)}
         if "config" in content:
             refuse_another_run(content["config"], self.cfg, self.network, source)
             changes = config_changes(content["config"], self.cfg)
@@ -348,7 +376,11 @@ class MetaBINTrainer(DefaultTrainer):
         was_finished = self.start_epoch >= self.max_epoch
         evaluates = self.cfg.TEST.EVAL_PERIOD > 0
         if was_finished and evaluates and not hasattr(self, "_last_eval_results"):
-            self._last_eval_results = self.test(self.cfg, self.model)
+            self._evaluate()
+
+    def _evaluate(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.evaluated)
+        return self._last_eval_results
 
     def _finish_epoch(self) -> None:
         period = self.cfg.TEST.EVAL_PERIOD
@@ -540,3 +572,53 @@ def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     cfg.defrost()
     cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]
     return cfg
+
+
+def train_or_evaluate(options: Namespace, trainer: type[MetaBINTrainer] = MetaBINTrainer) -> Any:
+    """Train, or with ``--eval-only`` evaluate ``MODEL.WEIGHTS``.
+
+    Args:
+        options: what the arguments of ``train``, or fastreid's ``default_argument_parser``, gave.
+        trainer: what trains and evaluates.
+
+    Returns:
+        The results by target; None if nothing was evaluated.
+
+    Raises:
+        MetaBINError: config, data or weights cannot work.
+    """
+    cfg = read_config(options.config_file, options.opts)
+    # Before OUTPUT_DIR is made for a config that cannot work.
+    with checked(cfg):
+        cfg.freeze()
+        default_setup(cfg, options)
+        if options.eval_only:
+            network = trained_network(cfg, "--eval-only evaluates MODEL.WEIGHTS, which is empty")
+            return trainer.test(cfg, network)
+        training = trainer(cfg)
+        training.resume_or_load(resume=options.resume)
+        return training.train()
+
+
+def trained_network(cfg: CfgNode, if_empty: str) -> nn.Module:
+    """The network of a config with ``MODEL.WEIGHTS``; ImageNet weights are not looked for.
+
+    Args:
+        cfg: the config; it is not changed.
+        if_empty: first part of the sentence that refuses an empty ``MODEL.WEIGHTS``.
+
+    Raises:
+        ConfigError: ``MODEL.WEIGHTS`` is empty, or the config cannot work.
+        WeightsError: the file is damaged or does not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            f"{if_empty}; add MODEL.WEIGHTS and the path of a checkpoint, "
+            "OUTPUT_DIR/model_final.pth for example"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    network = MetaBINTrainer.build_model(cfg)
+    Checkpointer(network).load(cfg.MODEL.WEIGHTS)
+    return network

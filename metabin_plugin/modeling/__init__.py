@@ -16,7 +16,6 @@ from metabin_plugin.modeling.meta_arch import (
     logged_name,
 )
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
-from metabin_plugin.modeling.repvgg import merge_folded_blocks
 
 __all__ = [
     "BASE_LOSSES",
@@ -31,5 +30,4 @@ __all__ = [
     "MobileNetV2",
     "insert_dual_norm",
     "logged_name",
-    "merge_folded_blocks",
 ]

@@ -27,7 +27,7 @@ from metabin_plugin.losses import (
     uniformity_loss,
 )
 from metabin_plugin.meta import held_call
-from metabin_plugin.modeling.known_backbones import early_parts
+from metabin_plugin.modeling.backbones import early_parts
 from metabin_plugin.precision import at_least_float32
 from metabin_plugin.processes import are_several, gather_rows
 from metabin_plugin.style import draw_styles, instance_statistics, last_part, restyle

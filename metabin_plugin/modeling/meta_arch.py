@@ -88,8 +88,8 @@ def _scalar(loss: Any, name: str, key: str) -> Tensor:
     if not isinstance(loss, Tensor) or loss.shape != ():
         shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(
-            f"the loss {name} of {key} gave {shape}, not a scalar tensor; let it return a mean or "
-            "a sum over its rows"
+            f"the loss {name} of {key} gave {shape!r}, not a scalar tensor; let it return a "
+            "mean or a sum over its rows"
         )
     return loss
 

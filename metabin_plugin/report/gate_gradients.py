@@ -61,7 +61,7 @@ class MetaTrainBatches:
         self._num_domains, self.num_identities = dataset.num_domains, dataset.num_classes
         if not 1 <= self._num_meta_train < self._num_domains:
             raise ConfigError(
-                f"METABIN.NUM_META_TRAIN is {self._num_meta_train} of the {self._num_domains} "
+                f"METABIN.NUM_META_TRAIN is {self._num_meta_train!r} of the {self._num_domains} "
                 "domains of DATASETS.NAMES; choose one that leaves a domain to meta-test"
             )
         sampler = DomainBalancedSampler(cfg, dataset)

@@ -120,11 +120,11 @@ def _check_use(kind: str, given: dict[str, int | None]) -> None:
             continue
         if option in unused:
             raise SearchError(
-                f"{option} is {value}, but an index of kind {kind} has no use for it; "
+                f"{option} is {value!r}, but an index of kind {kind} has no use for it; "
                 "leave it out or choose another --kind"
             )
         if value < 1:
-            raise SearchError(f"{option} is {value}; give at least 1")
+            raise SearchError(f"{option} is {value!r}; give at least 1")
 
 
 def _check_fit(plan: Plan, count: int, dimension: int) -> None:
@@ -213,7 +213,9 @@ def set_probes(index: Any, probes: int) -> None:
     lists = getattr(index, "nlist", 0)
     if not 1 <= probes <= lists:
         has = f"{lists} lists" if lists else "no lists, being flat"
-        raise SearchError(f"--probes is {probes}, but the index has {has}; change or leave it out")
+        raise SearchError(
+            f"--probes is {probes!r}, but the index has {has}; change or leave it out"
+        )
     index.nprobe = probes
 
 

@@ -16,11 +16,11 @@ from fastreid.data.transforms import build_transforms
 from fastreid.evaluation import inference_context
 from PIL import Image
 
+from metabin_plugin.config.reading import read_yaml
 from metabin_plugin.config.table import check_types
-from metabin_plugin.config.yaml_text import read_yaml
 from metabin_plugin.data import ReadableDataset, build_reid_test_loader
+from metabin_plugin.data.build import build_nonempty_dataset, datasets_root
 from metabin_plugin.data.images import find_files
-from metabin_plugin.data.lookup import build_nonempty_dataset, datasets_root
 from metabin_plugin.data.manifest import is_manifest, read_rows
 from metabin_plugin.engine import read_config, trained_network
 from metabin_plugin.errors import ConfigError, DatasetError

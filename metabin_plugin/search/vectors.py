@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from metabin_plugin.cli.outcome import STATUS_BASE
+from metabin_plugin.errors import STATUS_BASE
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.search.faults import SearchError, write_file
 from metabin_plugin.text import shown

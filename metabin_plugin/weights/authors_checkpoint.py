@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.modeling.known_backbones import MOBILENETV2, RESNET, KnownBackbone
+from metabin_plugin.modeling.backbones import MOBILENETV2, RESNET, KnownBackbone
 from metabin_plugin.norm import convert_norm
 from metabin_plugin.weights.checkpointer import network_state
 from metabin_plugin.weights.fit import AUTHORS, first_difference, shapes

@@ -1,13 +1,22 @@
-"""Reading files of ``torch.save``: verified, bounded by their size, and never executed."""
+"""Reading files of ``torch.save``: verified, bounded by their size, and never executed.
+
+Nothing that a pickle in them names is looked up or called. Its functions and classes become inert
+marks first, and of the marks those few are then turned into values that ``torch.save`` writes for
+tensors and NumPy for numbers.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 import os
+import pickle
+import pickletools
 import zipfile
-from collections.abc import Mapping
-from typing import Any, BinaryIO, cast
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,7 +25,6 @@ from torch import Tensor, nn
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.text import shown
-from metabin_plugin.weights.pickles import DTYPES, RefusedObjectError, overlaps, read_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +35,41 @@ _CHUNK = 1 << 24
 # Of the format before PyTorch 1.6: a number by which it is known, and its version.
 _OLD_MAGIC, _OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _PLAIN = (type(None), bool, int, float, str)
+# Gives the bytes of a storage, as a uint8 tensor of this length, by its key.
+Storages = Callable[[str, int], Tensor]
+
+DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+# Those of NumPy that PyTorch has too.
+_ARRAY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1")
+_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+# All that pickle's protocol 2 needs for plain values, calls and references.
+_OPCODES = frozenset(
+    [
+        *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
+        *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+        *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    ]
+)
+_DEEPEST = 50
+# A byte can make an object of a hundred; a large network's file has 100,000 instructions.
+_MOST_INSTRUCTIONS = 1 << 22
+# Values that a file may stand for where parts of it are named again.
+_MOST_VALUES = 1 << 23
+_LARGEST_SIDE = 1 << 40
 
 
 class _DamageError(ValueError):
@@ -225,3 +268,346 @@ def _read_old(file: BinaryIO) -> Any:
         raw[key] = torch.empty(nbytes, dtype=torch.uint8)
         _fill(raw[key], file)
     return content.values(lambda key, _: raw[key])
+
+
+class RefusedObjectError(ValueError):
+    """A pickle names a function or class that is no part of plain values.
+
+    Attributes:
+        name: the function or class.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it holds a Python object, {name}")
+        self.name = name
+
+
+class Storage(NamedTuple):
+    """The numbers of one tensor, or of several that share them.
+
+    Attributes:
+        key: its name in the file.
+        dtype: type of the numbers.
+        numel: how many there are.
+    """
+
+    key: str
+    dtype: torch.dtype
+    numel: int
+
+
+class _Function(NamedTuple):
+    """Stands for what a pickle names; immutable, so that a pickle cannot change it."""
+
+    name: str
+
+    def __call__(self, *arguments: Any) -> _Call:
+        return _Call(self.name, arguments)
+
+
+class _Call:
+    """Stands for the result of a call, with what the pickle did to it."""
+
+    __slots__ = ("arguments", "function", "items", "state")
+
+    def __init__(self, function: str, arguments: tuple[Any, ...]) -> None:
+        self.function, self.arguments = function, arguments
+        self.items: list[tuple[Any, Any]] = []
+        self.state: Any = None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append((key, value))
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), fix_imports=False, encoding="utf-8")
+        self.storages: dict[str, Storage] = {}
+
+    def find_class(self, module: str, name: str) -> _Function:
+        return _Function(f"{module}.{name}")
+
+    def persistent_load(self, reference: Any) -> Storage:
+        match reference:
+            case ("storage", _Function(kind), str(key), _, int(numel), *view) if (
+                view in ([], [None]) and numel >= 0
+            ):
+                module, _, storage = kind.rpartition(".")
+                if module in ("torch", "torch.cuda") and storage in DTYPES:
+                    found = Storage(key, DTYPES[storage], numel)
+                    if self.storages.setdefault(key, found) != found:
+                        raise ValueError("tensors disagree about the data that they share")
+                    return found
+                raise RefusedObjectError(kind)
+        raise ValueError("a tensor refers to no storage")
+
+
+class Pickled(NamedTuple):
+    """The content of a pickle whose tensors have no numbers yet.
+
+    Attributes:
+        marks: plain values, and marks where calls stand.
+        storages: what the tensors refer to, by key.
+    """
+
+    marks: Any
+    storages: dict[str, Storage]
+
+    def values(self, storages: Storages) -> Any:
+        """Make the values.
+
+        Args:
+            storages: gives the bytes of a tensor's storage.
+
+        Returns:
+            Tensors on the CPU, also for NumPy's arrays; numbers, also for NumPy's; strings, None,
+            lists, tuples, dicts and their subclasses ``OrderedDict`` and ``Counter``.
+
+        Raises:
+            RefusedObjectError: there is anything else.
+            ValueError: a tensor does not lie within its storage, values contain themselves, are
+                nested too deeply, or stand for too many.
+        """
+        return _Maker(storages).value(self.marks)
+
+
+def read_pickle(file: BinaryIO) -> Pickled:
+    """Read one pickle from a file, up to its end, without making any object of it.
+
+    Args:
+        file: open for reading, where the pickle begins.
+
+    Raises:
+        ValueError: it is damaged, or has what ``torch.save`` does not write.
+        RefusedObjectError: a storage has an unknown type.
+    """
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if number > _MOST_INSTRUCTIONS:
+            raise ValueError(f"a pickle of more than {_MOST_INSTRUCTIONS:,} instructions")
+        if opcode.name not in _OPCODES:
+            raise ValueError(f"pickle instruction {opcode.name}, which torch.save does not write")
+        # Memory is reserved up to the largest index.
+        if opcode.name.endswith("PUT") and int(argument or 0) > number:
+            raise ValueError("a pickle with references that it cannot have")
+    end = file.tell()
+    file.seek(start)
+    unpickler = _Unpickler(file.read(end - start))
+    return Pickled(unpickler.load(), unpickler.storages)
+
+
+def overlaps(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether several entries of a tensor may be one number, which operations in place refuse.
+
+    Args:
+        size: of the tensor.
+        stride: of the tensor, from 0.
+    """
+    reached = 0
+    for step, side in sorted(zip(stride, size, strict=True)):
+        if side > 1:
+            if step <= reached:
+                return True
+            reached += (side - 1) * step
+    return False
+
+
+class _Maker:
+    """Turns marks into values, each mark once, so that what is shared stays shared."""
+
+    def __init__(self, storages: Storages) -> None:
+        self._storages = storages
+        self._of_key: dict[str, torch.UntypedStorage] = {}
+        self._made: dict[int, tuple[Any, int]] = {}
+        self._open: set[int] = set()
+
+    def value(self, mark: Any) -> Any:
+        return self._value(mark, 0)[0]
+
+    def _value(self, mark: Any, depth: int) -> tuple[Any, int]:
+        """A value, and the number of values that it stands for."""
+        if mark is None or type(mark) in (bool, int, float, str):
+            return mark, 1
+        if id(mark) in self._made:
+            return self._made[id(mark)]
+        if id(mark) in self._open or depth > _DEEPEST:
+            raise ValueError("values that contain themselves or are nested too deeply")
+        self._open.add(id(mark))
+        made = self._new_value(mark, depth + 1)
+        if made[1] > _MOST_VALUES:
+            raise ValueError(f"it stands for more than {_MOST_VALUES:,} values")
+        self._open.remove(id(mark))
+        self._made[id(mark)] = made
+        return made
+
+    def _new_value(self, mark: Any, depth: int) -> tuple[Any, int]:
+        if type(mark) in (list, tuple):
+            made = [self._value(entry, depth) for entry in mark]
+            return type(mark)(value for value, _ in made), 1 + sum(size for _, size in made)
+        if type(mark) is dict:
+            return self._mapping({}, mark.items(), depth)
+        if not isinstance(mark, _Call):
+            raise RefusedObjectError(getattr(mark, "name", type(mark).__name__))
+        return self._of_call(mark, depth)
+
+    def _of_call(self, call: _Call, depth: int) -> tuple[Any, int]:
+        module, _, name = call.function.rpartition(".")
+        arguments = call.arguments
+        if module in _ARRAY_MODULES and not call.items:
+            if name == "scalar" and call.state is None:
+                return _array(arguments[0], (), arguments[1]).item(), 1
+            if name == "_reconstruct":
+                return _tensor_of_array(call), 1
+        if call.function == "collections.OrderedDict":
+            return self._ordered(call, depth)
+        if call.state is None and not call.items:
+            match call.function, arguments:
+                case "collections.Counter", (dict(counts),):
+                    return self._counter(counts, depth)
+                case "torch.Size", (tuple(sides),):
+                    return self._value(sides, depth)
+                case "torch._utils._rebuild_parameter", (_Call() as data, _, _):
+                    return self._value(data, depth)
+                case "torch._utils._rebuild_tensor_v2", (
+                    storage,
+                    offset,
+                    size,
+                    stride,
+                    _,
+                    _,
+                    *more,
+                ):
+                    # A last argument says that all numbers are to be negated or conjugated.
+                    if more in ([], [None], [{}]):
+                        return self._tensor(storage, offset, size, stride), 1
+                case "torch._utils._rebuild_tensor", (storage, offset, size, stride):
+                    return self._tensor(storage, offset, size, stride), 1
+        raise RefusedObjectError(call.function)
+
+    def _mapping(self, into: Any, items: Any, depth: int) -> tuple[Any, int]:
+        total = 1
+        for key, mark in items:
+            if type(key) not in (str, int, float, bool):
+                raise ValueError(f"a dict has a {type(key).__name__} as a key")
+            into[key], size = self._value(mark, depth)
+            total += size + 1
+        return into, total
+
+    def _ordered(self, call: _Call, depth: int) -> tuple[Any, int]:
+        pairs = call.items
+        match call.arguments:
+            case ():
+                pass
+            case (list(entries),) if all(type(e) in (list, tuple) and len(e) == 2 for e in entries):
+                pairs = [*map(tuple, entries), *pairs]
+            case _:
+                raise ValueError("an ordered dict of other things than pairs")
+        made, total = self._mapping(OrderedDict(), pairs, depth)
+        match call.state:
+            case None:
+                pass
+            case {"_metadata": metadata, **others} if not others:
+                made._metadata, size = self._value(metadata, depth)
+                _check_metadata(made._metadata)
+                total += size
+            case _:
+                raise ValueError("an ordered dict has attributes that no state dict has")
+        return made, total
+
+    def _counter(self, counts: dict[Any, Any], depth: int) -> tuple[Any, int]:
+        made, total = self._mapping(Counter(), counts.items(), depth)
+        if any(type(count) is not int for count in made.values()):
+            raise ValueError("a counter counts in other things than whole numbers")
+        return made, total
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
+        if not isinstance(storage, Storage):
+            raise ValueError("a tensor has no storage")
+        sides, steps = _whole_numbers(size), _whole_numbers(stride)
+        (start,) = _whole_numbers((offset,))
+        if len(sides) != len(steps):
+            raise ValueError("a tensor has sizes and strides of different number")
+        numel = math.prod(sides)
+        last = start + sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
+        # One that repeats its numbers could be as large as it says, whatever the file's size.
+        if numel > storage.numel or (numel and last >= storage.numel):
+            raise ValueError("a tensor is larger than its data in the file")
+        if overlaps(sides, steps):
+            raise ValueError("a tensor has the same number in several places")
+        empty = torch.empty((0,), dtype=storage.dtype)
+        return empty.set_(self._bytes(storage), start if numel else 0, sides, steps)
+
+    def _bytes(self, storage: Storage) -> torch.UntypedStorage:
+        if storage.key not in self._of_key:
+            raw = self._storages(storage.key, storage.numel * storage.dtype.itemsize)
+            if storage.dtype is torch.bool and bool((raw > 1).any()):
+                raise ValueError("a tensor of truth values holds other numbers than 0 and 1")
+            self._of_key[storage.key] = raw.untyped_storage()
+        return self._of_key[storage.key]
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    if isinstance(values, _Call) and values.function == "torch.Size":
+        (values,) = values.arguments
+    if type(values) is not tuple or not all(
+        type(value) is int and 0 <= value < _LARGEST_SIDE for value in values
+    ):
+        raise ValueError("a tensor's sizes are not whole numbers from 0")
+    return values
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Of a state dict: the version of each module's format, by the module's name.
+
+    PyTorch also takes orders from there, to put the file's tensors in the place of parameters.
+    """
+    fault = ValueError("a state dict with other attributes than versions")
+    if not isinstance(metadata, dict):
+        raise fault
+    for module, entry in metadata.items():
+        if not isinstance(module, str) or not isinstance(entry, dict) or entry.keys() - {"version"}:
+            raise fault
+        if not all(type(version) is int for version in entry.values()):
+            raise fault
+
+
+def _tensor_of_array(call: _Call) -> Tensor:
+    match call.state:
+        case (1, tuple(shape), dtype, bool(by_columns), raw):
+            array = _array(dtype, _whole_numbers(shape), raw, "F" if by_columns else "C")
+            return torch.from_numpy(array)
+    raise ValueError("a NumPy array without its numbers")
+
+
+def _array(
+    dtype: Any, shape: tuple[int, ...], raw: Any, order: Any = "C"
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """A NumPy array of its own memory, in this machine's byte order."""
+    match raw:
+        case _Call(function="_codecs.encode", arguments=(str(text), "latin1"), state=None):
+            content = text.encode("latin1")
+        case _Call(function="__builtin__.bytes", arguments=(), state=None):
+            content = b""
+        case _:
+            raise ValueError("a NumPy value without its bytes")
+    kind = _array_type(dtype)
+    if len(content) != math.prod(shape) * kind.itemsize:
+        raise ValueError("a NumPy value of another size than its bytes")
+    array = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
+    if kind.kind == "b" and (np.frombuffer(content, np.uint8) > 1).any():
+        raise ValueError("a truth value that is neither 0 nor 1")
+    return array.reshape(shape, order=order)
+
+
+def _array_type(dtype: Any) -> np.dtype[Any]:
+    match dtype:
+        case _Call(
+            function="numpy.dtype",
+            arguments=(str(code), *_),
+            state=(3, str(order), None, None, None, *_),
+        ) if code in _ARRAY_TYPES and order in ("<", ">", "|", "="):
+            return np.dtype(order + code)
+    raise ValueError("NumPy values that are not plain numbers")

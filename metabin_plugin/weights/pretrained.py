@@ -7,15 +7,18 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from fastreid.config import CfgNode
 from torch import Tensor, hub, nn
 from torchvision.models import get_weight
 
+from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.modeling.known_backbones import (
+from metabin_plugin.modeling.backbones import (
     BACKBONES,
     MOBILENETV2,
     RESNET,
@@ -34,6 +37,9 @@ from metabin_plugin.weights.fit import (
 
 logger = logging.getLogger(__name__)
 
+Builder = Callable[[CfgNode], nn.Module]
+
+_FASTREID = "fastreid.modeling.backbones"
 
 PREFIX = "torchvision:"
 # A file name's beginning of its SHA-256, as torchvision's files have it.
@@ -45,6 +51,109 @@ CANDIDATES = tuple(b for b in BACKBONES if b.name in (MOBILENETV2, RESNET) and n
 _KEY = "MODEL.BACKBONE.PRETRAIN_PATH"
 # Where fastreid's backbones look for the state dict in a file that holds more.
 STATE_DICT_NAMES = ("model", "state_dict", "model_state")
+
+
+@patch(
+    f"{_FASTREID}.mobilenetv3:build_mobilenetv3_backbone",
+    f"{_FASTREID}.shufflenet:build_shufflenetv2_backbone",
+    f"{_FASTREID}.osnet:build_osnet_backbone",
+    f"{_FASTREID}.resnet:build_resnet_backbone",
+    f"{_FASTREID}.resnext:build_resnext_backbone",
+    f"{_FASTREID}.resnest:build_resnest_backbone",
+    f"{_FASTREID}.regnet.regnet:build_regnet_backbone",
+    f"{_FASTREID}.regnet.effnet:build_effnet_backbone",
+    f"{_FASTREID}.repvgg:build_repvgg_backbone",
+    fault="It loads what it finds in a file of weights and logs the rest, if anything.",
+    unless="``PRETRAIN`` is off, or ``PRETRAIN_PATH`` is empty: it then downloads the weights as "
+    "before.",
+)
+def build_with_all_weights(original: Builder, cfg: CfgNode) -> nn.Module:
+    """Load all of the file, or refuse it."""
+    backbone = cfg.MODEL.BACKBONE
+    if not backbone.PRETRAIN or not backbone.PRETRAIN_PATH:
+        return original(cfg)
+    return _with_all_weights(original, cfg)
+
+
+def _with_all_weights(build: Builder, cfg: CfgNode) -> nn.Module:
+    network = build(_with(cfg, PRETRAIN=False))
+    load_imagenet_weights(network, cfg.MODEL.BACKBONE.PRETRAIN_PATH, cfg.METABIN.PARTIAL_WEIGHTS)
+    return network
+
+
+@patch(
+    f"{_FASTREID}.mobilenet:build_mobilenetv2_backbone",
+    fault="It loads what it finds in a file of weights, and knows no address to download them.",
+    unless="``PRETRAIN`` is off.",
+)
+def build_mobilenetv2_with_all_weights(original: Builder, cfg: CfgNode) -> nn.Module:
+    """Load all of the file, or refuse it, or its absence."""
+    return _with_all_weights(original, cfg) if cfg.MODEL.BACKBONE.PRETRAIN else original(cfg)
+
+
+@patch(
+    f"{_FASTREID}.build:build_backbone",
+    fault="Weights that no backbone can load, or a download that fails, end in a traceback; "
+    "``torch.load`` reads them without a check.",
+    unless="``PRETRAIN`` is off.",
+)
+def build_with_checked_file(original: Builder, cfg: CfgNode) -> nn.Module:
+    """Read ``MODEL.BACKBONE.PRETRAIN_PATH``, downloaded if it is a name, and refuse what is wrong.
+
+    A backbone that loads it with ``torch.load`` gets what was read. What a backbone of the user's
+    then finds wrong with the content ends in one sentence as well. So does a download of fastreid's
+    own that fails, or that there is none of, where the path is empty.
+    """
+    backbone = cfg.MODEL.BACKBONE
+    if not backbone.PRETRAIN:
+        return original(cfg)
+    read: dict[str, Any] = {}
+    if backbone.PRETRAIN_PATH:
+        file = local_file(backbone.PRETRAIN_PATH)
+        read[file] = read_pretrained(file)
+        cfg = _with(cfg, PRETRAIN_PATH=file)
+    try:
+        with _already_read(read):
+            return original(cfg)
+    except Exception as error:
+        fault = weights_fault(error, backbone)
+        if fault is None:
+            raise
+        raise WeightsError(
+            f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH!r} gives {backbone.NAME} no "
+            f"weights: {fault}; give a file of ImageNet weights for this backbone, or set "
+            "MODEL.BACKBONE.PRETRAIN False"
+        ) from error
+
+
+@contextmanager
+def _already_read(contents: Mapping[str, Any]) -> Iterator[None]:
+    """A block in which ``torch.load`` gives what has been read and checked, and not the file.
+
+    PyTorch checks less, and could find something else in a file that is made to be read twice.
+
+    Args:
+        contents: by path.
+    """
+    original = torch.load
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        known = isinstance(file, str) and file in contents
+        return contents[file] if known else original(file, *args, **kwargs)
+
+    torch.load = load  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.load = original
+
+
+def _with(cfg: CfgNode, **backbone: Any) -> CfgNode:
+    """A copy of a config with other values in ``MODEL.BACKBONE``."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.update(backbone)
+    return cfg
 
 
 def local_file(path: str) -> str:

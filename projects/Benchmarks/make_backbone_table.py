@@ -19,7 +19,7 @@ import metabin_plugin
 
 metabin_plugin.register()
 
-from backbones.table import (
+from backbones import (
     BackboneTableError,
     family_table,
     page,
@@ -30,7 +30,7 @@ from backbones.table import (
 )
 from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.files import make_folder_of, write_whole
-from metabin_plugin.modeling.known_backbones import BACKBONES
+from metabin_plugin.modeling.backbones import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTCOMES = ROOT / "configs" / "BACKBONES.json"

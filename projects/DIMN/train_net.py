@@ -7,6 +7,11 @@ python projects/DIMN/train_net.py --config-file projects/DIMN/configs/DIMN.yml [
 from __future__ import annotations
 
 import metabin_plugin
+from metabin_plugin.cli.arguments import answer_help, train
+
+if __name__ == "__main__":
+    # Before PyTorch is loaded, which takes seconds.
+    answer_help(train)
 
 metabin_plugin.let_waiting_threads_sleep()
 metabin_plugin.register()

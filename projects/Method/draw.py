@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
+
+    Color = str | tuple[float, ...]
 
 IMAGES, CHANNELS = 4, 5
 # One gate a channel: the first is batch normalization alone, the last instance normalization alone.
@@ -27,7 +31,9 @@ def _between(share: float) -> tuple[float, ...]:
     return tuple(share * batch + (1 - share) * instance for batch, instance in pairs)
 
 
-def _grid(axes: Axes, left: float, colors: list[list[object]], title: str, below: str) -> None:
+def _grid(
+    axes: Axes, left: float, colors: Sequence[Sequence[Color]], title: str, below: str
+) -> None:
     """Images in rows, channels in columns; each cell is one feature map."""
     from matplotlib.patches import Rectangle
 
@@ -45,7 +51,7 @@ def draw_layer(axes: Axes) -> None:
     rows, columns = range(IMAGES), range(CHANNELS)
     batch = [[BATCH if c == 1 else NEUTRAL for c in columns] for _ in rows]
     instance = [[INSTANCE if (r, c) == (1, 1) else NEUTRAL for c in columns] for r in rows]
-    mixed: list[list[object]] = [[_between(gate) for gate in GATES] for _ in rows]
+    mixed = [[_between(gate) for gate in GATES] for _ in rows]
     step = CHANNELS + 2.2
     _grid(axes, 0, batch, "BN", "one mean and variance\na channel, over the batch")
     _grid(axes, step, instance, "IN", "one mean and variance\na channel of each image")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests import processes
+from tests.forking import fork_the_commands_of_the_demo
 
 ROOT = Path(__file__).parents[2]
 # Two pages are generated: their commands are tested beside what generates them.
@@ -141,7 +142,9 @@ def run(words: tuple[str, ...], folder: Path, settings: dict[str, str]) -> str:
         AssertionError: its exit status is not 0; with what it printed.
     """
     assert words[0] == "python", words
-    done = processes.run_script(*words[1:], folder=folder, settings=settings)
+    is_demo = words[1] == "tools/demo.py"
+    before = fork_the_commands_of_the_demo if is_demo else None
+    done = processes.run_script(*words[1:], folder=folder, settings=settings, before=before)
     text = done.stdout + done.stderr
     status = done.returncode
     assert status == 0, f"{' '.join(words)}\nended with {status}:\n{text[-3000:]}"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from metabin_plugin.cli.outcome import AGAIN, run_cli, sentence, user_error
-from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
+from metabin_plugin.cli.outcome import AGAIN, run_cli, sentence
+from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError, user_error
 
 
 def test_an_error_of_the_user_is_one_sentence_and_status_1(capsys):

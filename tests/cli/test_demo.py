@@ -29,3 +29,12 @@ def test_an_output_with_runs_is_refused_unless_they_go_on(
     with pytest.raises(Exception, match="results"):
         execute([*command, "--resume"])
     assert "--resume" in begun[0]
+
+
+def test_a_command_is_one_of_metabin_and_its_failure_ends_the_demo(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    demo.run_command("train", "--help")
+    assert capfd.readouterr().out.startswith("usage: metabin train")
+    with pytest.raises(SystemExit, match="2"):
+        demo.run_command("no such command")

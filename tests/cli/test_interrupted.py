@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo_data.generate import is_complete, parameters
-from metabin_plugin.cli.shipped import RECIPES
+from metabin_plugin.repository import RECIPES
 from tests.tools.test_crop_cuhk_sysu import release
 
 __all__ = ["release"]

@@ -11,9 +11,9 @@ import pytest
 
 from metabin_plugin.cli import arguments
 from metabin_plugin.cli.main import COMMANDS, parse
-from metabin_plugin.cli.shipped import RECIPES, config_path
 from metabin_plugin.deploy import export
 from metabin_plugin.engine import read_config
+from metabin_plugin.repository import RECIPES, config_path
 from metabin_plugin.search import engine
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +22,10 @@ HELP = [[], *([name] for name in COMMANDS), *(["plot", figure] for figure in PLO
 SCRIPTS = [
     *("train_net", "check_datasets", "make_manifest", "search", "visualize", "export_onnx", "demo"),
     *("convert_weights", "plot_embeddings", "plot_gates", "plot_gate_gradients", "plot_training"),
-    *("benchmark", "make_demo_data"),
+    *("benchmark", "make_demo_data", "extract_cuhk03", "crop_cuhk_sysu"),
+    *("make_key_reference", "make_patch_page"),
 ]
+PROJECTS = ["projects/AugMining/train_net.py", "projects/DIMN/train_net.py"]
 
 # Runs command lines one after the other, and then tells what else than Python itself was imported.
 IMPORTED = """
@@ -69,7 +71,8 @@ def test_help_imports_nothing_that_takes_time() -> None:
 
 
 def test_help_of_the_scripts_imports_nothing_that_takes_time() -> None:
-    lines = [f"tools/{name}.py --help" for name in SCRIPTS]
+    scripts = [*(f"tools/{name}.py" for name in SCRIPTS), *PROJECTS]
+    lines = [f"{script} --help" for script in scripts]
     assert imported_by(lines) <= {"metabin_plugin", "__mp_main__"}
 
 

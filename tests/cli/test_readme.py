@@ -96,6 +96,14 @@ SEARCH_BENCH = "tests/search/test_search.py::test_the_bench_measures_every_kind"
 GPU_BENCHMARK = "tests/projects/test_benchmark_gpu.py::test_every_part_measures_on_a_cpu"
 THIS_TEST, OTHER_SEEDS = "test_a_command_does_what_the_readme_says", "logs/demo2"
 METABIN, DIMN = "logs/metabin/model_final.pth", "logs/dimn/model_final.pth"
+REAL_LAYOUT = (
+    "tests/projects/test_realcrops_layout.py"
+    "::test_a_manifest_names_every_image_with_its_person_and_camera"
+)
+REAL_FIGURES = (
+    "tests/projects/test_realcrops_command.py"
+    "::test_an_arm_is_trained_reported_trained_once_more_and_drawn"
+)
 WHEEL = "tests/cli/test_wheel.py"
 
 # For each command the first entry whose pattern its text starts with. A new command of a README
@@ -114,7 +122,14 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/train_net\.py .*--eval-only", Run(tiny, ("logs/metabin/results.csv",))),
     (r"python tools/train_net\.py .*north\.csv", Run(tiny_but(*OWN_KEYS), ("logs/demo/metabin",))),
     (r"python tools/train_net\.py .*DualNorm\.yml", Run(tiny, ("logs/dualnorm/results.csv",))),
-    (r".*python tools/train_net\.py .*logs/real/metabin", Run(tiny, ("logs/real/metabin",))),
+    (r"python projects/RealCrops/lay_out\.py", Elsewhere(REAL_LAYOUT)),
+    # Arms are trained in tests/projects/test_realcrops_command.py.
+    (
+        r"python projects/RealCrops/run\.py",
+        Run(words("--report"), ("logs/real-crops/cpu/cpu.csv",), is_slow=False),
+    ),
+    (r".*python tools/train_net\.py .*logs/real-crops", Elsewhere(REAL_FIGURES)),
+    (r".*python tools/plot_gate\w+\.py .*logs/real-crops", Elsewhere(REAL_FIGURES)),
     (
         r".*python tools/train_net\.py .*/pretraining-demo\.yml",
         Run(tiny, ("logs/demo/pretraining",)),

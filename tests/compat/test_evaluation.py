@@ -7,7 +7,7 @@ import pytest
 from fastreid.config import get_cfg
 from fastreid.evaluation import ReidEvaluator, rank
 
-from metabin_plugin import ranking
+from metabin_plugin import evaluation
 
 LABELS = (
     np.array([0, 1]),
@@ -28,7 +28,7 @@ def test_an_evaluator_compiles_nothing(monkeypatch):
 
 def test_ranking_is_the_plugins(monkeypatch):
     seen = []
-    monkeypatch.setattr(ranking, "evaluate_rank", lambda *args: seen.append(args) or "result")
+    monkeypatch.setattr(evaluation, "evaluate_rank", lambda *args: seen.append(args) or "result")
     assert rank.evaluate_rank(DISTANCES, *LABELS, max_rank=7) == "result"
     assert len(seen) == 1
     for given, expected in zip(seen[0], (DISTANCES, *LABELS, 7), strict=True):

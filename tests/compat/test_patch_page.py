@@ -10,7 +10,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 import make_patch_page
 import metabin_plugin
 from metabin_plugin.compat.patching import Patch
-from metabin_plugin.modeling.known_backbones import FAMILIES
+from metabin_plugin.modeling.backbones import FAMILIES
 from metabin_plugin.registration import all_patches
 
 PATCHES = all_patches()

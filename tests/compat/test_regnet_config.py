@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from metabin_plugin.modeling.known_backbones import KnownBackbone
+from metabin_plugin.modeling.backbones import KnownBackbone
 
 REGNET, EFFNET = "build_regnet_backbone", "build_effnet_backbone"
 

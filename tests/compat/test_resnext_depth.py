@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from metabin_plugin.modeling.known_backbones import KnownBackbone
+from metabin_plugin.modeling.backbones import KnownBackbone
 
 RESNEXT = "build_resnext_backbone"
 

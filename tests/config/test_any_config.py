@@ -20,6 +20,7 @@ from metabin_plugin.engine import MetaLearningHook
 from metabin_plugin.engine.trainer import ClipGatesHook
 from metabin_plugin.errors import MetaBINError, NonFiniteError
 from metabin_plugin.modeling import BASE_LOSSES, META_LOSSES
+from tests.campaigns import tries
 from tests.engine.test_trainer import started
 from tests.engine.tiny_data import CONFIGS
 
@@ -105,10 +106,16 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "SCATTER_AVERAGE": st.sampled_from(["sample", "domain"]),
         "EPISODE_SEPARATION": st.booleans(),
         "SECOND_ORDER": st.booleans(),
+        "INNER_DIRECTION": st.sampled_from(["gradient", "random"]),
         "INNER_LR.LOW": st.floats(0, 0.05),
         "INNER_LR.HIGH": step_sizes,
         "INNER_LR.PERIOD": st.floats(0, 1e6) | st.integers(0, 10),
         "OUTER_LR": step_sizes,
+        "OUTER_LR_WARMUP": st.booleans(),
+        "OUTER_LOSS": st.sampled_from(["meta-test", "sum"]),
+        "FREEZE_AFTER": st.integers(0, 3),
+        "AVERAGE.DECAY": st.floats(0, 0.999999),
+        "AVERAGE.OF": st.sampled_from(["all", "gates"]),
         "GRADIENT_SIGNS_PERIOD": st.integers(0, 3),
         "GRAPH_SAMPLER.PERIOD": st.integers(1, 2**31 - 1),
         "GRAPH_SAMPLER.MAX_IDENTITIES": st.integers(2, 2**31 - 1),
@@ -289,7 +296,7 @@ ONE_IDENTITY = Run(
 )
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(40, 120), suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
 @example(ONE_IMAGE_FOR_EACH_SIDE)
 @example(ONE_IDENTITY)
@@ -299,6 +306,7 @@ def test_any_run_trains_or_says_why_not(folder: Path, run: Run) -> None:
     check(folder, run)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())

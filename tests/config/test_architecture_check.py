@@ -10,7 +10,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import build_model
 from torch import nn
 
-from metabin_plugin.config.fastreid_keys import _rows
+from metabin_plugin.config.check import _rows
 from metabin_plugin.engine import check_config
 from metabin_plugin.errors import ConfigError
 from tests.engine.tiny_data import tiny_config

@@ -29,18 +29,27 @@ COSINE: dict[str, Any] = {"SOLVER__SCHED": "CosineAnnealingLR", "SOLVER__WARMUP_
 SCHEDULES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"SOLVER__STEPS": [1, 3]}, {}),
     ({"SOLVER__STEPS": [3, 5], "SOLVER__MAX_EPOCH": 6}, {}),
-    ({"SOLVER__MAX_EPOCH": 6}, {}),
-    ({"SOLVER__GAMMA": 0.5}, {}),
-    ({"SOLVER__BASE_LR": 0.002}, {}),
-    ({"SOLVER__BIAS_LR_FACTOR": 3.0}, {"SOLVER__BIAS_LR_FACTOR": 2.0}),
-    ({"SOLVER__HEADS_LR_FACTOR": 2.0}, {"SOLVER__HEADS_LR_FACTOR": 0.5}),
+    # Keys that have nothing to do with each other; each shows in the settings by itself.
+    (
+        {
+            "SOLVER__GAMMA": 0.5,
+            "SOLVER__BIAS_LR_FACTOR": 3.0,
+            "SOLVER__HEADS_LR_FACTOR": 2.0,
+            "SOLVER__WEIGHT_DECAY_NORM": 0.01,
+            "SOLVER__WEIGHT_DECAY_BIAS": 0.02,
+            "SOLVER__MOMENTUM": 0.5,
+            "METABIN__OUTER_LR": 0.03,
+        },
+        {
+            "SOLVER__BIAS_LR_FACTOR": 2.0,
+            "SOLVER__HEADS_LR_FACTOR": 0.5,
+            "SOLVER__WEIGHT_DECAY_NORM": 0.0,
+            "SOLVER__WEIGHT_DECAY_BIAS": 0.0,
+        },
+    ),
+    ({"SOLVER__BASE_LR": 0.002, "SOLVER__NESTEROV": True}, {}),
     ({f"SOLVER__WEIGHT_DECAY{part}": 0.01 for part in ("", "_NORM", "_BIAS")}, {}),
-    ({"SOLVER__WEIGHT_DECAY_NORM": 0.01}, {"SOLVER__WEIGHT_DECAY_NORM": 0.0}),
-    ({"SOLVER__WEIGHT_DECAY_BIAS": 0.01}, {"SOLVER__WEIGHT_DECAY_BIAS": 0.0}),
-    ({"SOLVER__MOMENTUM": 0.5}, {}),
-    ({"SOLVER__NESTEROV": True}, {}),
     ({"SOLVER__WARMUP_ITERS": 18}, {}),
-    ({"SOLVER__WARMUP_ITERS": 3}, {}),
     ({"SOLVER__WARMUP_ITERS": 0}, {}),
     ({"SOLVER__WARMUP_ITERS": 18}, {"SOLVER__WARMUP_ITERS": 0}),
     ({"SOLVER__WARMUP_FACTOR": 0.5}, {"SOLVER__WARMUP_ITERS": 18}),
@@ -53,7 +62,6 @@ SCHEDULES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"SOLVER__SCHED": "MultiStepLR"}, COSINE),
     ({"SOLVER__BASE_LR": 3e-5}, {"SOLVER__OPT": "Adam"}),
     ({"SOLVER__CLIP_GRADIENTS__ENABLED": True}, {}),
-    ({"METABIN__OUTER_LR": 0.03}, {}),
 ]
 
 

@@ -31,7 +31,10 @@ def refused(cfg: CfgNode) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.name)
+OWN = [*CONFIGS.glob("*.yml"), *CONFIGS.parent.glob("projects/Controls/configs/*.yml")]
+
+
+@pytest.mark.parametrize("path", sorted(OWN), ids=lambda path: path.name)
 def test_the_projects_own_configs_pass(path: Path) -> None:
     check_config(read_config(str(path), ["MODEL.DEVICE", "cpu"]))
 
@@ -213,6 +216,15 @@ BAD_VALUES = [
     ("METABIN.INNER_LR.HIGH", 1e-4, "below LOW"),
     ("METABIN.OUTER_LR", float("nan"), "finite"),
     ("METABIN.OUTER_LR", -1.0, "at least 0"),
+    ("METABIN.INNER_DIRECTION", "none", "gradient, random"),
+    ("METABIN.OUTER_LOSS", "meta-train", "meta-test, sum"),
+    ("METABIN.OUTER_LR_WARMUP", "linear", "True or False"),
+    ("METABIN.FREEZE_AFTER", -1, "at least 0"),
+    ("METABIN.FREEZE_AFTER", 0.5, "whole number"),
+    ("METABIN.AVERAGE.DECAY", 1.0, "at most 0.999999"),
+    ("METABIN.AVERAGE.DECAY", -0.1, "at least 0"),
+    ("METABIN.AVERAGE.DECAY", float("nan"), "finite"),
+    ("METABIN.AVERAGE.OF", "weights", "all, gates"),
     ("METABIN.HOOKS", ("Nothing",), "'Nothing'"),
     ("METABIN.HOOKS", ("MetaLearningHook", "MetaLearningHook"), "twice"),
     ("METABIN.META_TRAIN_LOSSES", ("X",), "'X'"),

@@ -13,6 +13,7 @@ from fastreid.config import CfgNode, get_cfg
 
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ConfigError
+from tests.processes import ROOT
 
 BOMB = "a: &a [1, 2]\n" + "\n".join(
     f"{name}: &{name} [{', '.join([f'*{former}'] * 9)}]"
@@ -42,6 +43,24 @@ def test_bases_are_merged_from_the_last_to_the_first(
     cfg = get_cfg()
     cfg.merge_from_file("middle.yml")
     assert (cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.STEPS, cfg.OUTPUT_DIR) == (2, [5, 6], "r")
+
+
+@pytest.mark.parametrize("name", ["own.yml", "MetaBIN-demo.yml"])
+def test_a_base_can_be_the_name_of_a_recipe(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("_BASE_: MetaBIN-demo.yml\nSOLVER: {MAX_EPOCH: 7}\n")
+    found, recipe = (
+        CfgNode.load_yaml_with_base(str(path))
+        for path in (tmp_path / name, ROOT / "configs" / "MetaBIN-demo.yml")
+    )
+    assert found["SOLVER"].pop("MAX_EPOCH") == 7
+    recipe["SOLVER"].pop("MAX_EPOCH", None)
+    assert found == recipe
+
+
+def test_a_file_of_the_name_of_a_recipe_comes_before_it(tmp_path: Path) -> None:
+    (tmp_path / "own.yml").write_text("_BASE_: MetaBIN-demo.yml\n")
+    (tmp_path / "MetaBIN-demo.yml").write_text("OUTPUT_DIR: there\n")
+    assert CfgNode.load_yaml_with_base(str(tmp_path / "own.yml")) == {"OUTPUT_DIR": "there"}
 
 
 def test_a_config_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from metabin_plugin.config.yaml_text import MAX_BYTES, MAX_LEVELS, read_yaml, read_yaml_file
+from metabin_plugin.config.reading import MAX_BYTES, MAX_LEVELS, read_yaml, read_yaml_file
 
 DOUBLED = "\n".join(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 60))
 MERGED = "\n".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 20))

@@ -129,6 +129,7 @@ def test_any_file_loads_or_is_refused(folder: Path, content: bytes) -> None:
     check(folder, content)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @settings(max_examples=1200)
 @given(nearly_good() | tables() | spoiled() | st.binary(max_size=200))

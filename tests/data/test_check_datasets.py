@@ -78,7 +78,7 @@ def test_all_problems_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     expected = [
         ("absent.csv", "neither"),
         ("source1.csv, line 4,", "absent.png", "does not exist"),
-        ("source1.csv, line 8,", 'no "pid"'),
+        ("source1.csv, line 8,", "no 'pid'"),
         ("DG_Market1501", "is missing"),
         (str(truncated), "cannot be read"),
         ("2_2.png", "is not an image"),
@@ -146,13 +146,13 @@ def test_queries_in_their_gallery_and_whole_training_lists_are_no_repetitions(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["SOLVER.IMS_PER_BATCH", "30"], ["needs 5 identities", '"source0" has 4']),
+        (["SOLVER.IMS_PER_BATCH", "30"], ["needs 5 identities", "'source0' has 4"]),
         (
             [
                 *("METABIN.HOOKS", "()", "DATALOADER.SAMPLER_TRAIN", "GraphSampler"),
                 *("SOLVER.IMS_PER_BATCH", "30"),
             ],
-            ["SOLVER.IMS_PER_BATCH 30", "needs 5 identities", '"source0" has 4'],
+            ["SOLVER.IMS_PER_BATCH 30", "needs 5 identities", "'source0' has 4"],
         ),
         (["SOLVER.IMS_PER_BATCH", "10"], ["SOLVER.IMS_PER_BATCH is 10", "multiple of 6"]),
         (["METABIN.IMS_PER_BATCH", "30"], ["METABIN.IMS_PER_BATCH 30", "needs 5 identities"]),
@@ -175,7 +175,7 @@ def test_a_domain_with_one_identity(tmp_path: Path, capsys: pytest.CaptureFixtur
     outcome = Outcome(capsys, "--datasets", lonely, good)
     assert outcome.status == 1
     (problem,) = outcome.problems
-    assert 'Domain "lonely" has 1 identity' in problem
+    assert "Domain 'lonely' has 1 identity" in problem
 
 
 def test_warnings_leave_the_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,7 +358,7 @@ def test_people_who_are_trained_on_and_tested_with(
         assert outcome.status == (0 if domains else 1)
         for problem in outcome.problems:
             assert "1 people of its training rows are in its test rows too" in problem
-            assert f'for example "shop:{shared}"' in problem
+            assert f"for example 'shop:{shared}'" in problem
         assert len(outcome.problems) == (0 if domains else 1)
     # Tested alone, the training rows count for nothing.
     assert Outcome(capsys, *config(tmp_path, *both[2:])).status == 0

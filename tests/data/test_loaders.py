@@ -233,15 +233,15 @@ def train_on(cfg: Any, *names: str) -> None:
 
 
 def test_unknown_dataset_gets_near_matches(cfg: Any) -> None:
-    with pytest.raises(DatasetError, match=r'DATASETS.NAMES lists "plazza".* did you mean Plaza'):
+    with pytest.raises(DatasetError, match=r"DATASETS.NAMES lists 'plazza'.* did you mean Plaza"):
         train_on(cfg, "plazza")
-    with pytest.raises(DatasetError, match=r'DATASETS.TESTS lists "@".* choose one of .*Plaza, '):
+    with pytest.raises(DatasetError, match=r"DATASETS.TESTS lists '@'.* choose one of .*Plaza, "):
         build_reid_test_loader(cfg, dataset_name="@")
 
 
 def test_missing_folder_is_named_with_key_and_remedy(cfg: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").rmdir()
-    words = rf'lists "Empty", but {tmp_path}/empty is not found; .*FASTREID_DATASETS \(now "'
+    words = rf"lists 'Empty', but {tmp_path}/empty is not found; .*FASTREID_DATASETS \(now '"
     with pytest.raises(DatasetError, match=f"DATASETS.NAMES {words}"):
         train_on(cfg, "Plaza", "Empty")
     with pytest.raises(DatasetError, match=f"DATASETS.TESTS {words}"):
@@ -263,7 +263,7 @@ def test_only_missing_files_are_explained(
     denied = PermissionError(13, "Permission denied", "/data/index.mat")
     for error, expected, words in (
         (denied, DatasetError, r"/data/index.mat cannot be read \(Permission denied\)"),
-        (missing, DatasetError, 'lists "Raising", but /data/index.mat is not found'),
+        (missing, DatasetError, "lists 'Raising', but /data/index.mat is not found"),
         (RuntimeError("corrupt index"), RuntimeError, "^corrupt index$"),
     ):
         monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Raising", raising(error, lazy))
@@ -272,15 +272,15 @@ def test_only_missing_files_are_explained(
 
 
 def test_datasets_without_the_images_asked_for_are_refused(cfg: Any, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r'NAMES lists "Empty", which has no train images'):
+    with pytest.raises(DatasetError, match=r"NAMES lists 'Empty', which has no train images"):
         train_on(cfg, "Empty")
-    with pytest.raises(DatasetError, match=r'TESTS lists "Empty", which has no query images'):
+    with pytest.raises(DatasetError, match=r"TESTS lists 'Empty', which has no query images"):
         build_reid_test_loader(cfg, dataset_name="Empty")
-    with pytest.raises(DatasetError, match=r'"own.csv", which has no gallery images; give some of'):
+    with pytest.raises(DatasetError, match=r"'own.csv', which has no gallery images; give some of"):
         build_reid_test_loader(cfg, dataset_name="own.csv")
     lines = (tmp_path / "own.csv").read_text().splitlines()
     (tmp_path / "query.csv").write_text("\n".join(lines[:2]))
-    with pytest.raises(DatasetError, match=r'"query.csv", which has no train images; give some of'):
+    with pytest.raises(DatasetError, match=r"'query.csv', which has no train images; give some of"):
         train_on(cfg, "query.csv")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from metabin_plugin.cli.main import execute
 from metabin_plugin.data import ManifestDataset
-from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.data.build import build_dataset
 from metabin_plugin.data.photographs.photograph import Photograph
 from metabin_plugin.data.photographs.subsets import assign_subsets, hold_out
 from metabin_plugin.data.photographs.training import plan_training
@@ -475,7 +475,7 @@ def test_the_config_fits_the_photographs(
 
 def test_a_domain_of_one_person_cannot_be_trained_on() -> None:
     shots = [Photograph(f"{d}{p}", str(p), domain=d) for d, p in ("x1", "x2", "y1")]
-    with pytest.raises(DatasetError, match='Domain "y" has 1 identity'):
+    with pytest.raises(DatasetError, match="Domain 'y' has 1 identity"):
         plan_training(shots)
 
 
@@ -498,7 +498,7 @@ READ = """
 import metabin_plugin
 metabin_plugin.register()
 import yaml
-from metabin_plugin.data.lookup import build_dataset
+from metabin_plugin.data.build import build_dataset
 from metabin_plugin.data.images import read_rgb
 keys = yaml.safe_load(open("größe/日.yml".encode(), encoding="utf-8"))
 (name,) = keys["DATASETS"]["NAMES"]

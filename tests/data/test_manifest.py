@@ -241,16 +241,16 @@ def test_file_is_found_from_working_directory_and_datasets_root(
 
 HEADER = "path,pid,camid,subset\n"
 BAD: dict[str, tuple[str | bytes, list[str]]] = {
-    "no column": ("path,pid\nimg/0.jpg,1\n", ['no column "camid"', '"path,pid"']),
-    "other delimiter": ("path;pid;camid\nimg/0.jpg;1;1\n", ['no column "path"']),
-    "empty file": ("", ['no column "path"']),
+    "no column": ("path,pid\nimg/0.jpg,1\n", ["no column 'camid'", "'path,pid'"]),
+    "other delimiter": ("path;pid;camid\nimg/0.jpg;1;1\n", ["no column 'path'"]),
+    "empty file": ("", ["no column 'path'"]),
     "no rows": (HEADER, ["has no rows"]),
-    "empty value": (HEADER + "img/0.jpg,1,1,\nimg/1.jpg, ,1,\n", ["line 3,", 'no "pid"']),
-    "short line": (HEADER + "img/0.jpg,1\n", ["line 2,", 'no "camid"']),
-    "empty domain": ("path,pid,camid,domain\nimg/0.jpg,1,1,\n", ["line 2,", 'no "domain"']),
+    "empty value": (HEADER + "img/0.jpg,1,1,\nimg/1.jpg, ,1,\n", ["line 3,", "no 'pid'"]),
+    "short line": (HEADER + "img/0.jpg,1\n", ["line 2,", "no 'camid'"]),
+    "empty domain": ("path,pid,camid,domain\nimg/0.jpg,1,1,\n", ["line 2,", "no 'domain'"]),
     "subset": (
         HEADER + "img/0.jpg,1,1,probe\n",
-        ["line 2,", '"probe"', "train, query, gallery, test"],
+        ["line 2,", "'probe'", "train, query, gallery, test"],
     ),
     "test and query": (
         HEADER + "img/0.jpg,1,1,train\nimg/1.jpg,1,1,test\nimg/2.jpg,1,2,query\n",
@@ -266,9 +266,9 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "image": (HEADER + "img/9.jpg,1,1,\n", ["line 2,", "img/9.jpg", "does not exist", "folder"]),
     "folder": (HEADER + "img,1,1,\n", ["line 2,", "img, which is not a file"]),
-    "column twice": ("path,pid,camid, pid\nimg/0.jpg,1,1,2\n", ['the column "pid" twice']),
+    "column twice": ("path,pid,camid, pid\nimg/0.jpg,1,1,2\n", ["the column 'pid' twice"]),
     "bare comma": (HEADER + "img/0.jpg,1,1,query,7\n", ["line 2,", "5 values for 4 columns"]),
-    "open quote": (HEADER + 'img/0.jpg,"1,1,\nimg/1.jpg,1,1,\n', ["line 3,", 'no "camid"']),
+    "open quote": (HEADER + 'img/0.jpg,"1,1,\nimg/1.jpg,1,1,\n', ["line 3,", "no 'camid'"]),
     "huge value": (HEADER + "img/0.jpg," + 200_000 * "1" + ",1,\n", ["line 2,", "cannot be read"]),
     "long path": (HEADER + 5000 * "x" + ",1,1,\n", ["line 2,", "cannot be read", "..."]),
     "path of two lines": (HEADER + '"img\n0.jpg",1,1,\n', ["line 3,", "does not exist"]),

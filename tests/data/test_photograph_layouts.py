@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from metabin_plugin.data.photographs.guess import guess_layout
-from metabin_plugin.data.photographs.layout import Labels, Layout
+from metabin_plugin.data.photographs.layout import Labels, Layout, guess_layout
 from metabin_plugin.data.photographs.photograph import Labelled, label_photographs
 from metabin_plugin.errors import DatasetError
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from metabin_plugin.data.images import ReadableDataset, read_rgb
 from metabin_plugin.errors import DatasetError
+from tests.campaigns import tries
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(PIXELS)
@@ -150,7 +151,7 @@ def test_no_truncation_changes_a_pixel(tmp_path: Path, kind: str) -> None:
     assert refused >= len(content) - 20
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(60, 150))
 @given(st.data())
 def test_any_bytes_are_an_image_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -54,10 +54,11 @@ def test_all_ranks_leave_a_folder_that_holds_another_run(tmp_path: Path) -> None
     [
         {},
         {"METABIN__SYNC_STATS": True},
+        {"METABIN__SYNC_STATS": True, "METABIN__AVERAGE__DECAY": 0.7},
         {"METABIN__MIXSTYLE__PROBABILITY": 0.5, "METABIN__MIXSTYLE__LAYERS": ["3"]},
         {"DATALOADER__SAMPLER_TRAIN": "GraphSampler", "METABIN__GRAPH_SAMPLER__PERIOD": 3},
     ],
-    ids=["apart", "synchronized", "MixStyle", "graph sampler"],
+    ids=["apart", "synchronized", "averaged", "MixStyle", "graph sampler"],
 )
 def test_two_ranks_go_on_exactly(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder, resumed = tmp_path / "straight", tmp_path / "resumed"

@@ -26,6 +26,11 @@ VARIANTS = {
     "first-order": [],
     "second-order": ["METABIN.SECOND_ORDER", "True", *ALL_TERMS],
     "without episode separation": ["METABIN.EPISODE_SEPARATION", "False", *ALL_TERMS],
+    "random inner step": [
+        *("METABIN.INNER_DIRECTION", "random", "METABIN.OUTER_LOSS", "sum"),
+        *("METABIN.OUTER_LR_WARMUP", "True"),
+    ],
+    "averaged": ["METABIN.AVERAGE.DECAY", "0.3"],
     "BAU": ["METABIN.BASE_LOSSES", '("Alignment", "Uniformity", "DomainUniformity")'],
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
@@ -56,11 +61,14 @@ def iterations(rank: int, cfg: CfgNode, dtype: torch.dtype) -> dict[str, Any]:
         trained = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         keep(f"it{trainer.iter} base gradient", trained)
 
+    trainer.optimizer.register_step_pre_hook(keep_gradients)
+
     def keep_states() -> None:
         keep(f"it{trainer.iter} state", model.state_dict())
         keep(f"it{trainer.iter} memory", dict(model.base_losses.named_buffers()))
+        if cfg.METABIN.AVERAGE.DECAY:
+            keep(f"it{trainer.iter} average", trainer.evaluated.state_dict())
 
-    trainer.optimizer.register_step_pre_hook(keep_gradients)
     with mock.patch.object(meta_learning, "meta_step", step):
         run(trainer, keep_states)
     for number, state in trainer.optimizer.state_dict()["state"].items():

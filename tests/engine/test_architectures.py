@@ -72,11 +72,14 @@ def test_a_whole_run_trains_and_evaluates(architecture: str, norm: str, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["MoCo", "Distiller"])
+@pytest.mark.parametrize(
+    ("architecture", "decay"), [("MoCo", "0."), ("Distiller", "0."), ("MoCo", "0.5")]
+)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    architecture: str, tmp_path: Path
+    architecture: str, decay: str, tmp_path: Path
 ) -> None:
-    options = ("SOLVER.MAX_EPOCH", "2", "TEST.EVAL_PERIOD", "0")
+    average = ("METABIN.AVERAGE.DECAY", decay)
+    options = ("SOLVER.MAX_EPOCH", "2", "TEST.EVAL_PERIOD", "0", *average)
     trained(config(tmp_path, architecture, *options))
     expected = final(tmp_path / "out")
     (tmp_path / "out" / "last_checkpoint").write_text("model_0000.pth")
@@ -88,7 +91,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 
 def final(folder: Path) -> dict[str, Any]:
     content = torch.load(folder / "model_final.pth", weights_only=True)
-    return {key: content[key] for key in content if key in ("model", "momentum_teacher")}
+    kept = ("model", "momentum_teacher", "average")
+    return {key: content[key] for key in content if key in kept}
 
 
 @pytest.mark.slow

@@ -15,9 +15,10 @@ import torch
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
+from tests.campaigns import tries
 from tests.processes import context, start
 
-KILLS = 50
+KILLS = tries(12, 50)
 
 
 def network() -> nn.Module:

@@ -59,7 +59,9 @@ def counted(tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch, *opti
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", ["mobilenetv2", pytest.param("resnet50", marks=pytest.mark.exhaustive)]
+)
 def test_an_iteration_is_hardly_more_than_its_three_passes(
     tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from metabin_plugin import style
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.modeling.known_backbones import BACKBONES, FAMILIES, KnownBackbone
+from metabin_plugin.modeling.backbones import BACKBONES, FAMILIES, KnownBackbone
 from metabin_plugin.style import last_part
 from tests.distributed import small_backbone
 from tests.engine.starting import started

@@ -130,6 +130,7 @@ def test_outside_an_iteration_the_network_is_as_it_was(tmp_path: Path) -> None:
     ("extra", "words"),
     [
         (["METABIN.SECOND_ORDER", "True"], "METABIN.SECOND_ORDER"),
+        (["METABIN.INNER_DIRECTION", "random"], "METABIN.INNER_DIRECTION is 'random'"),
         (["METABIN.HOOKS", '("MLDGHook", "MetaLearningHook")'], "choose one"),
         (["METABIN.NUM_META_TRAIN", "3"], "METABIN.NUM_META_TRAIN is 3 of 3"),
         (

@@ -34,8 +34,7 @@ def wait_for(path: Path, process: BaseProcess) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
 def test_a_signal_to_the_whole_group_loses_nothing(
     tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:

@@ -7,13 +7,14 @@ import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabin_plugin.meta import MetaStep, held_call, inner_update, meta_step
+from metabin_plugin.meta import MetaStep, held_call, inner_update, meta_step, random_direction
 from metabin_plugin.norm import BatchInstanceNorm2d, gate_parameters
 
 INNER_LR = 0.05
@@ -72,15 +73,17 @@ def run(
     second_order: bool,
     scale: float | Tensor = 1.0,
     average: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    **named: Any,
 ) -> MetaStep:
     return meta_step(
         dict(gate_parameters(network)),
         lambda gates: {"a": train_loss(held_call(network, images[0], parameters=gates))},
         lambda gates: {"b": test_loss(held_call(network, images[1], parameters=gates))},
-        INNER_LR,
+        named.pop("inner_lr", INNER_LR),
         second_order=second_order,
         loss_scale=scale,
         average=average,
+        **named,
     )
 
 
@@ -103,6 +106,84 @@ def test_outer_gradient_equals_double_backward(
     for actual, value in zip(step.inner_gradients.values(), gradients, strict=True):
         torch.testing.assert_close(actual, value.detach(), rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(step.meta_test_losses["b"], outer.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("inner_lr", [INNER_LR, 0.0])
+@pytest.mark.parametrize("with_meta_train", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_controls_equal_their_explicit_formulas(
+    network: nn.Module,
+    images: tuple[Tensor, Tensor],
+    inner_lr: float,
+    with_meta_train: bool,
+    scale: float,
+) -> None:
+    """No inner step, a given direction in the place of the gradient, both losses descended."""
+    generator = torch.Generator().manual_seed(3)
+    directions = {
+        name: torch.randn(gate.shape, generator=generator, dtype=torch.float64)
+        for name, gate in gate_parameters(network).items()
+    }
+    step = run(
+        network,
+        images,
+        False,
+        scale,
+        inner_lr=inner_lr,
+        inner_direction=lambda _gradients: directions,
+        with_meta_train=with_meta_train,
+    )
+
+    rho = [g.detach().clone().requires_grad_() for g in gate_parameters(network).values()]
+    inner = train_loss(explicit_forward(network, rho, images[0]))
+    gradients = torch.autograd.grad(inner, rho)
+    moved = [
+        (r.detach() - inner_lr * d).clamp(0, 1).requires_grad_()
+        for r, d in zip(rho, directions.values(), strict=True)
+    ]
+    outer = test_loss(explicit_forward(network, moved, images[1]))
+    expected = torch.autograd.grad(outer, moved)
+    if with_meta_train:
+        expected = [e + g for e, g in zip(expected, gradients, strict=True)]
+    for actual, value in zip(step.outer_gradients.values(), expected, strict=True):
+        torch.testing.assert_close(actual / scale, value, rtol=1e-10, atol=1e-14)
+    for actual, value in zip(step.inner_gradients.values(), gradients, strict=True):
+        torch.testing.assert_close(actual, value, rtol=1e-10, atol=1e-14)
+
+
+def test_a_second_order_step_in_a_direction_of_its_own_is_refused(
+    network: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(ValueError, match="no second order"):
+        run(network, images, True, inner_direction=lambda gradients: gradients)
+
+
+def test_random_directions_are_as_long_as_the_gradients() -> None:
+    gradients = {"a": torch.full((3, 2), 2.0), "b": torch.tensor([1e-6]), "c": torch.zeros(4)}
+    drawn = random_direction(gradients, seed=5, iteration=7)
+    for name, gradient in gradients.items():
+        assert drawn[name].shape == gradient.shape
+        torch.testing.assert_close(drawn[name].norm(), gradient.norm(), rtol=1e-6, atol=0)
+
+
+def test_random_directions_are_functions_of_seed_and_iteration() -> None:
+    gradients = {"a": torch.ones(50), "b": torch.ones(50)}
+    first = random_direction(gradients, 5, 7)
+    torch.rand(3)
+    assert all(torch.equal(v, first[n]) for n, v in random_direction(gradients, 5, 7).items())
+    for other in (random_direction(gradients, 5, 8)["a"], random_direction(gradients, 6, 7)["a"]):
+        assert not torch.equal(other, first["a"])
+    assert not torch.equal(first["a"], first["b"])
+
+
+def test_random_directions_prefer_none() -> None:
+    """Their mean vanishes, and coordinates are uncorrelated and of one size."""
+    gradients = {"a": torch.tensor([3.0, 0.0, 0.0, 4.0], dtype=torch.float64)}
+    drawn = torch.stack([random_direction(gradients, 1, i)["a"] for i in range(4000)])
+    assert drawn.mean(0).abs().max() < 0.2
+    torch.testing.assert_close(
+        drawn.T @ drawn / len(drawn), torch.eye(4, dtype=torch.float64) * 25 / 4, rtol=0, atol=0.6
+    )
 
 
 def test_orders_differ(network: nn.Module, images: tuple[Tensor, Tensor]) -> None:

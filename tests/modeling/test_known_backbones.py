@@ -11,7 +11,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.modeling.known_backbones import BACKBONES, FAMILIES, FLAGS
+from metabin_plugin.modeling.backbones import BACKBONES, FAMILIES, FLAGS
 from tests.engine.tiny_data import CONFIGS
 
 VIT = "build_vit_backbone"

@@ -24,7 +24,7 @@ from tests.mutations.given import EPOCHS, KINDS, Given, make_given
 from tests.mutations.mutations import mutate
 from tests.mutations.warm_process import LIMIT_SECONDS, Command, Outcome, WarmProcess
 
-COUNT = int(os.environ.get("MUTATIONS", "15"))
+COUNT = int(os.environ.get("MUTATIONS", "6"))
 FIRST = int(os.environ.get("MUTATION_FIRST", "0"))
 # A config and a manifest may name any file to read.
 _MAY_NAME_FILES = ("config", "manifest")

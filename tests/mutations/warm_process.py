@@ -6,6 +6,7 @@ memory without harm.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import gc
@@ -176,7 +177,10 @@ def _wait(process: int, limit: float) -> tuple[int, bool]:
 
 
 def _become(command: Command, modules: str) -> None:
-    """Run the command in this process, which then ends as Python ends."""
+    """Run the command in this process, which then ends as Python ends, but for one thing.
+
+    Nothing is freed: that would copy all the memory of the warm process, in most of a second.
+    """
     os.setsid()
     os.chdir(command.folder)
     _redirect(command.folder)
@@ -195,12 +199,24 @@ def _become(command: Command, modules: str) -> None:
     sys.path[0] = os.path.dirname(script)
     known = set(sys.modules)
     sys.addaudithook(Watch(events, [command.folder], [str(ROOT), *command.given]))
+    status: object = 0
     try:
         runpy.run_path(script, run_name="__main__")
-    finally:
-        if modules:
-            Path(modules).write_text("\n".join(sorted(set(sys.modules) - known)))
-    raise SystemExit
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    if modules:
+        Path(modules).write_text("\n".join(sorted(set(sys.modules) - known)))
+    if not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def _redirect(folder: str) -> None:

@@ -1,7 +1,8 @@
-"""Compiles the kernels of BIN for GPUs, without one: ``python kernel_compilation.py``.
+"""Compiles the kernels of BIN for GPUs, without one: ``python kernel_compilation.py [--all]``.
 
 It prints a line for each kernel and exits with 1 if one does not compile. The variants are those
-that the two networks of the paper launch, in training, in the meta step and in evaluation.
+that the two networks of the paper launch, in training, in the meta step and in evaluation: with
+``--all`` on every GPU, else one of each kernel and types of its arguments.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def compile_variant(job: tuple[Variant, int]) -> str:
 def main() -> int:
     """Compile all; the exit status."""
     jobs = [*product(variants(), CAPABILITIES)]
+    if "--all" not in sys.argv:
+        jobs = [*{job[0][:2]: job for job in jobs}.values()]
     with ProcessPoolExecutor() as pool:
         faults = [fault for fault in pool.map(compile_variant, jobs, chunksize=8) if fault]
     print(*faults, f"{len(jobs)} kernels, {len(faults)} faults", sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -33,6 +34,16 @@ def dying(rows: Rows) -> None:
 
 def failing(_rows: Rows) -> None:
     raise RuntimeError("CUDA error:\nan illegal address")
+
+
+def few_and_forked() -> None:
+    """In this process parts are forks, with what it has imported, and measure a few times."""
+    from benchmarks import gpu
+
+    context = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda _method=None: context  # type: ignore[assignment]
+    gpu._MAPS = gpu._MAPS[:1]  # type: ignore[assignment]
+    gpu._CALLS, gpu._WARMUPS, gpu._TIMED_SECONDS = 2, 2, 0.0
 
 
 if __name__ == "__main__":

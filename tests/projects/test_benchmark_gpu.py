@@ -114,14 +114,9 @@ def test_every_part_measures_on_a_cpu(tmp_path: Path) -> None:
     parts = ["versions", "parity", "iterations", "layer", "launches", "inference", "resume"]
     parts += ["loader"]
     words = ["--device", "cpu", "--size", "32x16", "--batch", "20", "--networks", "resnet18"]
-    # Longer than `run_script` waits.
-    limits = ["--seconds", "2400"]
-    words += ["--json", str(file), "--parts", *parts]
-    subprocess.run(
-        [sys.executable, *TOOL, *limits, *words],
-        cwd=ROOT,
-        check=True,
-    )
+    words += ["--json", str(file), "--parts", *parts, "--seconds", "2400"]
+    done = run_script(*TOOL, *words, before=benchmark_parts.few_and_forked)
+    assert done.returncode == 0, done.stderr
     found = {(line["part"].split()[0], line["row"]): line for line in lines(file)}
     assert {part for part, row in found if row == "finished"} == set(parts)
     assert not [row for row in found if row[1] in ("ended", "failed")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from papertables.runs import Ended, Job, JobQueue
+from papertables.runs import Ended, Job, JobQueue, lock
 
 # Waits until as many have begun as should run together, and notes how many are running.
 COUNTING = """
@@ -45,9 +46,9 @@ def job(folder: Path, name: str, code: str, *arguments: object) -> Job:
 
 
 def run(jobs: list[Job], slots: int = 1, threads: int = 1) -> tuple[JobQueue, dict[str, Ended]]:
-    queue = JobQueue(slots, threads)
+    queue = JobQueue(slots, threads, jobs[0].log.parents[1])
     ended: dict[str, Ended] = {}
-    queue.run(jobs, lambda job: None, lambda job, how: ended.update({job.name: how}))
+    queue.run(jobs, lambda job: True, lambda job, how: ended.update({job.name: how}))
     return queue, ended
 
 
@@ -76,19 +77,121 @@ def test_as_many_run_at_a_time_as_there_are_slots(tmp_path: Path, slots: int) ->
     names = ["one", "two", "three", "four"]
     jobs = [job(tmp_path, name, COUNTING, tmp_path, name, slots) for name in names]
     started: list[str] = []
-    queue = JobQueue(slots, 1)
-    queue.run(jobs, lambda job: started.append(job.name), lambda job, how: None)
+
+    def start(job: Job) -> bool:
+        started.append(job.name)
+        return True
+
+    JobQueue(slots, 1, tmp_path).run(jobs, start, lambda job, how: None)
     assert started == names
     assert max(int((tmp_path / f"{name}.count").read_text()) for name in names) == slots
 
 
+def test_a_job_that_is_not_wanted_any_more_is_left_out(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, name, "print('ran')") for name in ("one", "two")]
+    ended: list[str] = []
+    queue = JobQueue(1, 1, tmp_path)
+    queue.run(jobs, lambda job: job.name == "two", lambda job, how: ended.append(job.name))
+    assert ended == ["two"]
+    assert not jobs[0].log.exists()
+    assert queue.elsewhere == []
+
+
+def run_in_thread(queue: JobQueue, jobs: list[Job], ended: list[str]) -> threading.Thread:
+    """Signals are heard in the main thread alone, so the caller ignores them."""
+    thread = threading.Thread(
+        target=queue.run, args=(jobs, lambda job: True, lambda job, how: ended.append(job.name))
+    )
+    thread.start()
+    return thread
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# Ends when it is told to.
+WAITING = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+(folder / "begun").touch()
+while not (folder / "go").exists():
+    time.sleep(0.02)
+"""
+
+
+def test_a_job_that_another_queue_runs_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("papertables.runs._STOP_SIGNALS", ())
+    first: list[str] = []
+    both = [job(tmp_path, "one", WAITING, tmp_path), job(tmp_path, "two", "pass")]
+    thread = run_in_thread(JobQueue(1, 1, tmp_path), both, first)
+    wait_for(tmp_path / "begun")
+    # With a second slot, which the first does not have.
+    second, ended = run(both, slots=2)
+    assert [job.name for job in second.elsewhere] == ["one"]
+    assert list(ended) == ["two"]
+    (tmp_path / "go").touch()
+    thread.join()
+    # Whether a job is wanted is for the caller to say: here it always is.
+    assert first == ["one", "two"]
+
+
+def test_queues_on_one_folder_share_the_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("papertables.runs._STOP_SIGNALS", ())
+    first, second = [], []  # type: list[str], list[str]
+    thread = run_in_thread(
+        JobQueue(1, 1, tmp_path), [job(tmp_path, "one", WAITING, tmp_path)], first
+    )
+    wait_for(tmp_path / "begun")
+    other = run_in_thread(JobQueue(1, 1, tmp_path), [job(tmp_path, "two", "pass")], second)
+    time.sleep(1)
+    assert not (tmp_path / "two" / "run.log").exists()
+    (tmp_path / "go").touch()
+    thread.join()
+    other.join()
+    assert (first, second) == (["one"], ["two"])
+
+
+def test_a_process_whose_queue_was_killed_keeps_its_lock(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, sys
+from papertables.runs import Job, JobQueue
+folder = pathlib.Path({str(tmp_path)!r})
+one = Job("one", [sys.executable, "-c", {WAITING!r}, str(folder)], folder / "one" / "run.log")
+JobQueue(1, 1, folder).run([one], lambda job: True, lambda job, how: None)
+"""
+    paths = os.pathsep.join(sys.path)
+    queue = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
+    wait_for(tmp_path / "begun")
+    queue.kill()
+    queue.wait()
+    path = tmp_path / "one" / "run.lock"
+    assert lock(path) is None
+    (tmp_path / "go").touch()
+    deadline = time.monotonic() + 60
+    while (held := lock(path)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    held.release()
+
+
 def test_memory_and_time_are_those_of_the_process(tmp_path: Path) -> None:
     hungry = "import time; held = b'1' * 2**28; time.sleep(0.3)"
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
     _, ended = run([job(tmp_path, "modest", "pass"), job(tmp_path, "hungry", hungry)])
+    _, computed = run([job(tmp_path, "busy", busy)])
     # A process begins as a copy of this one, whose memory counts.
     assert ended["hungry"].resident_mib >= 256
     assert ended["hungry"].resident_mib < ended["modest"].resident_mib + 300
     assert ended["hungry"].seconds >= 0.3
+    assert 0.5 <= computed["busy"].cpu_seconds <= computed["busy"].seconds + 0.1
 
 
 @pytest.mark.parametrize(("own", "threads"), [(None, "3"), ("7", "7")])

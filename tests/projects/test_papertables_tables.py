@@ -98,7 +98,7 @@ def test_measured_rounds_to_one_place() -> None:
 
 def finished_run(folder: Path) -> Run:
     run = Run("dg/BN", 1, folder)
-    run.write_record(Record({"A": 1}, True, 12.0, 345.0))
+    run.write_record(Record({"A": 1}, True, 12.0, resident_mib=345.0))
     metrics = {"Rank-1": 10, "mAP": 20.5, "std": {"Rank-1": 1.0}, "splits": []}
     run.results.write_text(json.dumps({"T": metrics}))
     return run
@@ -120,7 +120,7 @@ def test_the_memory_of_a_gpu_is_taken_from_the_log(tmp_path: Path) -> None:
 def test_there_is_none_before_the_end(tmp_path: Path) -> None:
     assert outcome(Run("dg/BN", 1, tmp_path / "absent")) is None
     run = finished_run(tmp_path)
-    run.write_record(Record({"A": 1}, False, 12.0, 345.0))
+    run.write_record(Record({"A": 1}, False, 12.0))
     assert outcome(run) is None
 
 
@@ -138,14 +138,6 @@ def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ConfigError, match=r"run\.json is damaged; remove"):
         run.record()
-
-
-def test_attempts_add_up(tmp_path: Path) -> None:
-    record = Record({"A": 1}).after_attempt(False, 10.0, 300.0).after_attempt(True, 5.0, 200.0)
-    assert record == Record({"A": 1}, True, 15.0, 300.0)
-    run = Run("dg/BN", 1, tmp_path)
-    run.write_record(record)
-    assert run.record() == record
 
 
 def test_changed_settings_are_refused(tmp_path: Path) -> None:

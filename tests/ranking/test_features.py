@@ -84,7 +84,7 @@ def test_features_that_require_grad_are_taken() -> None:
 def test_what_does_not_fit_is_named() -> None:
     x = features(2, 0)
     good = [[0, 1], [0, 1], [0, 0], [1, 1]]
-    with pytest.raises(ValueError, match='"cosine" or "euclidean", got "manhattan"'):
+    with pytest.raises(ValueError, match='"cosine" or "euclidean", got \'manhattan\''):
         evaluate_features(x, x, *good, metric="manhattan")
     with pytest.raises(ValueError, match="gallery_ids must have shape"):
         evaluate_features(x, x, [0, 1], [0, 1, 2], [0, 0], [1, 1])

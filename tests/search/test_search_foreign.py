@@ -28,6 +28,7 @@ from metabin_plugin.search.index_file import (
     write_gallery,
 )
 from metabin_plugin.search.ranked_lists import Tile, draw_sheet
+from tests.campaigns import tries
 from tests.search.test_search_index import some_gallery
 
 KINDS = ("flat", "ivf", "ivf-pq")
@@ -221,7 +222,7 @@ def refuse(path: Path, parts: list[Any], words: str) -> None:
     assert time.process_time() - start < LONGEST
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(50, 150))
 @given(st.data())
 def test_any_bytes_in_the_place_of_others_give_an_answer_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -199,7 +199,7 @@ def test_files_that_are_not_the_release(release: Path, tmp_path: Path) -> None:
         extract_cuhk03.main([str(other), str(tmp_path)])
     with h5py.File(other, "w") as file:
         file["labeled"] = 1
-    with pytest.raises(DatasetError, match='has no cell "detected"'):
+    with pytest.raises(DatasetError, match="has no cell 'detected'"):
         extract_cuhk03.main([str(other), str(tmp_path)])
     with h5py.File(other, "w") as file:
         writer = MatWriter(file)

@@ -18,7 +18,7 @@ from fastreid.modeling.backbones import build_backbone
 from torch import Tensor
 
 from metabin_plugin.errors import WeightsError
-from metabin_plugin.modeling.known_backbones import BACKBONES, FAMILIES, RESNET, KnownBackbone
+from metabin_plugin.modeling.backbones import BACKBONES, FAMILIES, RESNET, KnownBackbone
 from tests.modeling.random_networks import randomize, save
 
 OSNET = "build_osnet_backbone"

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.weights.files import read_weight_file, unreadable_values
+from tests.campaigns import tries
 from tests.weights.weight_file_samples import RunsCode, flip_bit, save_malicious
 
 
@@ -69,7 +70,7 @@ def test_pytorch_alone_reads_flipped_bits_as_weights(raw: bytes, tmp_path: Path)
         read_weight_file(str(tmp_path / "flipped.pth"))
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_flipped_bit_is_refused_or_changes_nothing(
     raw: bytes, tmp_path: Path, stride: int
 ) -> None:
@@ -537,7 +538,7 @@ def test_any_plain_values_are_read_as_they_were(
 
 
 @given(draw=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=tries(100, 300), deadline=None)
 def test_any_bytes_in_the_place_of_others_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, draw: st.DataObject
 ) -> None:

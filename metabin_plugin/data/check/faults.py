@@ -10,15 +10,15 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from metabin_plugin.data.datasets.base import TargetDataset
-from metabin_plugin.data.domains import DomainLabels, label_domains
-from metabin_plugin.data.lookup import (
+from metabin_plugin.data.build import (
     Items,
     build_dataset,
     read_subset,
     splits_of,
     unmatched_queries,
 )
+from metabin_plugin.data.datasets.base import TargetDataset
+from metabin_plugin.data.domains import DomainLabels, label_domains
 from metabin_plugin.data.manifest import is_manifest
 from metabin_plugin.data.sampler import Balance, too_few_identities
 from metabin_plugin.errors import DatasetError, MetaBINError
@@ -110,7 +110,7 @@ class Collection:
         if empty and (required or len(empty) == asked):
             self.problems.append(
                 DatasetError(
-                    f'{key} lists "{name}", which has no {" and no ".join(empty)} images; name '
+                    f"{key} lists {name!r}, which has no {' and no '.join(empty)} images; name "
                     "another dataset or add some"
                 )
             )

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from metabin_plugin.data.build import datasets_root
 from metabin_plugin.data.images import read_rgb
-from metabin_plugin.data.lookup import datasets_root
 from metabin_plugin.data.manifest import find_manifest, is_manifest
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import open_regular, reason, replace_file

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from metabin_plugin.data.build import Items, datasets_root
 from metabin_plugin.data.check.faults import TRAIN, Collection
 from metabin_plugin.data.check.images import Picture
-from metabin_plugin.data.lookup import Items, datasets_root
 from metabin_plugin.data.manifest import ManifestDataset, find_manifest
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown
@@ -175,8 +175,8 @@ def _shared_people(collection: Collection) -> Iterator[DatasetError]:
         if people:
             yield DatasetError(
                 f"{shown(name)}: {len(people)} people of its training rows are in its test rows "
-                f'too, for example "{shown(people[0])}"; move all rows of a person to one of the '
-                "two, or give different people different labels"
+                f"too, for example {shown(repr(people[0]))}; move all rows of a person to one of "
+                "the two, or give different people different labels"
             )
 
 

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from yacs.config import CfgNode
 
 from metabin_plugin.data.benchmark_counts import PAPER_SOURCES, PAPER_SUM, PUBLISHED, Count
+from metabin_plugin.data.build import require_matches
 from metabin_plugin.data.check.faults import (
     TRAIN,
     Collection,
@@ -26,7 +27,6 @@ from metabin_plugin.data.check.faults import (
 from metabin_plugin.data.check.images import Picture, read_pictures
 from metabin_plugin.data.check.leaks import find_leaks
 from metabin_plugin.data.domains import DomainLabels
-from metabin_plugin.data.lookup import require_matches
 from metabin_plugin.data.sampler import Balance
 from metabin_plugin.errors import DatasetError, MetaBINError
 from metabin_plugin.text import shown

@@ -64,7 +64,7 @@ def read_cuhk03(path: Path, boxes: str, home_page: str) -> Iterator[tuple[str, n
             f"{path} can only be read with the package h5py, which is not installed; run "
             '`pip install h5py`, or install the plugin with its extra "datasets"'
         )
-    fix = f'unpack cuhk03_release again, from the page "{home_page}"'
+    fix = f"unpack cuhk03_release again, from the page {home_page!r}"
     texts = (str(path), "no MATLAB file of version 7.3 (HDF5)", fix)
     for message, pixels in _answer(path, texts, mat_reader.CUHK03, boxes):
         shape = (message["height"], message["width"], 3)

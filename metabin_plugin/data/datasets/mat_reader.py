@@ -83,7 +83,7 @@ def _variables(*names: str) -> Iterator[Message]:
     found = loadmat(sys.stdin.buffer, variable_names=list(names), **layout)
     for name in names:
         if name not in found:
-            raise Fault(f'has no variable "{name}"')
+            raise Fault(f"has no variable {name!r}")
         yield {"name": name, "value": _plain(found[name])}, b""
 
 
@@ -114,7 +114,7 @@ def _cuhk03(boxes: str) -> Iterator[Message]:
         # Asked below h5py's names, which follow a link to see whether it leads somewhere.
         links = file.id.links
         if not links.exists(boxes.encode()):
-            raise Fault(f'has no cell "{boxes}"')
+            raise Fault(f"has no cell {boxes!r}")
         if links.get_info(boxes.encode()).type != h5py.h5l.TYPE_HARD:
             raise Fault("takes data from another file or place")
         for pair, pair_reference in enumerate(_cell(file[boxes]).ravel(), start=1):

@@ -77,7 +77,7 @@ class Edition:
             match = _LINE.fullmatch(line)
             if match is None:
                 raise DatasetError(
-                    f'{_RELEASE.title}: {lists}, line {number}, is "{line}", which is no image '
+                    f"{_RELEASE.title}: {lists}, line {number}, is {line!r}, which is no image "
                     "and person as in `0000/0000_000_01_0303morning_0008_0.jpg 0`; "
                     "restore the list from the release"
                 )

@@ -86,7 +86,7 @@ def remedy(release: Release) -> str:
     """What an error text says about a file of a release that is not as expected."""
     return (
         f"expected {release.layout} under the datasets root (environment variable "
-        f'FASTREID_DATASETS), from the page "{release.home_page}"'
+        f"FASTREID_DATASETS), from the page {release.home_page!r}"
     )
 
 

@@ -8,7 +8,6 @@ from fnmatch import fnmatch
 from typing import NamedTuple
 
 from metabin_plugin.data.manifest import is_distractor, is_junk
-from metabin_plugin.data.photographs.guess import guess_layout
 from metabin_plugin.data.photographs.layout import (
     NAMES,
     TEST,
@@ -16,6 +15,7 @@ from metabin_plugin.data.photographs.layout import (
     VALIDATION,
     Labels,
     Layout,
+    guess_layout,
     subsets_of,
     use_of,
 )
@@ -123,8 +123,8 @@ def _read(layout: Layout, paths: Sequence[str]) -> dict[str, Labels]:
     if not paths:
         names = ", ".join(name for names in NAMES.values() for name in names)
         raise DatasetError(
-            f"Layout {layout} has a {{subset}}, but no folder is called as one; the names are "
-            f"{names}"
+            f"Layout {layout} has a {{subset}}, but no folder is called as one; call them by these "
+            f"names: {names}"
         )
     return labels
 
@@ -185,7 +185,7 @@ def _check_validation(layout: Layout, named: Sequence[tuple[Labels, str]]) -> No
         one = str(layout).replace("{subset}", "*")
         raise DatasetError(
             f"{len(common)} people of the folder to train on are in the one for validation by "
-            f"their names ({shown(common[0][1])} for example); say by --layout '{one}' that they "
-            f"are the same, of whom a share is then held out, or by --layout '{layout}' that they "
-            "are others"
+            f"their names ({shown(common[0][1])} for example); say by --layout {one!r} that they "
+            f"are the same, of whom a share is then held out, or by --layout {str(layout)!r} that "
+            "they are others"
         )

@@ -119,7 +119,7 @@ def plan_training(photographs: Sequence[Photograph]) -> Training:
 
 
 def config_text(
-    training: Training, manifest: Path, config: Path, base: Path, *, has_test: bool
+    training: Training, manifest: Path, config: Path, base: str, *, has_test: bool
 ) -> bytes:
     """A config of the few keys that depend on the data.
 
@@ -127,7 +127,7 @@ def config_text(
         training: what ``plan_training`` chose.
         manifest: the data, as ``DATASETS`` shall name it.
         config: path of the file to write.
-        base: the config with all other keys.
+        base: name of the recipe with all other keys.
         has_test: whether the manifest has images to test with.
 
     Returns:
@@ -138,7 +138,7 @@ def config_text(
     """
     name = text_of(str(manifest))
     keys: dict[str, Any] = {
-        "_BASE_": text_of(path_from(config.parent, base)),
+        "_BASE_": base,
         "DATASETS": {"NAMES": [name], "TESTS": [name] if has_test else []},
         "SOLVER": {"IMS_PER_BATCH": training.batch_size},
         "DATALOADER": {"NUM_INSTANCE": INSTANCES},
@@ -157,7 +157,7 @@ def config_text(
         keys["MODEL"] = {"META_ARCHITECTURE": "Baseline", "BACKBONE": {"NORM": "BN"}}
         keys["METABIN"] = {"HOOKS": []}
     dump = yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
-    return f"# Written by make_manifest.py: {training.why}.\n{dump}".encode()
+    return f"# Written by metabin manifest: {training.why}.\n{dump}".encode()
 
 
 def _identities(pairs: Sequence[tuple[str, Any]]) -> dict[str, int]:

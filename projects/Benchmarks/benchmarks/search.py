@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> Report:
         check_gpu()
     for name in ("vectors", "dimension", "queries"):
         if getattr(args, name) < 1:
-            raise SearchError(f"--{name} is {getattr(args, name)}; give at least 1")
+            raise SearchError(f"--{name} is {getattr(args, name)!r}; give at least 1")
     for kind in args.kinds:
         plan_index(args.vectors, args.dimension, kind)
     with tempfile.TemporaryDirectory() as name:

@@ -101,7 +101,7 @@ def _check_feature(neck_feat: str) -> None:
 def _check_pairs(loader: CfgNode) -> None:
     if loader.NUM_INSTANCE < 2:
         raise ConfigError(
-            f"DATALOADER.NUM_INSTANCE is {loader.NUM_INSTANCE}, but DIMN needs a gallery and a "
+            f"DATALOADER.NUM_INSTANCE is {loader.NUM_INSTANCE!r}, but DIMN needs a gallery and a "
             "probe image of each identity in a batch; set it to 2 or more"
         )
     if loader.SAMPLER_TRAIN in _UNPAIRED_SAMPLERS:

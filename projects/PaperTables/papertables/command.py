@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from metabin_plugin.cli.outcome import STATUS_BASE, run_cli
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.errors import STATUS_BASE, ConfigError
 from metabin_plugin.files import replace_file
 from papertables.rows import Budget, Settings, read_budget, row_file, row_settings
 from papertables.runs import Ended, Job, JobQueue, Record, Run
@@ -99,10 +100,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         experiments = Experiments(args.output, read_budget(args.budget), plan.scripts, args.weights)
         tables = [plan.tables[_table_name(plan, name)] for name in args.tables]
         in_tables = list(dict.fromkeys(line.row for table in tables for line in table.rows))
+        _check_rows(args.rows or [], in_tables)
         session = Session(experiments, in_tables, args.seeds)
         status = 0 if args.report else session.train(args.rows or in_tables, args.jobs)
-        session.write(tables)
+        write_tables(experiments, in_tables, args.seeds, tables)
     sys.exit(status)
+
+
+class Runnable(Protocol):
+    """Rows and how they are run, ``Experiments`` for one."""
+
+    @property
+    def output(self) -> Path:
+        """Folder of all runs."""
+
+    def runs(self, rows: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
+        """The runs of rows, in order."""
+
+    def settings(self, run: Run) -> Settings:
+        """All that is set for a run."""
+
+    def job(self, run: Run) -> Job:
+        """The command of a run."""
 
 
 class Session:
@@ -110,86 +129,78 @@ class Session:
 
     Args:
         experiments: how rows are run.
-        rows: all rows of the chosen tables.
+        rows: all rows that the call is about.
         seeds: the chosen seeds.
 
     Raises:
         ConfigError: a run that was started has had other settings since.
     """
 
-    def __init__(self, experiments: Experiments, rows: Sequence[str], seeds: Sequence[int]) -> None:
-        self._experiments, self._rows, self._seeds = experiments, rows, seeds
-        self._started: dict[str, Run] = {}
+    def __init__(self, experiments: Runnable, rows: Sequence[str], seeds: Sequence[int]) -> None:
+        self._experiments, self._seeds = experiments, seeds
         self._failed: list[Run] = []
         for run in experiments.runs(rows, seeds):
             if run.record() is not None:
                 run.check_unchanged(experiments.settings(run))
 
-    def train(self, rows: Sequence[str], slots: int) -> int:
+    def train(
+        self,
+        rows: Sequence[str],
+        slots: int,
+        place: Mapping[str, str] | None = None,
+        on_finished: Callable[[], object] = lambda: None,
+    ) -> int:
         """Run what is not finished.
 
         Args:
             rows: the rows to run.
             slots: how many processes run at a time.
+            place: what each run's record is to say of the commit and the machine.
+            on_finished: called when a run has finished.
 
         Returns:
             The exit status.
 
         Raises:
-            ConfigError: a row is in none of the tables, or cannot be read.
+            ConfigError: a row cannot be read.
         """
-        self._check_rows(rows)
         runs = list(self._experiments.runs(rows, self._seeds))
         todo = {str(run): run for run in runs if not run.is_finished()}
         print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before", flush=True)
         settings = {name: self._experiments.settings(run) for name, run in todo.items()}
         jobs = [self._experiments.job(run) for run in todo.values()]
-        queue = JobQueue(slots, max(1, (os.cpu_count() or 1) // slots))
+        threads = max(1, (os.cpu_count() or 1) // slots)
+        queue = JobQueue(slots, threads, self._experiments.output)
 
-        def started(job: Job) -> None:
+        def started(job: Job) -> bool:
             run = todo[job.name]
-            run.write_record(run.record() or Record(settings[job.name]))
+            # Another call may have finished it meanwhile.
+            if run.is_finished():
+                return False
+            record = run.record() or Record(settings[job.name])
+            run.write_record(record.before_attempt(place or {}))
             number = list(todo).index(job.name) + 1
             print(f"{job.name}: started, {number} of {len(todo)}, {job.log}", flush=True)
+            return True
 
         def ended(job: Job, how: Ended) -> None:
-            self._keep(todo[job.name], how, bool(queue.stopped_by))
+            if self._keep(todo[job.name], how, bool(queue.stopped_by)):
+                on_finished()
 
         queue.run(jobs, started, ended)
+        if queue.elsewhere:
+            names = ", ".join(job.name for job in queue.elsewhere)
+            print(f"left to another call that is running them: {names}", flush=True)
         if queue.stopped_by:
             print("stopped; the same command goes on", file=sys.stderr)
             return STATUS_BASE + queue.stopped_by
         return self._report_failures()
 
-    def write(self, tables: Sequence[Table]) -> None:
-        """Write every table and ``runs.csv`` from the runs that are finished."""
-        found = [outcome(run) for run in self._experiments.runs(self._rows, self._seeds)]
-        outcomes = [o for o in found if o is not None]
-        by_row: dict[str, list[Outcome]] = {}
-        for one in outcomes:
-            by_row.setdefault(one.run.row, []).append(one)
-        output = self._experiments.output
-        output.mkdir(parents=True, exist_ok=True)
-        for table in tables:
-            text = markdown(table, by_row, self._experiments.budget.about)
-            _write(output / f"{table.name}.md", text)
-            _write(output / f"{table.name}.csv", table_csv(table, by_row))
-            print(f"\n{text}")
-        _write(output / "runs.csv", runs_csv(outcomes))
-
-    def _check_rows(self, rows: Sequence[str]) -> None:
-        unknown = [row for row in rows if row not in self._rows]
-        if unknown:
-            raise ConfigError(
-                f"--rows names {', '.join(unknown)}, which the chosen tables do not have; choose "
-                f"from {', '.join(self._rows)}"
-            )
-
-    def _keep(self, run: Run, how: Ended, is_stopping: bool) -> None:
+    def _keep(self, run: Run, how: Ended, is_stopping: bool) -> bool:
         record = run.record()
         assert record is not None
         is_finished = how.status == 0 and run.results.exists()
-        run.write_record(record.after_attempt(is_finished, how.seconds, how.resident_mib))
+        run.write_record(record.after_attempt(is_finished, how))
         if is_finished:
             one = outcome(run)
             assert one is not None
@@ -202,12 +213,48 @@ class Session:
             tail = run.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
             print(f"{run}: failed with status {how.status}; {run.log} ends:", file=sys.stderr)
             print("\n".join(f"    {line}" for line in tail), file=sys.stderr, flush=True)
+        return is_finished
 
     def _report_failures(self) -> int:
         if self._failed:
             names = ", ".join(map(str, self._failed))
             print(f"{len(self._failed)} runs failed: {names}", file=sys.stderr)
         return 1 if self._failed else 0
+
+
+def write_tables(
+    experiments: Experiments, rows: Sequence[str], seeds: Sequence[int], tables: Sequence[Table]
+) -> None:
+    """Write every table and ``runs.csv`` from the runs that are finished.
+
+    Args:
+        experiments: how the rows were run.
+        rows: all rows of the tables.
+        seeds: the chosen seeds.
+        tables: what to write.
+    """
+    found = [outcome(run) for run in experiments.runs(rows, seeds)]
+    outcomes = [o for o in found if o is not None]
+    by_row: dict[str, list[Outcome]] = {}
+    for one in outcomes:
+        by_row.setdefault(one.run.row, []).append(one)
+    output = experiments.output
+    output.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        text = markdown(table, by_row, experiments.budget.about)
+        _write(output / f"{table.name}.md", text)
+        _write(output / f"{table.name}.csv", table_csv(table, by_row))
+        print(f"\n{text}")
+    _write(output / "runs.csv", runs_csv(outcomes))
+
+
+def _check_rows(rows: Sequence[str], in_tables: Sequence[str]) -> None:
+    unknown = [row for row in rows if row not in in_tables]
+    if unknown:
+        raise ConfigError(
+            f"--rows names {', '.join(unknown)}, which the chosen tables do not have; choose "
+            f"from {', '.join(in_tables)}"
+        )
 
 
 def _parser(plan: Plan) -> argparse.ArgumentParser:
@@ -217,14 +264,14 @@ def _parser(plan: Plan) -> argparse.ArgumentParser:
     add("--tables", nargs="+", default=list(plan.tables), help=f"of {', '.join(plan.tables)}")
     add("--rows", nargs="+", help="rows to run; by default all of the tables")
     add("--seeds", nargs="+", type=int, default=[1, 2], help="values of METABIN.SEED")
-    add("--jobs", type=_positive, default=1, help="runs at a time")
+    add("--jobs", type=positive, default=1, help="runs at a time")
     add("--weights", type=Path, help="ImageNet weights to start from")
     add("--output", type=Path, default=Path("logs/tables"), help="folder of runs and tables")
     add("--report", action="store_true", help="run nothing; write the tables of what is there")
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")

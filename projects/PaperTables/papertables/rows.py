@@ -13,7 +13,7 @@ from typing import Any
 
 from fastreid.config import CfgNode
 
-from metabin_plugin.config.yaml_text import read_yaml_file
+from metabin_plugin.config.reading import read_yaml_file
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import reason
 

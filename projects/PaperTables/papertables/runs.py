@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -9,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +19,7 @@ from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import replace_file
 from papertables.rows import Settings, changes
 
-_RECORD, _RESULTS = "run.json", "results.json"
+_RECORD, _RESULTS, _LOCK = "run.json", "results.json", "run.lock"
 # fastreid's log names the most that PyTorch has held of a GPU, in MiB.
 _CUDA_MEMORY = re.compile(r"max_mem: (\d+)M")
 
@@ -38,21 +39,37 @@ class Record:
         settings: all that its config files, the budget and the command line set.
         finished: whether its process ended well.
         seconds: how long its processes took, all attempts together.
+        cpu_seconds: how long they computed, on all cores together.
         resident_mib: the most main memory that one of them held.
+        is_open: whether a process was started whose end is not recorded.
+        is_timed: whether the seconds are those of all its processes: False once the end of one
+            was not seen, because the command was killed.
+        place: what the last process was run with, of the commit and the machine.
     """
 
     settings: Settings
     finished: bool = False
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     resident_mib: float = 0.0
+    is_open: bool = False
+    is_timed: bool = True
+    place: Mapping[str, str] = field(default_factory=dict)
 
-    def after_attempt(self, finished: bool, seconds: float, resident_mib: float) -> Record:
-        """The record with one more process."""
+    def before_attempt(self, place: Mapping[str, str]) -> Record:
+        """The record with a process that has started."""
+        is_timed = self.is_timed and not self.is_open
+        return replace(self, is_open=True, is_timed=is_timed, place=dict(place))
+
+    def after_attempt(self, finished: bool, how: Ended) -> Record:
+        """The record when the process has ended."""
         return replace(
             self,
             finished=finished,
-            seconds=self.seconds + seconds,
-            resident_mib=max(self.resident_mib, resident_mib),
+            seconds=self.seconds + how.seconds,
+            cpu_seconds=self.cpu_seconds + how.cpu_seconds,
+            resident_mib=max(self.resident_mib, how.resident_mib),
+            is_open=False,
         )
 
 
@@ -141,7 +158,7 @@ class Job:
     Attributes:
         name: what messages call it.
         command: the program and its arguments.
-        log: file to which its output is added.
+        log: file to which its output is added; in its folder is the lock of the job.
     """
 
     name: str
@@ -156,21 +173,60 @@ class Ended:
     Attributes:
         status: its exit status; minus the signal that ended it.
         seconds: how long it ran.
+        cpu_seconds: how long it computed, on all cores together.
         resident_mib: the most main memory that it held.
     """
 
     status: int
     seconds: float
+    cpu_seconds: float
     resident_mib: float
 
 
-class _Process:
-    """A started job."""
+class Lock:
+    """A file that one process at a time has locked, with the processes that it starts.
 
-    def __init__(self, job: Job, environment: dict[str, str]) -> None:
-        self.job = job
+    It is free when all of them have ended, however they ended.
+
+    Args:
+        path: the file; its folder is made.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise
+
+    def fileno(self) -> int:
+        """Descriptor that a process inherits to hold the lock too."""
+        return self._file.fileno()
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._file.close()
+
+
+def lock(path: Path) -> Lock | None:
+    """Lock a file; None if another process has."""
+    try:
+        return Lock(path)
+    except BlockingIOError:
+        return None
+
+
+class _Process:
+    """A started job, which holds on to locks while it runs."""
+
+    def __init__(self, job: Job, environment: dict[str, str], locks: Sequence[Lock]) -> None:
+        self.job, self._locks = job, locks
         self._started = time.perf_counter()
-        job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
             # Out of the terminal's reach: signals come from this process alone, once each.
             self._popen = subprocess.Popen(
@@ -180,6 +236,8 @@ class _Process:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
+                # A process that outlives this one keeps others from its folder.
+                pass_fds=[held.fileno() for held in locks],
             )
 
     def ended(self) -> Ended | None:
@@ -190,45 +248,55 @@ class _Process:
         # Popen must not wait again for a process that is gone.
         self._popen.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - self._started
+        computed = usage.ru_utime + usage.ru_stime
         resident = usage.ru_maxrss * _RESIDENT_UNIT / _MIB
-        return Ended(self._popen.returncode, seconds, resident)
+        return Ended(self._popen.returncode, seconds, computed, resident)
 
     def send(self, number: int) -> None:
         """Pass a signal on."""
         self._popen.send_signal(number)
 
+    def release(self) -> None:
+        """Let go of the locks."""
+        for held in self._locks:
+            held.release()
+
 
 class JobQueue:
-    """Runs jobs, ``slots`` at a time.
+    """Runs jobs, ``slots`` at a time, all queues on one folder counted together.
 
-    SIGINT, SIGTERM and SIGHUP are passed on to the processes, which then save and end, and no
-    further job is started. One that is ignored when they start stays ignored.
+    A job that another queue is running is left to it. SIGINT, SIGTERM and SIGHUP are passed on to
+    the processes, which then save and end, and no further job is started. One that is ignored when
+    they start stays ignored.
 
     Args:
         slots: how many processes run at a time.
         threads: the number of threads of each, unless ``OMP_NUM_THREADS`` is already set.
+        folder: where the locks of the slots are.
 
     Attributes:
         stopped_by: number of the signal that asked to stop; 0 for none.
+        elsewhere: the jobs that were left to another queue.
     """
 
-    def __init__(self, slots: int, threads: int) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, threads: int, folder: Path) -> None:
+        self._slots = [folder / f"slot{number}.lock" for number in range(slots)]
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._running: list[_Process] = []
         self.stopped_by = 0
+        self.elsewhere: list[Job] = []
 
     def run(
         self,
         jobs: Sequence[Job],
-        on_start: Callable[[Job], object],
+        on_start: Callable[[Job], bool],
         on_end: Callable[[Job, Ended], object],
     ) -> None:
         """Run all jobs in their order, and wait for them.
 
         Args:
             jobs: what to run.
-            on_start: called with each job when it starts.
+            on_start: called with each job when its turn has come; False leaves it out.
             on_end: called with each job when it has ended, and how.
         """
         waiting = list(jobs)
@@ -237,22 +305,36 @@ class JobQueue:
         former = {number: signal.signal(number, self._stop) for number in heard}
         try:
             while self._running or (waiting and not self.stopped_by):
-                while waiting and len(self._running) < self._slots and not self.stopped_by:
-                    job = waiting.pop(0)
-                    on_start(job)
-                    self._running.append(_Process(job, self._environment))
+                while waiting and not self.stopped_by and (slot := self._free_slot()):
+                    self._start(waiting.pop(0), slot, on_start)
                 self._collect(on_end)
                 time.sleep(_POLL_SECONDS)
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
 
+    def _free_slot(self) -> Lock | None:
+        return next(filter(None, map(lock, self._slots)), None)
+
+    def _start(self, job: Job, slot: Lock, on_start: Callable[[Job], bool]) -> None:
+        own = lock(job.log.parent / _LOCK)
+        locks = [slot] if own is None else [slot, own]
+        if own is not None and on_start(job):
+            self._running.append(_Process(job, self._environment, locks))
+            return
+        if own is None:
+            self.elsewhere.append(job)
+        for held in locks:
+            held.release()
+
     def _collect(self, on_end: Callable[[Job, Ended], object]) -> None:
         for process in list(self._running):
             ended = process.ended()
             if ended is not None:
                 self._running.remove(process)
+                # The next process of the job is not started before this one is recorded.
                 on_end(process.job, ended)
+                process.release()
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.stopped_by = self.stopped_by or number

@@ -13,7 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from metabin_plugin.config.yaml_text import read_yaml_file
+from metabin_plugin.config.reading import read_yaml_file
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.text import as_cell
 from papertables.runs import Run

@@ -9,22 +9,33 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 _HOME = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
 
 RECIPES = _HOME / "configs"
 RENDERER = _HOME / "projects" / "Demo"
 
 
+def recipe_path(name: str) -> str:
+    """The path of a recipe.
+
+    Args:
+        name: its path from ``configs/`` on (``MetaBIN.yml``, ``protocols/P1-ResNet50.yml``).
+
+    Returns:
+        "" where there is no recipe of this name.
+    """
+    recipe = str(RECIPES / name)
+    return recipe if name and os.path.isfile(recipe) else ""
+
+
 def config_path(name: str) -> str:
     """The path of a config: a file of this name, or else the recipe of this name.
 
     Args:
-        name: a path, or the path of a recipe from ``configs/`` on (``MetaBIN.yml``,
-            ``protocols/P1-ResNet50.yml``).
+        name: a path, or what ``recipe_path`` takes.
 
     Returns:
         The name itself where there is neither.
     """
-    recipe = str(RECIPES / name)
-    return recipe if name and not os.path.exists(name) and os.path.isfile(recipe) else name
+    return name if os.path.exists(name) else recipe_path(name) or name

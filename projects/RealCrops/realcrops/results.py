@@ -1,0 +1,180 @@
+"""The numbers of the runs: a raw row each, and the table over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from metabin_plugin.errors import ConfigError
+from papertables.runs import Record, Run
+from papertables.tables import MISSING, measured
+
+METRICS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
+PLACE = ("commit", "torch", "processor")
+REFERENCE = "MetaBIN"
+_AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run measured.
+
+    Attributes:
+        arm: name of the arm.
+        seed: its seed.
+        targets: metrics in percent by target.
+        cpu_seconds: how long it computed, evaluation included; None if unknown.
+        wall_seconds: how long it took; None if unknown.
+        place: commit, PyTorch's version and processor.
+    """
+
+    arm: str
+    seed: int
+    targets: Mapping[str, Mapping[str, float]]
+    cpu_seconds: float | None
+    wall_seconds: float | None
+    place: Mapping[str, str]
+
+    def value(self, target: str, metric: str) -> float:
+        """A metric of a target, or its mean over the targets if that is ``"average"``."""
+        if target == _AVERAGE:
+            return statistics.fmean(metrics[metric] for metrics in self.targets.values())
+        return self.targets[target][metric]
+
+
+def read_results(output: Path, arms: Sequence[str]) -> list[Result]:
+    """All finished runs of a folder, whoever ran them.
+
+    Args:
+        output: folder of all runs.
+        arms: the order of the arms; others follow.
+
+    Raises:
+        ConfigError: the record or the results of a run are damaged.
+    """
+    order = {arm: number for number, arm in enumerate(arms)}
+    results = []
+    for folder in output.glob("*/seed*"):
+        run = Run(folder.parent.name, int(folder.name.removeprefix("seed")), folder)
+        record = run.record()
+        if record is not None and run.is_finished():
+            results.append(_result(run, record))
+    return sorted(results, key=lambda r: (order.get(r.arm, len(order)), r.arm, r.seed))
+
+
+def _result(run: Run, record: Record) -> Result:
+    try:
+        content = json.loads(run.results.read_text(encoding="utf-8"))
+        targets = {
+            target.removeprefix("DG_"): {metric: float(values[metric]) for metric in METRICS}
+            for target, values in content.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{run.results} is damaged; remove {run.folder}") from error
+    cpu, wall = (record.cpu_seconds, record.seconds) if record.is_timed else (None, None)
+    return Result(run.row, run.seed, targets, cpu, wall, record.place)
+
+
+def raw_csv(results: Sequence[Result]) -> str:
+    """One row a run, all its numbers; what is unknown is empty."""
+    targets = [*_targets(results), _AVERAGE]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    columns = [f"{target} {metric}" for target in targets for metric in METRICS]
+    writer.writerow(["arm", "seed", *columns, "CPU seconds", "wall seconds", *PLACE])
+    for result in results:
+        values = [result.value(target, metric) for target in targets for metric in METRICS]
+        times = [_rounded(result.cpu_seconds), _rounded(result.wall_seconds)]
+        place = [result.place.get(key, "") for key in PLACE]
+        row = [f"{value:.4f}" for value in values]
+        writer.writerow([result.arm, result.seed, *row, *times, *place])
+    return file.getvalue()
+
+
+def markdown(results: Sequence[Result], titles: Mapping[str, str], about: str) -> str:
+    """The table: mAP and Rank-1 of each target and on average, and how far from MetaBIN.
+
+    Args:
+        results: the finished runs.
+        titles: what the table calls each arm.
+        about: a sentence above it.
+
+    Returns:
+        Markdown: mean ± sample standard deviation over the seeds, in percent; CPU seconds are the
+        mean of the runs whose time is known; the difference to MetaBIN is that of
+        :func:`paired_difference`.
+    """
+    parts = [f"{about} Mean ± standard deviation over the seeds, in %."]
+    parts += [_table(results, titles, metric) for metric in METRICS[:2]]
+    return "\n\n".join(parts) + "\n"
+
+
+def paired_difference(
+    results: Sequence[Result], arm: str, metric: str, target: str = _AVERAGE
+) -> tuple[float, float | None] | None:
+    """How far an arm is from MetaBIN: a difference for each seed that both have.
+
+    Args:
+        results: the finished runs.
+        arm: name of the arm.
+        metric: of ``METRICS``.
+        target: a target, or the average of all.
+
+    Returns:
+        The mean of the differences and its standard error, their sample standard deviation by
+        the root of their number: None with one seed. None with no seed in common.
+    """
+    values = {(r.arm, r.seed): r.value(target, metric) for r in results}
+    differences = [
+        value - values[REFERENCE, seed]
+        for (name, seed), value in values.items()
+        if name == arm and (REFERENCE, seed) in values
+    ]
+    if not differences:
+        return None
+    over = measured(differences)
+    return over.mean, None if over.std is None else over.std / len(differences) ** 0.5
+
+
+def _table(results: Sequence[Result], titles: Mapping[str, str], metric: str) -> str:
+    targets = _targets(results)
+    lines = []
+    for arm in dict.fromkeys(result.arm for result in results):
+        own = [result for result in results if result.arm == arm]
+        seconds = [r.cpu_seconds for r in own if r.cpu_seconds is not None]
+        cells = [str(measured([r.value(t, metric) for r in own])) for t in (_AVERAGE, *targets)]
+        lines.append(
+            [
+                titles.get(arm, arm),
+                *cells,
+                MISSING if arm == REFERENCE else _difference(results, arm, metric),
+                f"{statistics.fmean(seconds):.0f}" if seconds else MISSING,
+                len(own),
+            ]
+        )
+    headings = [metric, _AVERAGE, *targets, f"average − {REFERENCE}", "CPU seconds", "seeds"]
+    align = ["left"] + ["right"] * (len(headings) - 1)
+    return tabulate(lines, headings, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def _difference(results: Sequence[Result], arm: str, metric: str) -> str:
+    difference = paired_difference(results, arm, metric)
+    if difference is None:
+        return MISSING
+    mean, error = difference
+    return f"{mean:+.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
+def _targets(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(target for result in results for target in result.targets))
+
+
+def _rounded(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f}"

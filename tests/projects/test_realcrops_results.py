@@ -1,0 +1,165 @@
+"""The raw rows and the table, against numpy's statistics."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metabin_plugin.errors import ConfigError
+from papertables.runs import Record, Run
+from realcrops.results import (
+    METRICS,
+    Result,
+    markdown,
+    paired_difference,
+    raw_csv,
+    read_results,
+)
+
+TARGETS = ("VIPeR", "PRID")
+PLACE = {"commit": "abc", "torch": "2.14.1", "processor": "Fast, 2 cores"}
+
+
+def drawn(arm: str, seeds: list[int], level: float, seconds: float | None = 60.0) -> list[Result]:
+    rng = np.random.default_rng(sum(map(ord, arm)))
+    return [
+        Result(
+            arm,
+            seed,
+            {t: {m: float(level + 5 * rng.random()) for m in METRICS} for t in TARGETS},
+            None if seconds is None else seconds + seed,
+            None if seconds is None else 2 * seconds,
+            PLACE,
+        )
+        for seed in seeds
+    ]
+
+
+RESULTS = [
+    *drawn("BN", [1, 2, 3], 20.0),
+    *drawn("MetaBIN", [1, 2, 3], 30.0, 100.0),
+    *drawn("new", [1, 3, 4], 40.0, None),
+    *drawn("once", [2], 25.0),
+    *drawn("alone", [9], 25.0),
+]
+TITLES = {"BN": "BN", "MetaBIN": "MetaBIN", "new": "What is new", "once": "once"}
+
+
+def values(arm: str, metric: str) -> np.ndarray:
+    """Targets and their mean in the rows, seeds in the columns."""
+    own = [r for r in RESULTS if r.arm == arm]
+    table = np.array([[r.targets[t][metric] for r in own] for t in TARGETS])
+    return np.vstack([table.mean(0), table])
+
+
+def tables() -> dict[str, list[list[str]]]:
+    """Cells of the two tables by their first heading."""
+    found: dict[str, list[list[str]]] = {}
+    for block in markdown(RESULTS, TITLES, "About.").split("\n\n")[1:]:
+        lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines()]
+        found[lines[0][0]] = [lines[0], *lines[2:]]
+    return found
+
+
+def test_headings() -> None:
+    text = markdown(RESULTS, TITLES, "About.")
+    assert text.startswith("About. Mean ± standard deviation over the seeds, in %.\n\n| mAP")
+    assert list(tables()) == ["mAP", "Rank-1"]
+    headings = ["average", *TARGETS, "average − MetaBIN", "CPU seconds", "seeds"]
+    assert tables()["Rank-1"][0] == ["Rank-1", *headings]
+
+
+@pytest.mark.parametrize("metric", ["mAP", "Rank-1"])
+@pytest.mark.parametrize(("arm", "line"), [("BN", 1), ("MetaBIN", 2), ("new", 3)])
+def test_mean_and_deviation(metric: str, arm: str, line: int) -> None:
+    cells = tables()[metric][line]
+    expected = values(arm, metric)
+    means, deviations = expected.mean(1), expected.std(1, ddof=1)
+    assert cells[0] == TITLES[arm]
+    assert cells[1:4] == [f"{m:.1f} ± {d:.1f}" for m, d in zip(means, deviations, strict=True)]
+    assert cells[-1] == "3"
+
+
+def test_one_seed_has_no_deviation() -> None:
+    cells = tables()["mAP"][4]
+    assert cells[1:4] == [f"{value:.1f}" for (value,) in values("once", "mAP")]
+
+
+def test_seconds_are_those_that_are_known() -> None:
+    assert [line[-2] for line in tables()["mAP"][1:]] == ["62", "102", "-", "62", "69"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_differences_are_paired_by_seed(metric: str) -> None:
+    reference = values("MetaBIN", metric)[0]
+    bn = values("BN", metric)[0] - reference
+    found = paired_difference(RESULTS, "BN", metric)
+    assert found == pytest.approx((bn.mean(), bn.std(ddof=1) / np.sqrt(3)))
+    # Seeds 1 and 3 are common; 4 has no partner.
+    new = values("new", metric)[0][:2] - reference[[0, 2]]
+    found = paired_difference(RESULTS, "new", metric)
+    assert found == pytest.approx((new.mean(), new.std(ddof=1) / np.sqrt(2)))
+    one = values("once", metric)[0] - reference[1]
+    assert paired_difference(RESULTS, "once", metric) == (pytest.approx(one[0]), None)
+    assert paired_difference(RESULTS, "alone", metric) is None
+
+
+def test_differences_in_the_table() -> None:
+    cells = [line[4] for line in tables()["mAP"][1:]]
+    mean, error = paired_difference(RESULTS, "BN", "mAP") or (0.0, None)
+    assert cells[0] == f"{mean:+.1f} ± {error:.1f}"
+    # MetaBIN itself, and an arm without a seed in common.
+    assert (cells[1], cells[4]) == ("-", "-")
+    assert "±" not in cells[3]
+
+
+def test_a_raw_row_has_all_numbers_of_a_run() -> None:
+    rows = list(csv.DictReader(io.StringIO(raw_csv(RESULTS))))
+    assert [(row["arm"], int(row["seed"])) for row in rows] == [(r.arm, r.seed) for r in RESULTS]
+    row, result = rows[4], RESULTS[4]
+    for metric in METRICS:
+        own = [result.targets[target][metric] for target in TARGETS]
+        found = [float(row[f"{target} {metric}"]) for target in (*TARGETS, "average")]
+        assert found == pytest.approx([*own, sum(own) / 2], abs=1e-4)
+    assert (row["CPU seconds"], row["wall seconds"]) == ("102", "200")
+    assert {key: row[key] for key in PLACE} == PLACE
+    # The time of "new" is not known.
+    assert rows[6]["CPU seconds"] == ""
+
+
+def finish(output: Path, arm: str, seed: int, record: Record, text: str | None = None) -> Path:
+    run = Run(arm, seed, output / arm / f"seed{seed}")
+    run.write_record(record)
+    content = {f"DG_{t}": {**{m: float(seed) for m in METRICS}, "std": {}} for t in TARGETS}
+    run.results.write_text(json.dumps(content) if text is None else text)
+    return run.results
+
+
+def test_finished_runs_are_read_whoever_ran_them(tmp_path: Path) -> None:
+    done = Record({}, True, seconds=20.0, cpu_seconds=9.0, place=PLACE)
+    finish(tmp_path, "other", 1, done)
+    finish(tmp_path, "MetaBIN", 10, done)
+    finish(tmp_path, "MetaBIN", 2, done)
+    finish(tmp_path, "BN", 1, Record({}, True, 20.0, 9.0, is_timed=False))
+    finish(tmp_path, "BN", 2, Record({}, False))
+    (tmp_path / "slot0.lock").touch()
+    found = read_results(tmp_path, ["BN", "IN", "MetaBIN"])
+    assert [(r.arm, r.seed) for r in found] == [
+        *(("BN", 1), ("MetaBIN", 2), ("MetaBIN", 10), ("other", 1)),
+    ]
+    assert found[1] == Result(
+        "MetaBIN", 2, {t: dict.fromkeys(METRICS, 2.0) for t in TARGETS}, 9.0, 20.0, PLACE
+    )
+    assert (found[0].cpu_seconds, found[0].wall_seconds) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"DG_PRID": {"mAP": 1}}'])
+def test_damaged_results_are_named(tmp_path: Path, text: str) -> None:
+    path = finish(tmp_path, "BN", 1, Record({}, True), text)
+    with pytest.raises(ConfigError, match=f"{path} is damaged; remove"):
+        read_results(tmp_path, [])
