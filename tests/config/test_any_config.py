@@ -111,6 +111,7 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "INNER_LR.HIGH": step_sizes,
         "INNER_LR.PERIOD": st.floats(0, 1e6) | st.integers(0, 10),
         "OUTER_LR": step_sizes,
+        "OPERATING_POINTS": st.booleans(),
         "OUTER_LR_WARMUP": st.booleans(),
         "OUTER_LOSS": st.sampled_from(["meta-test", "sum"]),
         "FREEZE_AFTER": st.integers(0, 3),
