@@ -1,4 +1,7 @@
-"""Evaluation on fastreid's interface: exact, in little memory, of several splits; its results."""
+"""Evaluation on fastreid's interface: exact, in little memory, of several splits; its results.
+
+Metrics of ranking, and operating points (``operating_points``).
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,28 @@ from fastreid.evaluation.roc import evaluate_roc
 from fastreid.utils import comm
 from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
+from tabulate import tabulate
 from torch import Tensor
 
 from metabin_plugin.data import ReadableDataset, build_reid_test_loader
 from metabin_plugin.data.datasets.base import TestItem
 from metabin_plugin.files import replace_file
+from metabin_plugin.operating_points import (
+    FALSE_MATCH_RATES,
+    OperatingPoints,
+    TargetPoints,
+    histogram,
+    on_grid,
+    operating_points,
+    rates_at,
+)
 from metabin_plugin.ranking import (
     LabelledGallery,
     evaluate_features,
     evaluate_rank,
     standardize_by_camera,
 )
-from metabin_plugin.text import as_cell
+from metabin_plugin.text import as_cell, csv_file, shown
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +57,10 @@ _FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 _ROUNDING = 1e-5
 JSON_NAME = "results.json"
 CSV_NAME = "results.csv"
+POINTS = "operating_points"
+HISTOGRAM_BINS = 100
+# The figures that the log shows, of those that are rates.
+_SHOWN = 8
 STD_SUFFIX = "_std"
 # Of metrics of features that are standardized by camera.
 BY_CAMERA_SUFFIX = "_by_camera"
@@ -74,6 +91,9 @@ def build_evaluator(
     has_cameras = getattr(loader.dataset, "has_cameras", True)
     if len(splits) < 2:
         return loader, RankingEvaluator(cfg, num_query, output_dir, sides, has_cameras)
+    strangers = getattr(loader.dataset, "strangers", ())
+    if strangers and cfg.METABIN.OPERATING_POINTS:
+        splits = [(*split, others) for split, others in zip(splits, strangers, strict=True)]
     items, members = without_repetition(splits)
     logger.info("%d splits of %d images", len(splits), len(items))
     test_set = ReadableDataset(items, loader.dataset.transform, relabel=False)
@@ -113,17 +133,20 @@ class RankingEvaluator(ReidEvaluator):
         # A config of fastreid's own may come from elsewhere.
         self._standardizes = "METABIN" in cfg and cfg.METABIN.TEST.CAMERA_STANDARDIZATION
         self._copies = self._queries = 0
+        self._points: list[TargetPoints] = []
 
     def reset(self) -> None:
         """Forget the features, and what was counted in them."""
         super().reset()
         self._copies = self._queries = 0
+        self._points = []
 
     def evaluate(self) -> dict[str, float]:
         """Gather the features of all processes and score them in the first.
 
         Returns:
-            The metrics, see ``score``; an empty dictionary in the other processes.
+            The metrics, see ``score``, as ``TargetResults``; an empty dictionary in the other
+            processes.
 
         Raises:
             DatasetError: no query has a match in the gallery.
@@ -133,14 +156,15 @@ class RankingEvaluator(ReidEvaluator):
         if not comm.is_main_process():
             return {}
         results = self.score(_joined(list(itertools.chain.from_iterable(gathered))))
+        results.points = self._points
         self._warn(results)
         return results
 
-    def score(self, images: Images) -> dict[str, float]:
+    def score(self, images: Images) -> TargetResults:
         """Return the metrics of all images, which are in the order of the loader's dataset."""
         query = images.part(slice(self._num_query))
         gallery = images.part(slice(self._num_query, None))
-        return self._score(query, gallery)
+        return TargetResults(self._score(query, gallery))
 
     def _warn(self, results: dict[str, float]) -> None:
         if results[LEFT_OUT] > 0:
@@ -161,21 +185,31 @@ class RankingEvaluator(ReidEvaluator):
                 self._queries,
             )
 
-    def _score(self, query: Images, gallery: Images) -> dict[str, float]:
+    def _score(self, query: Images, gallery: Images, *strangers: Images) -> dict[str, float]:
         self._queries += len(query.features)
         self._copies += _count_copies(query, gallery)
-        results = self._compare(query, gallery)
+        compared = self._representations(query, gallery, *strangers)
+        results = score(self.cfg, *compared[:2])
+        if "METABIN" in self.cfg and self.cfg.METABIN.OPERATING_POINTS:
+            probes, entries, *others = compared
+            points = operating_points(probes, entries, self.cfg.TEST.METRIC, *others)
+            self._points.append(points)
         if self._standardizes:
-            again = self._compare(*self._standardized(query, gallery))
+            again = score(self.cfg, *self._representations(*self._standardized(query, gallery)))
             counts = (QUERIES, LEFT_OUT)
             results.update((n + BY_CAMERA_SUFFIX, v) for n, v in again.items() if n not in counts)
         return results
 
-    def _compare(self, query: Images, gallery: Images) -> dict[str, float]:
-        if self._sides is not None:
-            probes, entries = self._sides(query.features, gallery.features)
-            query, gallery = query._replace(features=probes), gallery._replace(features=entries)
-        return score(self.cfg, query, gallery)
+    def _representations(self, query: Images, gallery: Images, *strangers: Images) -> list[Images]:
+        """What is compared: the features, or what ``sides`` makes of them."""
+        if self._sides is None:
+            return [query, gallery, *strangers]
+        probes, entries = self._sides(query.features, gallery.features)
+        others = [
+            side._replace(features=self._sides(side.features, gallery.features)[0])
+            for side in strangers
+        ]
+        return [query._replace(features=probes), gallery._replace(features=entries), *others]
 
     def _standardized(self, query: Images, gallery: Images) -> tuple[Images, Images]:
         cameras = np.concatenate((query.cameras, gallery.cameras))
@@ -194,7 +228,9 @@ class MultiSplitEvaluator(RankingEvaluator):
 
     Args:
         cfg: the config.
-        splits: query and gallery of each split, as positions in the loader's dataset.
+        splits: query and gallery of each split, as positions in the loader's dataset; a third
+            part are further queries of people who are not in the gallery, see ``strangers`` of
+            ``operating_points``.
         output_dir: as fastreid's, unused.
         sides: as ``RankingEvaluator``'s, as is ``has_cameras``.
         has_cameras: see there.
@@ -203,7 +239,7 @@ class MultiSplitEvaluator(RankingEvaluator):
     def __init__(
         self,
         cfg: CfgNode,
-        splits: Sequence[tuple[Members, Members]],
+        splits: Sequence[Sequence[Members]],
         output_dir: str | None = None,
         sides: Sides | None = None,
         has_cameras: bool = True,
@@ -211,14 +247,11 @@ class MultiSplitEvaluator(RankingEvaluator):
         super().__init__(cfg, 0, output_dir, sides, has_cameras)
         self._splits = splits
 
-    def score(self, images: Images) -> dict[str, float]:
+    def score(self, images: Images) -> TargetResults:
         """Return mean and standard deviation over the splits, as ``SplitResults``."""
         features = images.features
         return over_splits(
-            [
-                self._score(query.images(features), gallery.images(features))
-                for query, gallery in self._splits
-            ]
+            [self._score(*(side.images(features) for side in split)) for split in self._splits]
         )
 
 
@@ -263,16 +296,16 @@ class Members(NamedTuple):
 
 
 def without_repetition(
-    splits: Sequence[tuple[Sequence[TestItem], Sequence[TestItem]]],
-) -> tuple[list[TestItem], list[tuple[Members, Members]]]:
+    splits: Sequence[Sequence[Sequence[TestItem]]],
+) -> tuple[list[TestItem], list[list[Members]]]:
     """List the images of all splits once, and the splits as positions in that list.
 
     Args:
-        splits: pairs of query and gallery items ``(path, identity, camera)``. The same image may
-            have other labels in another split.
+        splits: query items, gallery items and perhaps further ones of each split,
+            ``(path, identity, camera)``. The same image may have other labels in another split.
 
     Returns:
-        One item for each path, and the query and the gallery members of each split.
+        One item for each path, and the members of each part of each split.
     """
     items: dict[str, Any] = {}
     for item in (item for split in splits for side in split for item in side):
@@ -280,12 +313,10 @@ def without_repetition(
     positions = {path: position for position, path in enumerate(items)}
 
     def members(side: Sequence[TestItem]) -> Members:
-        paths, identities, cameras = zip(*(item[:3] for item in side), strict=True)
-        return Members(
-            np.array([positions[path] for path in paths]), np.array(identities), np.array(cameras)
-        )
+        places = [(positions[path], person, camera) for path, person, camera, *_ in side]
+        return Members(*np.array(places, np.int64).reshape(-1, 3).T)
 
-    return list(items.values()), [(members(query), members(gallery)) for query, gallery in splits]
+    return list(items.values()), [[members(side) for side in split] for split in splits]
 
 
 class Images(NamedTuple):
@@ -382,7 +413,17 @@ def _true_positive_rates(distances: np.ndarray, labels: tuple[np.ndarray, ...]) 
     }
 
 
-class SplitResults(OrderedDict[str, float]):
+class TargetResults(OrderedDict[str, float]):
+    """The metrics of a target by name.
+
+    Attributes:
+        points: operating points of each of its splits; none without ``METABIN.OPERATING_POINTS``.
+    """
+
+    points: Sequence[TargetPoints] = ()
+
+
+class SplitResults(TargetResults):
     """Mean of each metric over the splits under its name, and its deviation under ``<name>_std``.
 
     It is as flat as fastreid's table and event storage want it.
@@ -422,7 +463,8 @@ def write_results(results: Mapping[str, Any], targets: Sequence[str], folder: st
     them are ``"std"``, the sample standard deviations, and ``"splits"``, a list with the metrics of
     each split. In the CSV file it has the line ``mean``, and then the lines ``std``, ``0``, ``1``
     and so on. Beside the metrics are the numbers of queries that were scored and left out, see
-    ``score``; they have a mean and a deviation as the metrics do.
+    ``score``; they have a mean and a deviation as the metrics do. Operating points are in files of
+    their own, see ``write_points``.
 
     Args:
         results: what ``DefaultTrainer.test`` returns: metrics by target, or those of the only one.
@@ -433,6 +475,9 @@ def write_results(results: Mapping[str, Any], targets: Sequence[str], folder: st
     Path(folder).mkdir(parents=True, exist_ok=True)
     _write(Path(folder) / JSON_NAME, _json(by_target))
     _write(Path(folder) / CSV_NAME, _csv(by_target))
+    points = {name: getattr(metrics, "points", ()) for name, metrics in by_target.items()}
+    if any(points.values()):
+        write_points({name: each for name, each in points.items() if each}, Path(folder))
 
 
 def _write(path: Path, text: str) -> None:
@@ -482,3 +527,141 @@ def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
     return {
         name: value if isinstance(value, int) else float(value) for name, value in metrics.items()
     }
+
+
+PointsOfTargets = Mapping[str, Sequence[TargetPoints]]
+
+
+def write_points(by_target: PointsOfTargets, folder: Path) -> None:
+    """Write the operating points of targets to files in a folder, and the rates to the log.
+
+    - ``operating_points.csv``: lines as in ``results.csv``;
+    - ``operating_points_cameras.csv``: the same for each pair of cameras of query and gallery;
+    - ``operating_points_histograms.csv``: how many distances of the same person and of different
+      people lie from one number up to the next, over all splits; drawn in ``operating_points.png``;
+    - ``operating_points_carried.csv``, for several targets: what a threshold that was found on one
+      of them gives on another, see ``_carried``.
+
+    Args:
+        by_target: the points of each split of each target.
+        folder: where to write.
+    """
+
+    def write(what: str, columns: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
+        content = csv_file(columns, rows, ".9g")
+        replace_file(folder / f"{POINTS}{what}.csv", lambda file: file.write(content))
+
+    some = next(iter(by_target.values()))[0].whole.figures()
+    whole = {(name,): [split.whole for split in each] for name, each in by_target.items()}
+    pairs = {
+        (name, *pair): [split.pairs[pair] for split in splits]
+        for name, splits in by_target.items()
+        for pair in splits[0].pairs
+    }
+    write("", ["target", "split", *some], _point_rows(whole))
+    cameras = ["query_camera", "gallery_camera"]
+    write("_cameras", ["target", *cameras, "split", *some], _point_rows(pairs))
+    histograms = {name: _histogram(splits) for name, splits in by_target.items()}
+    columns = ["target", "from", "below", "same", "different"]
+    write("_histograms", columns, _histogram_rows(histograms))
+    if len(by_target) > 1:
+        columns = ["FMR_wanted", "of", "threshold", "on", "FMR", "FMR_std", "TMR", "TMR_std"]
+        write("_carried", columns, _carried(by_target))
+    _draw(by_target, histograms, folder / f"{POINTS}.png")
+    rates = list(some)[:_SHOWN]
+    table = [
+        [shown(name), *map(_cell, rates, *(values[:_SHOWN] for _, values in rows))]
+        for name, rows in ((name, list(_lines(points))[:2]) for (name,), points in whole.items())
+    ]
+    logger.info("Operating points (rates in %%):\n%s", tabulate(table, ["target", *rates]))
+
+
+def _cell(name: str, mean: float, std: float | None = None) -> str:
+    # d' is no share.
+    scale, digits = (1, 2) if name == "d_prime" else (100, 1)
+    deviation = "" if std is None else f" ± {scale * std:.{digits}f}"
+    return f"{scale * mean:.{digits}f}{deviation}"
+
+
+def _lines(points: Sequence[OperatingPoints]) -> Iterator[tuple[str, Sequence[float]]]:
+    """Name and figures of each line of a target or a pair of cameras, mean and deviation first."""
+    splits = [list(each.figures().values()) for each in points]
+    if len(splits) == 1:
+        yield "mean", splits[0]
+        return
+    values = np.array(splits, float)
+    yield "mean", values.mean(0).tolist()
+    yield "std", values.std(0, ddof=1).tolist()
+    yield from ((str(number), figures) for number, figures in enumerate(splits))
+
+
+def _point_rows(
+    points: Mapping[Any, Sequence[OperatingPoints]],
+) -> Iterator[tuple[object, ...]]:
+    for names, splits in points.items():
+        for line, figures in _lines(splits):
+            yield *names, line, *figures
+
+
+def _carried(by_target: PointsOfTargets) -> Iterator[tuple[object, ...]]:
+    """What thresholds of one target give on the others, and on itself.
+
+    A threshold is the mean over the splits of its target, rounded down to the grid on which the
+    rates of every target are exact (``on_grid``, less than 0.05 %).
+    """
+    for place, rate in enumerate(FALSE_MATCH_RATES):
+        for source, own in by_target.items():
+            found = np.mean([split.whole.match_thresholds[place] for split in own])
+            threshold = on_grid(float(found))
+            for target, splits in by_target.items():
+                rates = np.array([rates_at(threshold, s.same, s.different) for s in splits])
+                mean = rates.mean(0).tolist()
+                several = len(rates) > 1
+                std = rates.std(0, ddof=1).tolist() if several else [float("nan")] * 2
+                yield rate, source, threshold, target, mean[0], std[0], mean[1], std[1]
+
+
+Histogram = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _histogram(splits: Sequence[TargetPoints]) -> Histogram:
+    """Edges (B + 1,), and numbers of distances (B,) of the same person and of different people."""
+    counts = [*(split.same for split in splits), *(split.different for split in splits)]
+    edges, numbers = histogram(counts, HISTOGRAM_BINS)
+    same, different = np.split(np.array(numbers), 2)
+    return edges, same.sum(0), different.sum(0)
+
+
+def _histogram_rows(histograms: Mapping[str, Histogram]) -> Iterator[tuple[object, ...]]:
+    for name, (edges, same, different) in histograms.items():
+        for row in zip(edges[:-1], edges[1:], same, different, strict=True):
+            yield name, *(value.item() for value in row)
+
+
+def _draw(by_target: PointsOfTargets, histograms: Mapping[str, Histogram], path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.info("%s is not drawn: matplotlib is not installed", path.name)
+        return
+    figure = Figure(figsize=(7, 2.4 * len(histograms)), layout="constrained")
+    panels = figure.subplots(len(histograms), squeeze=False, sharex=True)[:, 0]
+    for panel, (name, (edges, *numbers)) in zip(panels, histograms.items(), strict=True):
+        panel.set_title(shown(name), parse_math=False)
+        for counts, label, colour in zip(
+            numbers, ("same person", "different people"), ("tab:green", "tab:red"), strict=True
+        ):
+            if counts.sum():
+                density = counts / (counts.sum() * np.diff(edges))
+                panel.stairs(density, edges, fill=True, alpha=0.5, color=colour, label=label)
+        splits = by_target[name]
+        for place, rate in enumerate(FALSE_MATCH_RATES):
+            threshold = np.mean([split.whole.match_thresholds[place] for split in splits])
+            if np.isfinite(threshold):
+                panel.axvline(threshold, color="black", linewidth=0.8, linestyle=":")
+                where = {"xy": (threshold, 1), "xycoords": ("data", "axes fraction")}
+                panel.annotate(f"{rate:g}", **where, rotation=90, fontsize=7, va="top", ha="right")
+        panel.set_ylabel("density")
+        panel.legend(loc="upper right", fontsize=8)
+    panels[-1].set_xlabel("distance (dotted: thresholds of false-match rates)")
+    replace_file(path, lambda file: figure.savefig(file, format="png", dpi=120))

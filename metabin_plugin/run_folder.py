@@ -25,7 +25,8 @@ _CHECKPOINTS = "model_*.pth"
 # What a run writes, whole or line by line.
 _OWN = (
     *(CONFIG, METRICS, _LOCK, _TAG, _CHECKPOINTS, "log.txt", "log.txt.rank*"),
-    *("results.json", "results.csv", "events.out.tfevents.*", "*.partial"),
+    *("results.json", "results.csv", "operating_points*.csv", "operating_points.png"),
+    *("events.out.tfevents.*", "*.partial"),
 )
 
 # Somewhat more than a run writes before its first checkpoint.

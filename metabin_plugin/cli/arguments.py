@@ -189,6 +189,9 @@ def query(parser: ArgumentParser) -> None:
 
     The network is the one that the index was made by, with the config that the index has kept. In
     the table a name that a spreadsheet would take for a formula has an apostrophe in front.
+
+    With a threshold, which `metabin threshold` writes into the index, the column `decision` says of
+    each image whether it is a "match" or "too far"; where none is a match it says "nobody".
     """
     parser.add_argument("index", type=Path, help="what `index` wrote")
     parser.add_argument(
@@ -199,8 +202,39 @@ def query(parser: ArgumentParser) -> None:
     parser.add_argument("--sheet", type=Path, help="contact sheet (OUTPUT with suffix .png)")
     parser.add_argument("--sheet-rows", type=int, default=20, help="first queries on the sheet")
     parser.add_argument("--gallery-folder", default="", help="where the gallery's images are now")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="DISTANCE",
+        help="below which it is the same person (the index's); inf for any",
+    )
     parser.add_argument("--probes", type=int, help="lists that a query is compared with")
     parser.add_argument("--gpu", action="store_true", help="use Faiss's GPUs")
+    parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs for the network")
+
+
+def threshold(parser: ArgumentParser) -> None:
+    """Find from which distance on an index has nobody like a query, and write it into the index.
+
+    metabin threshold --index gallery.index --dataset NAME_OR_MANIFEST
+        [--false-match-rate 0.001] [--opts KEY VALUE ...]
+
+    The data set has queries and a gallery of people who are known, best of the same cameras; of
+    several splits it is the first. The threshold is the distance below which the wanted share of
+    its comparisons of different people lie. How far other people would move it is found by drawing
+    the people anew, with replacement.
+    """
+    parser.add_argument("--index", type=Path, required=True, help="what `index` wrote")
+    parser.add_argument("--dataset", required=True, help="a name of DATASETS.TESTS, or a manifest")
+    parser.add_argument(
+        "--false-match-rate",
+        type=float,
+        default=1e-3,
+        metavar="SHARE",
+        help="of the comparisons of different people (%(default)s)",
+    )
+    parser.add_argument("--resamplings", type=int, default=500, help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamplings")
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs for the network")
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "manifest": Command(arguments.manifest, "metabin_plugin.cli.manifest"),
     "index": Command(arguments.index, "metabin_plugin.cli.index"),
     "query": Command(arguments.query, "metabin_plugin.cli.query"),
+    "threshold": Command(arguments.threshold, "metabin_plugin.cli.threshold"),
     "ranked": Command(arguments.ranked, "metabin_plugin.cli.ranked"),
     "plot": Command(arguments.plot, "metabin_plugin.cli.plot"),
     "export": Command(arguments.export, "metabin_plugin.cli.export"),

@@ -389,6 +389,13 @@ KEYS = (
         "what changes no result.",
     ),
     Key(
+        "METABIN.OPERATING_POINTS",
+        True,
+        comment="True lets evaluation also say at which distance it is the same person, and how "
+        "often that is wrong: operating_points*.csv and operating_points.png in OUTPUT_DIR "
+        "(OPERATING_POINTS.md), of plain distances, without TEST.AQE and TEST.RERANK.",
+    ),
+    Key(
         "SOLVER.CHECKPOINT_ITERS",
         0,
         Count(0),

@@ -333,6 +333,8 @@ class TargetImages(ReadableDataset):
             dataset has no further splits.
         has_cameras: whether its camera labels are those of cameras, or only keep queries and
             gallery apart.
+        strangers: for each split further queries, of people who are not in its gallery; empty
+            where the dataset has none.
     """
 
     def __init__(self, dataset: Any, transform: Any) -> None:
@@ -340,6 +342,7 @@ class TargetImages(ReadableDataset):
         self.has_cameras = getattr(dataset, "has_cameras", True)
         self.num_query = len(dataset.query)
         self.splits = splits_of(dataset)
+        self.strangers = getattr(dataset, "strangers", ())
 
 
 Loader = Callable[..., Any]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from metabin_plugin.data.splits import NUM_SPLITS, single_shot_split
+from metabin_plugin.data.splits import NUM_SPLITS, single_shot_split, strangers_to
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import name_on_disk, open_regular
 from metabin_plugin.text import shown
@@ -135,6 +135,8 @@ class ManifestDataset(ImageDataset):
         train_domains: domain of each training image: its ``domain``, or ``dataset_name``.
         splits: one pair of query items and gallery items, or ten; ``query`` and ``gallery`` are
             the first. In the ten, the cameras are 0 for queries and 1 for the gallery.
+        strangers: for each of ten, further queries: all ``test`` images of people who are not in
+            its gallery; empty for one.
 
     Raises:
         DatasetError: the file or one of its images is missing, a line is faulty, or nobody in the
@@ -162,6 +164,10 @@ class ManifestDataset(ImageDataset):
             if any(row.subset == "test" for row in tested)
             else [_split_by_column(tested, items)]
         )
+        images = [item[:2] for item in items]
+        self.strangers = [
+            strangers_to(gallery, images) for _, gallery in self.splits if len(self.splits) > 1
+        ]
         super().__init__(self._train, *self.splits[0], **kwargs)
 
     def distinguish(self, label: str) -> None:

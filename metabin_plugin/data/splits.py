@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -150,6 +150,19 @@ def single_shot_split(
         gallery += _draw(matches(query[-1]), 1, bits)
     strangers = images.keys() - set(eligible)
     return query, gallery + [i for i, p in enumerate(identities) if p in strangers]
+
+
+def strangers_to(
+    gallery: Iterable[tuple[str, int, int]], images: Iterable[tuple[str, int]]
+) -> list[tuple[str, int, int]]:
+    """Query items of the people who are not in a gallery.
+
+    Args:
+        gallery: a ``(path, identity, camera)`` for each gallery image.
+        images: path and identity of what can be a query.
+    """
+    known = {identity for _, identity, _ in gallery}
+    return [(path, identity, 0) for path, identity in images if identity not in known]
 
 
 def frozen_splits(dataset: str, population: Sequence[int], unpaired: int) -> list[Any] | None:

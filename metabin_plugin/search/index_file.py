@@ -50,6 +50,9 @@ class Header:
         folder: where the images of the names are; "" if the names are not of images.
         config: the config of the network, YAML; "" if the features came in a file.
         probe: the network's feature of a fixed image, by which it is known again.
+        threshold: distance below which an entry is taken for the query's person; None for no such
+            decision. Files of former versions have none.
+        calibration: how the threshold was found, in words.
     """
 
     metric: str
@@ -57,6 +60,8 @@ class Header:
     folder: str = ""
     config: str = ""
     probe: Sequence[float] = ()
+    threshold: float | None = None
+    calibration: str = ""
 
 
 @dataclass(frozen=True)
@@ -305,10 +310,12 @@ def _check_names(names: Any, header: Header, layout: Layout) -> None:
 def _check_header(header: Header, layout: Layout) -> None:
     if header.metric not in METRICS:
         raise ValueError("it has another metric")
-    if not all(map(_is_text, (header.plan, header.folder, header.config))):
+    if not all(map(_is_text, (header.plan, header.folder, header.config, header.calibration))):
         raise ValueError("a text of its header is not a text")
     if not isinstance(header.probe, list) or not all(map(_is_finite, header.probe)):
         raise ValueError("its probe is not a list of numbers")
+    if header.threshold is not None and not _is_finite(header.threshold):
+        raise ValueError("its threshold is not a number")
     if len(header.probe) != (layout.dimension if header.config else 0):
         raise ValueError("its probe has another length than its vectors")
 

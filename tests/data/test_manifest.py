@@ -91,7 +91,7 @@ def test_equal_test_identities_of_two_domains_are_two_people(
 
 def test_query_and_gallery_are_the_only_split(write_manifest: WriteManifest) -> None:
     dataset = ManifestDataset(write_manifest(FULL))
-    assert dataset.splits == [(dataset.query, dataset.gallery)]
+    assert dataset.splits == [(dataset.query, dataset.gallery)] and dataset.strangers == []
     assert ManifestDataset(write_manifest("path,pid,camid\nimg/0.jpg,1,1\n")).splits == [([], [])]
 
 
@@ -110,6 +110,10 @@ def test_ten_splits_are_drawn_from_test_rows(write_manifest: WriteManifest) -> N
         assert {*names[:2]} in ({"0", "1"}, {"2", "3"})
         assert query[0][1] == gallery[0][1] != gallery[1][1]
         assert [camera for _, _, camera in query + gallery] == [0, 1, 1]
+    # Of the two who can be compared, the one who is not drawn.
+    for (query, gallery), strangers in zip(dataset.splits, dataset.strangers, strict=True):
+        assert {Path(path).stem for path, _, _ in (*query, *gallery, *strangers)} == set("01234")
+        assert len({person for _, person, _ in strangers}) == 1 and len(strangers) == 2
     assert {query[0][0] for query, _ in dataset.splits} > {dataset.query[0][0]}
     assert ManifestDataset(write_manifest(text)).splits == dataset.splits
     combined = ManifestDataset(write_manifest(text), combineall=True)

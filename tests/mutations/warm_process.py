@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -140,6 +141,7 @@ def serve() -> None:
 
 def _import_all() -> None:
     import torch
+    from matplotlib.figure import Figure
     from PIL import Image
 
     import metabin_plugin
@@ -148,6 +150,10 @@ def _import_all() -> None:
     metabin_plugin.register()
     importlib.import_module("tests.distributed.small_backbone")
     Image.init()
+    # Or each command that draws would look for the system's fonts, and read one.
+    figure = Figure()
+    figure.subplots().set_title("any text")
+    figure.savefig(io.BytesIO())
     gc.freeze()
 
 

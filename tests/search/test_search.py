@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 from metabin_plugin.evaluation import RankingEvaluator
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.features import Describer, restored_config
-from metabin_plugin.search.index_file import read_gallery
+from metabin_plugin.search.index_file import read_gallery, write_gallery
+from metabin_plugin.search.ranked_lists import GREEN
 from metabin_plugin.search.vectors import Parts
 from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
 from tests.processes import run_script
@@ -266,6 +267,100 @@ def test_ready_features_are_indexed_and_asked(tmp_path: Path) -> None:
     assert [float(row["distance"]) for row in rows] == pytest.approx(expected, rel=1e-4)
     # There is no image to draw.
     assert not found.with_suffix(".png").exists()
+
+
+def test_beyond_the_threshold_there_is_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery = np.array([[0.0, 0], [0, 1], [0, 3], [9, 9]])
+    np.save(tmp_path / "g.npy", gallery)
+    np.save(tmp_path / "q.npy", np.array([[0.0, 0], [5, 5], [0, 4]]))
+    index, found = tmp_path / "g.index", tmp_path / "f.csv"
+    base = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(index)]
+    execute([*base, "--metric", "euclidean"])
+    ask = ["query", str(index), str(tmp_path / "q.npy"), "--output", str(found), "--top", "2"]
+
+    def decisions(*options: str) -> list[str]:
+        execute([*ask, *options])
+        return [row["decision"] for row in read_rows(found)]
+
+    assert decisions() == [""] * 6
+    assert "nobody" not in capsys.readouterr().out
+    # Squared distances 0 and 1, 29 and 32, 1 and 9.
+    beside = ["match", "too far", "nobody", "nobody", "nobody", "nobody"]
+    assert decisions("--threshold", "1") == beside
+    said = capsys.readouterr().out
+    assert "1: nobody (nearest at 29.000000)\n2: nobody (nearest at 1.000000)\n" in said
+    assert "2 of 3 queries are nobody by the threshold 1.000000" in said
+    read = read_gallery(index)
+    write_gallery(index, replace(read, header=replace(read.header, threshold=1.5)))
+    assert decisions() == ["match", "match", "nobody", "nobody", "match", "too far"]
+    assert decisions("--threshold", "inf") == ["match"] * 6
+    assert decisions("--threshold", "-1", "--sheet-rows", "1") == ["nobody"] * 6
+    assert "0: nobody (nearest at 0.000000)\nand 2 more\n3 of 3" in capsys.readouterr().out
+    with pytest.raises(SearchError, match="--threshold is nan"):
+        decisions("--threshold", "nan")
+    with pytest.raises(SearchError, match="made of features, without a network; give its thresh"):
+        execute(["threshold", "--index", str(index), "--dataset", "x.csv"])
+
+
+@pytest.mark.slow
+def test_a_threshold_is_found_kept_and_used(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, manifest = tmp_path / "g.index", str(trained.folder / "target.csv")
+    execute(trained.index(index, trained.images))
+    before = read_gallery(index)
+    find = ["threshold", "--index", str(index), "--dataset", manifest]
+    rate = ["--false-match-rate", "0.2"]
+    capsys.readouterr()
+    execute([*find, *rate, "--resamplings", "50"])
+    said = capsys.readouterr().out
+
+    # Four people: a query of each, and three gallery images of each.
+    cfg = tiny_config(trained.folder, *FLIP, "MODEL.WEIGHTS", str(trained.folder / "0.pth"))
+    names = [f"{person}_{image}.png" for person in range(4) for image in range(4)]
+    features, _ = Describer(cfg).describe([str(trained.images / name) for name in names])
+    rows = F.normalize(torch.from_numpy(features).double()).reshape(4, 4, -1)
+    distances = 1 - torch.einsum("pd,qid->pqi", rows[:, 0], rows[:, 1:])
+    different = distances[~torch.eye(4, dtype=torch.bool)].flatten().sort().values
+    assert len(different) == 36
+    header = read_gallery(index).header
+    assert header.threshold == pytest.approx(float(different[7]), abs=1e-6)
+    assert header.calibration in said and "50 resamplings of 4 people" in said
+    assert "7 of 36 comparisons of different people are nearer" in said
+    assert replace(header, threshold=None, calibration="") == before.header
+    assert "is expected to be taken for 3.2 of them" in said
+    execute([*find, *rate, "--resamplings", "50"])
+    assert read_gallery(index).header == header
+
+    found = tmp_path / "found.csv"
+    execute(["query", str(index), str(trained.images), "--output", str(found), "--top", "16"])
+    asked = read_rows(found)
+    # The distance that the threshold was taken from is among them, rounded otherwise.
+    far = [row for row in asked if abs(float(row["distance"]) - header.threshold) > 1e-5]
+    assert len(far) >= len(asked) - 2
+    near = [float(row["distance"]) < header.threshold for row in far]
+    assert [row["decision"] == "match" for row in far] == near
+    assert {row["decision"] for row in far} == {"match", "too far"}
+    with Image.open(found.with_suffix(".png")) as sheet:
+        # The frames of the matches.
+        assert sheet.getcolors(2**24) and GREEN in {c for _, c in sheet.getcolors(2**24)}
+
+    content = index.read_bytes()
+    wrong: list[tuple[type[MetaBINError], str, list[str]]] = [
+        (SearchError, "has not one comparison of diff", [*find, "--false-match-rate", "0.02"]),
+        (SearchError, "--false-match-rate is 1.0; give a nu", [*find, "--false-match-rate", "1"]),
+        (SearchError, "--false-match-rate is nan", [*find, "--false-match-rate", "nan"]),
+        (SearchError, "--resamplings is 0", [*find, *rate, "--resamplings", "0"]),
+        (DatasetError, "no_such_set", [*find[:-1], "no_such_set"]),
+        (DatasetError, "has no query images", [*find[:-1], str(trained.folder / "source0.csv")]),
+        (SearchError, "features of other weights", [*find, *rate, "--opts", *_other(trained)]),
+    ]
+    for kind, words, arguments in wrong:
+        with pytest.raises(kind, match=words):
+            execute(arguments)
+    assert index.read_bytes() == content
 
 
 def test_features_that_do_not_fit_are_refused(tmp_path: Path) -> None:

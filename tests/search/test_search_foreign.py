@@ -80,6 +80,10 @@ HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "probe of no numbers": ({"probe": [float("nan")] * 4}, "its probe is not a list of numbers"),
     "probe of infinite numbers": ({"probe": [float("inf")] * 4}, "its probe is not a list of"),
     "probe of another length": ({"probe": [0.5] * 5}, "its probe has another length"),
+    "threshold as text": ({"threshold": "0.5"}, "its threshold is not a number"),
+    "threshold as truth": ({"threshold": True}, "its threshold is not a number"),
+    "threshold of no number": ({"threshold": float("nan")}, "its threshold is not a number"),
+    "calibration as number": ({"calibration": 3}, "a text of its header is not a text"),
     "another field": ({"code": "print()"}, "unexpected keyword"),
 }
 

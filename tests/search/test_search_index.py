@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from benchmarks.search import draw_vectors
 from metabin_plugin.search.engine import build_index, plan_index, search_index, set_probes
 from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import (
+    MAGIC,
     Gallery,
     Header,
     check_network,
@@ -146,6 +148,23 @@ def test_an_index_is_read_as_it_was_written(kind: str, metric: str, tmp_path: Pa
     assert read.path(3) == "/gallery/a/3.jpg"
     assert read.path(3, "/moved") == "/moved/a/3.jpg"
     assert [path.name for path in tmp_path.iterdir()] == ["g.index"]
+
+
+def test_a_file_of_a_former_version_has_no_threshold(tmp_path: Path) -> None:
+    path = tmp_path / "g.index"
+    gallery = some_gallery()
+    write_gallery(path, gallery)
+    content = path.read_bytes()
+    former = content.replace(b', "threshold": null, "calibration": ""}', b"}")
+    length = len(b', "threshold": null, "calibration": ""')
+    assert len(content) - len(former) == length
+    # The length of the header stands behind the file's first line, a checksum at the end.
+    size = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 8], "little") - length
+    former = MAGIC + size.to_bytes(8, "little") + former[len(MAGIC) + 8 : -4]
+    path.write_bytes(former + zlib.crc32(former).to_bytes(4, "little"))
+    read = read_gallery(path)
+    assert (read.header, read.names) == (gallery.header, gallery.names)
+    assert read.header.threshold is None
 
 
 def test_identifiers_are_no_paths() -> None:

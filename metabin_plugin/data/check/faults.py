@@ -56,17 +56,20 @@ class Collection:
         sources: name and dataset of those with training images.
         problems: why something could not be loaded.
         splits: query and gallery of each split of a target, by its name; ``subsets`` has the first.
+        strangers: further queries of each split, by the target's name.
     """
 
     subsets: list[Subset] = field(default_factory=list)
     sources: list[tuple[str, Any]] = field(default_factory=list)
     problems: list[MetaBINError] = field(default_factory=list)
     splits: dict[str, Sequence[tuple[Items, Items]]] = field(default_factory=dict)
+    strangers: dict[str, Sequence[Items]] = field(default_factory=dict)
 
     def paths(self) -> list[str]:
         """The images of all subsets and splits; some are there several times."""
         lists = [subset.items for subset in self.subsets]
         lists += [side for splits in self.splits.values() for split in splits for side in split]
+        lists += [items for splits in self.strangers.values() for items in splits]
         return [item[0] for items in lists for item in items]
 
     def add(
@@ -96,6 +99,7 @@ class Collection:
                 self.subsets.append(Subset(name, subset, items, whole and subset == TRAIN))
         if found.get(QUERY) and found.get(GALLERY):
             self.splits[name] = splits_of(dataset)
+            self.strangers[name] = getattr(dataset, "strangers", ())
         if found.get(TRAIN):
             self.sources.append((name, dataset))
         self._report_empty(name, key, [s for s in subsets if not found[s]], len(subsets), required)
@@ -186,7 +190,7 @@ def balanced_batches(cfg: CfgNode) -> list[Balance]:
     """The domain-balanced batches that a run in one process draws."""
     instances, node = cfg.DATALOADER.NUM_INSTANCE, cfg.METABIN
     sizes = {}
-    if cfg.DATALOADER.SAMPLER_TRAIN == "DomainBalancedSampler":
+    if cfg.DATALOADER.SAMPLER_TRAIN in ("DomainBalancedSampler", "GraphSampler"):
         sizes["SOLVER.IMS_PER_BATCH"] = cfg.SOLVER.IMS_PER_BATCH
     if "MetaLearningHook" in node.HOOKS:
         key = "METABIN.IMS_PER_BATCH" if node.IMS_PER_BATCH else "SOLVER.IMS_PER_BATCH"

@@ -16,6 +16,7 @@ from metabin_plugin.data.splits import (
     draw_queries,
     frozen_splits,
     paired_identities,
+    strangers_to,
 )
 
 TrainItem = tuple[str, str, str]
@@ -114,6 +115,8 @@ class TargetDataset(BenchmarkDataset):
         splits: ten pairs of query items and gallery items. The cameras are 0 for queries and 1 for
             the gallery, so that evaluation discards no match.
         has_cameras: whether queries and gallery are from different cameras.
+        strangers: for each split further queries, of all people who are not in its gallery: those
+            whose gallery images it leaves out, and those whom no gallery camera saw.
 
     Raises:
         DatasetError: if a folder is missing or empty, or a file name cannot be parsed.
@@ -125,6 +128,7 @@ class TargetDataset(BenchmarkDataset):
     edition: str
     split_source: str
     splits: list[tuple[list[TestItem], list[TestItem]]]
+    strangers: list[list[TestItem]]
 
     def __init__(self, root: str = "datasets", **kwargs: Any) -> None:
         folder = Path(root).expanduser()
@@ -135,6 +139,8 @@ class TargetDataset(BenchmarkDataset):
             self.edition, shots = "original", self.read(folder)
         self.split_source, positions = self.draw(shots)
         self.splits = [self._items(shots, split) for split in positions]
+        probes = [(s.path, s.identity) for s in shots if s.camera == 0]
+        self.strangers = [strangers_to(gallery, probes) for _, gallery in self.splits]
         self._report(shots)
         train = [self.train_item(s.path, s.train_identity, s.train_camera) for s in shots]
         super().__init__(train, *self.splits[0], **kwargs)

@@ -88,6 +88,33 @@ def shown(target: type, split: Any) -> list[Any]:
     return [[p for _, p, _ in query], [p for _, p, _ in gallery if p in {q[1] for q in query}]]
 
 
+# Strangers to the gallery of a split: those whom it leaves out, and in PRID the 185 of camera a.
+STRANGERS = {"viper": 316, "prid": 100 + 185, "grid": 125}
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_strangers_are_all_query_images_of_people_who_are_not_in_the_gallery(
+    release, target, edition
+):
+    dataset = release(target, edition)
+    assert len(dataset.strangers) == NUM_SPLITS
+    for (query, gallery), strangers in zip(dataset.splits, dataset.strangers, strict=True):
+        paths, identities, cameras = zip(*strangers, strict=True)
+        assert len(set(paths)) == len(paths) and set(cameras) == {0}
+        assert not {item[1] for item in gallery} & set(identities)
+        assert not {item[0] for item in (*query, *gallery)} & set(paths)
+        if target.dataset_name == "ilids":
+            # All images of the 59 people who are not drawn.
+            assert len(set(identities)) == 59
+            shown = Counter(person for _, person, _ in dataset.train)
+            assert all(
+                shown[f"ilids_{person}"] == count for person, count in Counter(identities).items()
+            )
+        else:
+            assert len(set(identities)) == len(strangers) == STRANGERS[target.dataset_name]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_both_releases_have_the_same_splits(release, target):
     original, peta = (release(target, edition).splits for edition in EDITIONS)
