@@ -17,8 +17,6 @@ from torch import Tensor
 from metabin_plugin.precision import at_least_float32, product
 
 SQUARED_FLOOR = 1e-12
-# The exponent of what is left out of a sum of exponentials.
-_NONE = float("-inf")
 
 
 def cross_entropy_loss(logits: Tensor, identities: Tensor, epsilon: float = 0.1) -> Tensor:
@@ -325,23 +323,24 @@ def uniformity_loss(features: Tensor, temperature: float = 2.0) -> Tensor:
     their l2-normalized features.
 
     Args:
-        features: features (N, D), not normalized, of two samples at least.
+        features: features (N, D), not normalized.
         temperature: t, above 0.
 
     Returns:
-        Scalar in [-4 t, 0], in float32 at least.
+        Scalar in [-4 t, 0], in float32 at least; of one sample a zero through which gradients still
+        flow.
 
     Raises:
-        ValueError: `features` is not a matrix, or has one row.
+        ValueError: `features` is not a matrix, or empty.
     """
     check_rows("uniformity_loss", features)
-    if len(features) < 2:
-        raise ValueError("uniformity_loss needs two samples at least, got 1")
     exponents = -temperature * _unit_distances(features, features)
     size = len(features)
+    if size == 1:
+        return exponents.sum() * 0
     itself = torch.eye(size, dtype=torch.bool, device=features.device)
     pairs = math.log(size * (size - 1))
-    return exponents.masked_fill(itself, _NONE).flatten().logsumexp(0) - pairs
+    return exponents.masked_fill(itself, -torch.inf).flatten().logsumexp(0) - pairs
 
 
 def prototype_uniformity_loss(
@@ -380,14 +379,14 @@ def prototype_uniformity_loss(
     is_pair = domains[:, None] == prototype_domains
     # Not in place of a value: a domain may lack this identity.
     is_pair = is_pair.scatter(1, identities[:, None], False)
-    ranked = distances.detach().masked_fill(~is_pair, -_NONE)
+    ranked = distances.detach().masked_fill(~is_pair, torch.inf)
     nearest = ranked.topk(min(len(features), len(prototypes)), dim=1, largest=False).indices
     is_pair = is_pair.gather(1, nearest)
     exponents = -temperature * distances.gather(1, nearest)
     count = is_pair.sum(dtype=distances.dtype)
     # Without any pair nothing is left out, for a logarithm of 0 has no gradient.
     left_out = ~is_pair & (count > 0)
-    total = exponents.masked_fill(left_out, _NONE).flatten().logsumexp(0)
+    total = exponents.masked_fill(left_out, -torch.inf).flatten().logsumexp(0)
     return (total - count.clamp_min(1).log()) * (count > 0)
 
 
@@ -427,7 +426,7 @@ def memory_loss(
     is_known = memory_domains[identities] == domains
     is_class = (domains[:, None] == memory_domains) | ~is_known[:, None]
     right = scores.gather(1, identities[:, None]).squeeze(1)
-    losses = scores.masked_fill(~is_class, _NONE).logsumexp(1) - right
+    losses = scores.masked_fill(~is_class, -torch.inf).logsumexp(1) - right
     return mean_over_anchors(losses, is_known)
 
 

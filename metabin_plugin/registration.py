@@ -13,19 +13,17 @@ from metabin_plugin.config.keys import add_metabin_config
 # first of them, and what the plugin builds on fastreid finds it as all others left it.
 _PATCHED_BY = (
     "metabin_plugin.compat.imports",
-    "metabin_plugin.config.reading",
-    "metabin_plugin.run_folder",
-    "metabin_plugin.workers",
+    "metabin_plugin.compat.runs",
+    "metabin_plugin.compat.data",
     "metabin_plugin.compat.networks",
     "metabin_plugin.compat.training",
+    "metabin_plugin.compat.evaluation",
     "metabin_plugin.compat.launching",
     "metabin_plugin.weights.checkpointer",
-    "metabin_plugin.data.images",
     "metabin_plugin.data.build",
     "metabin_plugin.modeling.backbones",
     "metabin_plugin.weights.pretrained",
     "metabin_plugin.deploy.repvgg",
-    "metabin_plugin.evaluation",
     "metabin_plugin.engine.network_options",
     "metabin_plugin.engine.trainer",
 )

@@ -1,8 +1,7 @@
-"""The folder of a run, ``OUTPUT_DIR``: whose it is, and what a run leaves in it, its log too."""
+"""The folder of a run, ``OUTPUT_DIR``: whose it is, and what a run leaves in it."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import logging
@@ -10,12 +9,10 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import Any
 
-from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import RunFolderError
 from metabin_plugin.files import reason, replace_file
 from metabin_plugin.text import shown
@@ -158,113 +155,6 @@ def logged_scalars(line: bytes) -> tuple[int, Mapping[str, float]] | None:
         return iteration, {str(name): float(value) for name, value in values.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-
-
-def in_main_process(act: Callable[[], None]) -> None:
-    """Let the main process act on the folder of a run; all processes raise what it raises.
-
-    Args:
-        act: what to do.
-
-    Raises:
-        RunFolderError: what ``act`` raised.
-    """
-    from fastreid.utils import comm
-
-    fault = ""
-    if comm.is_main_process():
-        try:
-            act()
-        except RunFolderError as error:
-            fault = str(error)
-    fault = comm.all_gather(fault)[0]
-    if fault:
-        raise RunFolderError(fault)
-
-
-@patch(
-    "fastreid.engine.defaults:default_setup",
-    fault="It opens ``config.yaml`` of an earlier run for writing, whatever comes next: a full "
-    "disk, a config that cannot work or a second run then cost the first one its config. It "
-    "follows links, and ends in a traceback for a folder that cannot be made.",
-    unless="``OUTPUT_DIR`` is empty.",
-)
-def default_setup(cfg: Any, args: argparse.Namespace) -> None:
-    """Take the folder first, or refuse it with a sentence; then set up the log as before."""
-    from fastreid.utils import comm
-    from fastreid.utils.collect_env import collect_env_info
-    from fastreid.utils.env import seed_all_rng
-    from fastreid.utils.logger import setup_logger
-
-    evaluates = getattr(args, "eval_only", False)
-    resumes = getattr(args, "resume", False)
-    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
-    if folder:
-        in_main_process(lambda: _take(folder, cfg.dump(), evaluates, resumes))
-    try:
-        setup_logger(folder or None, distributed_rank=rank)
-    except OSError as error:
-        raise RunFolderError(
-            f"the log in OUTPUT_DIR {folder} cannot be written ({reason(error)}); give a folder "
-            "that can"
-        ) from error
-    logger.info("Rank %d of %d processes", rank, comm.get_world_size())
-    logger.info("Environment:\n%s", collect_env_info())
-    logger.info("Command line: %s", args)
-    logger.info("Config:\n%s", cfg)
-    # Each process its own; a trainer with METABIN.SEED sets it anew.
-    seed_all_rng()
-    if not evaluates:
-        import torch
-
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-
-
-def _take(folder: str, config: str, evaluates: bool, resumes: bool) -> None:
-    if evaluates:
-        prepare_folder(folder)
-    else:
-        begin_run(folder, resumes)
-    # That of a run which is there stays: an evaluation is none, and a run that goes on writes its
-    # own when it is known that it can.
-    if not trace_of_run(folder):
-        write_config(folder, config)
-
-
-@patch(
-    "fastreid.utils.logger:setup_logger",
-    fault="On a full disk every line of the log prints a traceback of ``logging`` itself.",
-    unless="the log can be written.",
-)
-def log_with_one_report(original: Callable[..., Any], *args: Any, **kwargs: Any) -> logging.Logger:
-    """Say it in one line on standard error, once."""
-    found: logging.Logger = original(*args, **kwargs)
-    for handler in found.handlers:
-        path = getattr(getattr(handler, "stream", None), "name", None)
-        if isinstance(handler.handleError, _OneReport):
-            continue
-        if isinstance(path, str) and os.path.isfile(path):
-            handler.handleError = _OneReport(path)  # type: ignore[method-assign]
-    return found
-
-
-class _OneReport:
-    """What a handler does with an error of writing: one line on standard error, then nothing."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._has_reported = False
-
-    def __call__(self, record: logging.LogRecord) -> None:
-        if self._has_reported:
-            return
-        self._has_reported = True
-        error = sys.exc_info()[1]
-        print(
-            f"warning: {self._path} cannot be written ({reason(error or OSError())}); lines of the "
-            "log are missing there",
-            file=sys.stderr,
-        )
 
 
 def _names(folder: str) -> list[str]:

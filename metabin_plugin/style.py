@@ -216,7 +216,8 @@ class MixStyle:
                 "METABIN.MIXSTYLE.LAYERS names a layer that gives no feature map (N, C, H, W); "
                 "name stages of a convolutional backbone"
             )
-        if torch.rand(()) >= self._probability:
+        # A network may have passes of its own within one, without gradients.
+        if not torch.is_grad_enabled() or torch.rand(()) >= self._probability:
             return x
         count = len(x)
         if self._domains is None:

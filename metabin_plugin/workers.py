@@ -1,4 +1,4 @@
-"""Loaders: batches on the device, of workers that fail in a sentence and end with their parent.
+"""Loaders whose worker processes fail in a sentence, end with their parent, and start anywhere.
 
 PyTorch's loader is kept, with processes and queues of another kind. ``concurrent.futures`` is no
 replacement: after Ctrl-C its processes and threads are waited for as long as they hang.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import functools
 import multiprocessing
 import multiprocessing.util
 import queue
@@ -17,7 +16,7 @@ import shutil
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -25,13 +24,10 @@ from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from typing import Any
 
-import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from metabin_plugin.compat.patching import patch
-from metabin_plugin.environment import available_cpus
 from metabin_plugin.errors import LoaderError, MetaBINError
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -59,8 +55,6 @@ _FAULTS = {
         "or make it larger, for a container with --shm-size=8g"
     ),
 }
-# How often a thread that keeps batches in store looks whether it is still needed.
-_POLL_SECONDS = 0.5
 
 
 class WorkerLoader(DataLoader[Any]):
@@ -200,138 +194,6 @@ class WorkerBatches(_MultiProcessingDataLoaderIter):
         workers = {worker.sentinel: worker for worker in getattr(self, "_workers", [])}
         ended = wait(list(workers), seconds) if workers else []
         return workers[ended[0]] if ended else None  # type: ignore[index]
-
-
-@patch(
-    "fastreid.data.data_utils:DataLoaderX",
-    fault="It uses CUDA whatever the device. After an error in its thread the training waits for "
-    "ever.",
-    unless=None,
-)
-class DeviceDataLoader(WorkerLoader):
-    """A loader with batches on the training device.
-
-    On CPU it is PyTorch's own iteration: a thread would draw from the random generators that the
-    training draws from, and no two runs would be alike. On CUDA a background thread keeps batches
-    in store and each is copied one step ahead, as fastreid does it.
-
-    Args:
-        local_rank: This process's rank on its machine, which is its CUDA device's index.
-        device: Where the batches go; None for CUDA where there is any.
-        **kwargs: As for ``WorkerLoader``. ``num_workers`` is capped at the CPUs available to this
-            process, ``pin_memory`` is ignored on CPU.
-    """
-
-    def __init__(self, local_rank: int, device: torch.device | None = None, **kwargs: Any) -> None:
-        kwargs["num_workers"] = min(kwargs.get("num_workers", 0), available_cpus())
-        super().__init__(**kwargs)
-        self.local_rank = local_rank
-        self.use_device(device)
-
-    def use_device(self, device: torch.device | None) -> None:
-        """Choose where the next iteration's batches go; None for CUDA where there is any."""
-        kind = "cuda" if device is None else device.type
-        if kind == "cuda" and not torch.cuda.is_available():
-            kind = "cpu"
-        self.device = torch.device(kind, self.local_rank) if kind == "cuda" else torch.device(kind)
-        self.pin_memory = self.pin_memory and self.device.type == "cuda"
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        batches = super().__iter__()
-        return batches if self.device.type == "cpu" else DevicePrefetcher(batches, self.device)
-
-
-class DevicePrefetcher:
-    """Iterates over batches that a thread loads and a side stream copies one step ahead.
-
-    An exception of the loader is raised by ``next``, in the thread that trains.
-
-    Args:
-        batches: Yields dictionaries; their tensors are copied, other values are passed through.
-        device: CUDA device.
-        depth: Number of batches the thread keeps in store; with 0 there is no thread, and ``next``
-            loads the batch after the one it returns.
-    """
-
-    def __init__(self, batches: Iterator[Any], device: torch.device, depth: int = 10) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._take: Callable[[], Any] = (
-            self._start_thread(batches, depth)
-            if depth
-            else functools.partial(_next_or_error, batches)
-        )
-        self._ahead = self._load()
-
-    def __iter__(self) -> DevicePrefetcher:
-        return self
-
-    def __next__(self) -> Any:
-        batch = self._ahead
-        if isinstance(batch, BaseException):
-            raise batch
-        current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._stream)
-        for value in batch.values():
-            if isinstance(value, torch.Tensor):
-                # Else the memory could be reused by the next copy while this stream still reads.
-                value.record_stream(current)
-        self._ahead = self._load()
-        return batch
-
-    def _start_thread(self, batches: Iterator[Any], depth: int) -> Callable[[], Any]:
-        store: queue.Queue[Any] = queue.Queue(depth)
-        stop = threading.Event()
-        threading.Thread(
-            target=_fill, args=(batches, self._device, store, stop), daemon=True
-        ).start()
-        # The thread holds no reference to this object, so that dropping it ends the thread.
-        weakref.finalize(self, stop.set)
-        return store.get
-
-    def _load(self) -> Any:
-        batch = self._take()
-        if isinstance(batch, BaseException):
-            return batch
-        with torch.cuda.stream(self._stream):
-            return {
-                key: value.to(self._device, non_blocking=True)
-                if isinstance(value, torch.Tensor)
-                else value
-                for key, value in batch.items()
-            }
-
-
-def _next_or_error(batches: Iterator[Any]) -> Any:
-    try:
-        return next(batches)
-    except Exception as error:
-        return error
-
-
-def _fill(
-    batches: Iterator[Any], device: torch.device, store: queue.Queue[Any], stop: threading.Event
-) -> None:
-    end: BaseException = StopIteration()
-    try:
-        torch.cuda.set_device(device)
-        for batch in batches:
-            if not _put(store, batch, stop):
-                return
-    except BaseException as error:
-        # Nobody else would hear of it, and the training waits for an end.
-        end = error
-    _put(store, end, stop)
-
-
-def _put(store: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
-    while not stop.is_set():
-        try:
-            store.put(item, timeout=_POLL_SECONDS)
-            return True
-        except queue.Full:
-            continue
-    return False
 
 
 def _watch(batches: weakref.ref[WorkerBatches], workers: Sequence[Any]) -> None:

@@ -22,7 +22,7 @@ from metabin_plugin.norm import BatchInstanceNorm2d, count_gates
 from metabin_plugin.registries import NORM_REGISTRY, SAMPLER_REGISTRY
 from tests.engine.tiny_data import CONFIGS, tiny_config
 
-PURE = ("norm", "losses", "meta", "ranking", "errors")
+PURE = ("norm", "losses", "meta", "ranking", "style", "errors")
 
 
 def test_pure_rooms_need_no_fastreid() -> None:

@@ -29,9 +29,9 @@ def run(options: Namespace) -> None:
     load_faiss()
     rate = options.false_match_rate
     if not 0 < rate < 1:
-        raise SearchError(f"--false-match-rate is {rate}; give a number between 0 and 1")
+        raise SearchError(f"--false-match-rate is {rate!r}; give a number between 0 and 1")
     if options.resamplings < 1:
-        raise SearchError(f"--resamplings is {options.resamplings}; give at least 1")
+        raise SearchError(f"--resamplings is {options.resamplings!r}; give at least 1")
     gallery = read_gallery(options.index)
     if not gallery.header.config:
         raise SearchError(
@@ -53,7 +53,7 @@ def run(options: Namespace) -> None:
     )
     if found is None:
         raise SearchError(
-            f"--false-match-rate is {rate}, of which {shown(options.dataset)} has not one "
+            f"--false-match-rate is {rate!r}, of which {shown(options.dataset)} has not one "
             "comparison of different people; give a larger rate or a larger data set"
         )
     said = _in_words(found, rate, options)

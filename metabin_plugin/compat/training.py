@@ -344,18 +344,3 @@ def serialize_to_tensor(data: Any, group: Any) -> torch.Tensor:
     """Pass them through a buffer of bytes."""
     device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
     return torch.frombuffer(bytearray(pickle.dumps(data)), dtype=torch.uint8).to(device)
-
-
-@patch(
-    "fastreid.utils.events:CommonMetricPrinter.write",
-    fault="A run of fewer than three iterations writes twice in one iteration and ends in a "
-    "``ZeroDivisionError``: fastreid measures no iteration time before the third, and estimates it "
-    "from its last line.",
-    unless="the iteration is another than at the last line.",
-)
-def write_once(original: Callable[..., Any], self: Any) -> None:
-    """Write one line an iteration."""
-    from fastreid.utils.events import get_event_storage
-
-    if self._last_write is None or self._last_write[0] != get_event_storage().iter:
-        original(self)

@@ -187,7 +187,7 @@ def _check_meta_step(cfg: CfgNode) -> None:
         )
     if node.FREEZE_AFTER and not node.EPISODE_SEPARATION:
         raise ConfigError(
-            f"METABIN.FREEZE_AFTER is {node.FREEZE_AFTER}, but with METABIN.EPISODE_SEPARATION "
+            f"METABIN.FREEZE_AFTER is {node.FREEZE_AFTER!r}, but with METABIN.EPISODE_SEPARATION "
             "False the base step would go on moving the gates; set one of the two back"
         )
     if node.OUTER_LR_WARMUP and cfg.SOLVER.WARMUP_ITERS == 0:
@@ -226,7 +226,7 @@ def _check_synchronization(cfg: CfgNode, architecture: type) -> None:
 def _check_base_losses(cfg: CfgNode, architecture: type) -> None:
     if cfg.METABIN.BASE_LOSSES and not issubclass(architecture, BaselineWithLosses):
         raise ConfigError(
-            f"METABIN.BASE_LOSSES is {tuple(cfg.METABIN.BASE_LOSSES)}, which "
+            f"METABIN.BASE_LOSSES is {tuple(cfg.METABIN.BASE_LOSSES)!r}, which "
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} does not compute; choose "
             "MetaBIN or BaselineWithLosses"
         )

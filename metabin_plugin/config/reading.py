@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -16,7 +16,6 @@ import yaml
 # fastreid's is derived from it, and cannot be imported before the plugin is registered.
 from yacs.config import CfgNode
 
-from metabin_plugin.compat.patching import patch
 from metabin_plugin.config.table import check_types, shown_value
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import open_regular, reason
@@ -121,15 +120,7 @@ def _reason(error: Exception) -> str:
     return shown(" ".join(str(text).split()))
 
 
-@patch(
-    "fastreid.config.config:CfgNode.load_yaml_with_base",
-    fault="A config from elsewhere can stop fastreid for ever, crash it, or fetch what it names: "
-    "``_BASE_`` may lead to a pipe, a URL or in a circle, aliases may stand for more than a memory "
-    "holds, and ``allow_unsafe`` runs code. The locale's encoding, which need not be UTF-8, "
-    "changes names.",
-    unless=None,
-)
-def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+def load_config(filename: str) -> dict[str, Any]:
     """Read a config file and those it inherits from, as fastreid merges them.
 
     The files are UTF-8, and one that cannot be read safely is refused with a sentence.
@@ -138,7 +129,6 @@ def load_config(filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         filename: of a YAML file; a name in its ``_BASE_`` starts from its folder, from the user's
             with ``~``, or is absolute. Where there is no other file of this name, it is that of a
             recipe, as with ``--config``.
-        allow_unsafe: without effect: no tag makes an object.
 
     Raises:
         ConfigError: a file cannot be read, is no mapping, or inherits from itself or a URL.
@@ -193,32 +183,6 @@ def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
             _merge(value, merged[key])
         else:
             merged[key] = value
-
-
-@patch(
-    "fastreid.config.config:CfgNode._decode_cfg_value",
-    fault="A text that looks like a Python value may be nested more deeply than Python's parser "
-    "bears, which crashes it, or be a number of so many digits that Python does not print it.",
-    unless="the value is an ordinary one.",
-)
-def decode_value(original: Callable[[Any, Any], Any], cls: type, value: Any) -> Any:
-    """Take such a text for the text that it is, and refuse such a number with a sentence."""
-    try:
-        decoded = original(cls, value)
-    # What Python's parser raises for what is nested too deeply, which is no value of a config.
-    except (MemoryError, RecursionError):
-        return value
-    if _is_long(decoded):
-        raise ValueError(f"{shown(str(value))} has a number of more than {MAX_DIGITS} digits")
-    return decoded
-
-
-def _is_long(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(map(_is_long, [*value, *value.values()]))
-    if isinstance(value, (list, tuple, set)):
-        return any(map(_is_long, value))
-    return isinstance(value, int) and abs(value) >= 10**MAX_DIGITS
 
 
 def read_yaml_file(path: str | os.PathLike[str]) -> Any:

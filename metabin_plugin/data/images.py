@@ -1,26 +1,21 @@
-"""Images from their files to the network: which formats, how, and what is wrong with one."""
+"""Images as training and evaluation read them: which formats, how, and what is wrong with one."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import mmap
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-import torch
 from fastreid.data.common import CommDataset
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import open_regular
 from metabin_plugin.text import shown
@@ -333,77 +328,3 @@ def _place(folder: str) -> tuple[int, int] | str:
     status = os.stat(folder)
     # Some file systems number nothing.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
-
-
-@patch(
-    "fastreid.data.data_utils:read_image",
-    fault="A data set from elsewhere can make it start Ghostscript, wait for ever or run out of "
-    "memory: an EPS file may have any name, a name may be that of a pipe, and a few kB of PNG may "
-    "stand for gigabytes.",
-    unless="the file is an image that it can read.",
-)
-def read_checked_image(
-    original: Callable[..., Any], file_name: str, format: str | None = None
-) -> Any:
-    """Open the file as the plugin's own data sets do, which refuses such a file in a sentence."""
-    with open_image(file_name):
-        return original(file_name, format)
-
-
-@patch(
-    "fastreid.data.transforms.functional:to_tensor",
-    fault="It passes images through ``torch.ByteStorage``, which PyTorch has deprecated, and "
-    "1-bit and 16-bit images through ``np.array(..., copy=False)``, which NumPy 2 refuses.",
-    unless=None,
-)
-def to_tensor(pic: Any) -> torch.Tensor:
-    """Make the same tensor (C, H, W) with ``torch.from_numpy``."""
-    pixels = np.array(pic)
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * 255
-    elif pixels.dtype == np.uint16:
-        pixels = pixels.astype(np.int32)
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
-    dtype = torch.float32 if pixels.dtype == np.uint8 else channels_first.dtype
-    return channels_first.to(dtype, memory_format=torch.contiguous_format).contiguous()
-
-
-@patch(
-    "fastreid.data.transforms.build:T",
-    fault="``INPUT.AFFINE`` fails in ``build_transforms``, which calls torchvision's "
-    "``RandomAffine`` by its former argument names.",
-    unless="torchvision still has these names.",
-)
-def with_former_names(original: ModuleType) -> Any:
-    """Give that module torchvision's transforms with a ``RandomAffine`` that takes both."""
-    if "resample" in inspect.signature(original.RandomAffine).parameters:
-        return original
-    return SimpleNamespace(**{**vars(original), "RandomAffine": _random_affine})
-
-
-def _random_affine(*, resample: bool = False, fillcolor: int = 0, **kwargs: Any) -> Any:
-    from torchvision import transforms
-
-    # fastreid's only call has resample=False, Pillow's number 0: nearest neighbour.
-    return transforms.RandomAffine(
-        interpolation=transforms.InterpolationMode.NEAREST, fill=fillcolor, **kwargs
-    )
-
-
-@patch(
-    "fastreid.modeling.meta_arch.baseline:Baseline.preprocess_image",
-    "fastreid.modeling.meta_arch.mgn:MGN.preprocess_image",
-    fault="It changes the batch in place: the flip test normalizes its second pass twice, and so "
-    "is whatever else uses a batch again.",
-    unless=None,
-)
-def preprocess_image(
-    self: Any, batched_inputs: Mapping[str, torch.Tensor] | torch.Tensor
-) -> torch.Tensor:
-    """Compute the same, and leave the batch as it is."""
-    images = batched_inputs["images"] if isinstance(batched_inputs, Mapping) else batched_inputs
-    if not isinstance(images, torch.Tensor):
-        raise TypeError(f"expected a batch of images as a tensor, got {type(images).__name__}")
-    return (images - self.pixel_mean).div_(self.pixel_std)

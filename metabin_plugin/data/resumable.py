@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from metabin_plugin.compat.data import DeviceDataLoader, DevicePrefetcher
 from metabin_plugin.data.passes import Passes, PassStart, has_passes, read_start
 from metabin_plugin.data.sampler import DomainBalancedSampler
 from metabin_plugin.random_state import PrivateRandomness, isolated, mix_seeds, reseed
 from metabin_plugin.text import shown
-from metabin_plugin.workers import DeviceDataLoader, DevicePrefetcher, WorkerBatches, WorkerLoader
+from metabin_plugin.workers import WorkerBatches, WorkerLoader
 
 logger = logging.getLogger(__name__)
 

@@ -225,7 +225,7 @@ class GraphSampler(DomainBalancedSampler):
         )
         if max_identities < self._slots:
             raise ConfigError(
-                f"METABIN.GRAPH_SAMPLER.MAX_IDENTITIES is {max_identities}, but a batch has "
+                f"METABIN.GRAPH_SAMPLER.MAX_IDENTITIES is {max_identities!r}, but a batch has "
                 f"{self._slots} identities of each domain; raise it to that or more"
             )
         self._max_identities = max_identities

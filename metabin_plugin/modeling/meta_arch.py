@@ -148,7 +148,7 @@ class BaselineWithLosses(Baseline):
         self._seen: BaseRows | None = None
         if base_losses and not hasattr(self.heads, "bottleneck"):
             raise ConfigError(
-                f"METABIN.BASE_LOSSES is {tuple(base_losses)}, but MODEL.HEADS.NAME "
+                f"METABIN.BASE_LOSSES is {tuple(base_losses)!r}, but MODEL.HEADS.NAME "
                 f"{type(self.heads).__name__} has no bottleneck whose features they are computed "
                 "from; choose EmbeddingHead"
             )

@@ -121,6 +121,10 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/crop_cuhk_sysu\.py", Elsewhere(CUHK_SYSU)),
     (r"python tools/train_net\.py .*--eval-only", Run(tiny, ("logs/metabin/results.csv",))),
     (r"python tools/train_net\.py .*north\.csv", Run(tiny_but(*OWN_KEYS), ("logs/demo/metabin",))),
+    (
+        r"python tools/train_net\.py .*random-inner-step\.yml",
+        Run(tiny, ("logs/controls/random-inner-step/results.csv",)),
+    ),
     (r"python tools/train_net\.py .*DualNorm\.yml", Run(tiny, ("logs/dualnorm/results.csv",))),
     (r"python projects/RealCrops/lay_out\.py", Elsewhere(REAL_LAYOUT)),
     # Arms are trained in tests/projects/test_realcrops_command.py.

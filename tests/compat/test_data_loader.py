@@ -11,7 +11,7 @@ from fastreid.config import get_cfg
 from fastreid.data import build, build_reid_test_loader, data_utils
 from torch.utils.data import DataLoader, Dataset
 
-from metabin_plugin.workers import DeviceDataLoader, DevicePrefetcher
+from metabin_plugin.compat.data import DeviceDataLoader, DevicePrefetcher
 
 
 class Counting(Dataset):

@@ -9,7 +9,7 @@ import torch
 from fastreid.utils import compute_dist
 from fastreid.utils.compute_dist import build_dist
 
-from metabin_plugin import evaluation
+from metabin_plugin.compat import evaluation
 
 
 def features(n: int, seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 from fastreid.config import get_cfg
 from fastreid.evaluation import ReidEvaluator, rank
 
-from metabin_plugin import evaluation
+from metabin_plugin.compat import evaluation
 
 LABELS = (
     np.array([0, 1]),

@@ -23,11 +23,9 @@ IMPORT_PATCHED = """
 import collections, sys, warnings
 warnings.simplefilter("error", UserWarning)
 had_mapping = hasattr(collections, "Mapping")
-from metabin_plugin import run_folder, workers
-from metabin_plugin.compat import imports, launching, networks, training
+from metabin_plugin.compat import data, evaluation, imports, launching, networks, runs, training
 from metabin_plugin.compat.patching import apply, patches_of
-from metabin_plugin.config import reading
-assert "fastreid" not in sys.modules, "importing them must not import fastreid"
+assert "fastreid" not in sys.modules, "importing compat must not import fastreid"
 apply(patches_of(imports))
 import fastreid.data.build, fastreid.evaluation.rank, fastreid.engine
 assert hasattr(collections, "Mapping") == had_mapping

@@ -19,7 +19,7 @@ from metabin_plugin.data import SAMPLER_NAMES
 from metabin_plugin.engine import MetaLearningHook
 from metabin_plugin.engine.trainer import ClipGatesHook
 from metabin_plugin.errors import MetaBINError, NonFiniteError
-from metabin_plugin.modeling import META_LOSSES
+from metabin_plugin.modeling import BASE_LOSSES, META_LOSSES
 from tests.campaigns import tries
 from tests.engine.test_trainer import started
 from tests.engine.tiny_data import CONFIGS
@@ -111,12 +111,32 @@ def good_values(domains: int = 2, identity_images: int = 2) -> dict[str, st.Sear
         "INNER_LR.HIGH": step_sizes,
         "INNER_LR.PERIOD": st.floats(0, 1e6) | st.integers(0, 10),
         "OUTER_LR": step_sizes,
+        "OPERATING_POINTS": st.booleans(),
         "OUTER_LR_WARMUP": st.booleans(),
         "OUTER_LOSS": st.sampled_from(["meta-test", "sum"]),
         "FREEZE_AFTER": st.integers(0, 3),
         "AVERAGE.DECAY": st.floats(0, 0.999999),
         "AVERAGE.OF": st.sampled_from(["all", "gates"]),
         "GRADIENT_SIGNS_PERIOD": st.integers(0, 3),
+        "GRAPH_SAMPLER.PERIOD": st.integers(1, 2**31 - 1),
+        "GRAPH_SAMPLER.MAX_IDENTITIES": st.integers(2, 2**31 - 1),
+        "TEST.CAMERA_STANDARDIZATION": st.booleans(),
+        "MIXSTYLE.PROBABILITY": st.floats(0, 1),
+        "MIXSTYLE.ALPHA": st.floats(0.01, 1000),
+        "MIXSTYLE.LAYERS": st.sampled_from([("0",), ("2", "3")]),
+        "MIXSTYLE.PARTNERS": st.sampled_from(["domain", "any"]),
+        "BASE_LOSSES": st.lists(st.sampled_from(sorted(BASE_LOSSES)), unique=True).map(tuple),
+        "STRONG_VIEW.PROB": st.floats(0, 1),
+        "ALIGNMENT.SCALE": step_sizes,
+        "ALIGNMENT.NEIGHBOURS": st.integers(1, 2**31 - 1),
+        "UNIFORMITY.SCALE": step_sizes,
+        "DOMAIN_UNIFORMITY.SCALE": step_sizes,
+        "DOMAIN_UNIFORMITY.MOMENTUM": st.floats(0, 1),
+        "INTERLEAVED_MEMORY.SCALE": step_sizes,
+        "INTERLEAVED_MEMORY.TEMPERATURE": st.floats(0.01, 3e38),
+        "INTERLEAVED_MEMORY.MOMENTUM": st.floats(0, 1),
+        "INTERLEAVED_MEMORY.STYLE_REACH": st.floats(0, 3e38),
+        "INTERLEAVED_MEMORY.LAYERS": st.sampled_from([("0",), ("2", "3")]),
         "SYNC_STATS": st.booleans(),
         "PARTIAL_WEIGHTS": st.booleans(),
         "NORM_FORM": st.sampled_from(["auto", "native", "plain"]),
@@ -249,6 +269,26 @@ ONE_IMAGE_FOR_EACH_SIDE = Run(
 )
 
 
+TWO_VIEWS_OF_ONE_IMAGE = Run(
+    [[1, 1], [1, 1]],
+    "TrainingSampler",
+    {"SOLVER.IMS_PER_BATCH": 1, "DATALOADER.NUM_INSTANCE": 1},
+    {"HOOKS": (), "ITERS_PER_EPOCH": 2, "BASE_LOSSES": tuple(sorted(BASE_LOSSES)[:2])},
+)
+ALL_BASE_LOSSES = Run(
+    [[2, 2], [2, 2]],
+    "DomainBalancedSampler",
+    {"SOLVER.IMS_PER_BATCH": 8, "DATALOADER.NUM_INSTANCE": 2},
+    {
+        "ITERS_PER_EPOCH": 2,
+        "NUM_META_TRAIN": 1,
+        "BASE_LOSSES": tuple(sorted(BASE_LOSSES)),
+        "INTERLEAVED_MEMORY.LAYERS": ("2",),
+        "INTERLEAVED_MEMORY.STYLE_REACH": 3e38,
+    },
+)
+
+
 ONE_IDENTITY = Run(
     [[2]],
     "TrainingSampler",
@@ -261,6 +301,8 @@ ONE_IDENTITY = Run(
 @given(runs())
 @example(ONE_IMAGE_FOR_EACH_SIDE)
 @example(ONE_IDENTITY)
+@example(TWO_VIEWS_OF_ONE_IMAGE)
+@example(ALL_BASE_LOSSES)
 def test_any_run_trains_or_says_why_not(folder: Path, run: Run) -> None:
     check(folder, run)
 

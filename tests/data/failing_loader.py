@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from metabin_plugin.compat.data import DeviceDataLoader
 from metabin_plugin.data.resumable import ResumableLoader
-from metabin_plugin.workers import DeviceDataLoader
 
 WORKERS = 2
 

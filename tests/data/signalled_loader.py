@@ -20,8 +20,8 @@ import torch
 from torch.multiprocessing import start_processes
 from torch.utils.data import BatchSampler, Dataset
 
+from metabin_plugin.compat.data import DeviceDataLoader
 from metabin_plugin.data.resumable import ResumableBatches, ResumableLoader
-from metabin_plugin.workers import DeviceDataLoader
 
 
 class Noise(Dataset):

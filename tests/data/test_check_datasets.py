@@ -147,6 +147,13 @@ def test_queries_in_their_gallery_and_whole_training_lists_are_no_repetitions(
     ("options", "words"),
     [
         (["SOLVER.IMS_PER_BATCH", "30"], ["needs 5 identities", "'source0' has 4"]),
+        (
+            [
+                *("METABIN.HOOKS", "()", "DATALOADER.SAMPLER_TRAIN", "GraphSampler"),
+                *("SOLVER.IMS_PER_BATCH", "30"),
+            ],
+            ["SOLVER.IMS_PER_BATCH 30", "needs 5 identities", "'source0' has 4"],
+        ),
         (["SOLVER.IMS_PER_BATCH", "10"], ["SOLVER.IMS_PER_BATCH is 10", "multiple of 6"]),
         (["METABIN.IMS_PER_BATCH", "30"], ["METABIN.IMS_PER_BATCH 30", "needs 5 identities"]),
     ],

@@ -26,6 +26,7 @@ from fastreid.data.common import CommDataset
 from fastreid.data.transforms import build_transforms
 from PIL import Image
 
+from metabin_plugin.compat.data import DevicePrefetcher
 from metabin_plugin.data import (
     DomainBalancedSampler,
     DomainDataset,
@@ -43,7 +44,6 @@ from metabin_plugin.data.resumable import (
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.random_state import capture
 from metabin_plugin.registries import SAMPLER_REGISTRY
-from metabin_plugin.workers import DevicePrefetcher
 
 # SetReWeightSampler is left out: that of fastreid 1.4.0 cannot draw a batch from any data.
 SAMPLERS = [

@@ -117,6 +117,13 @@ def test_uniformity_bounds() -> None:
     assert uniformity_loss(opposite).item() == pytest.approx(-8)
 
 
+def test_uniformity_of_one_sample_is_zero_with_a_gradient() -> None:
+    one = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    loss = uniformity_loss(one)
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(one.grad, torch.zeros_like(one))
+
+
 def prototypes_of(identities: Tensor, domains: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows for identities numbered from 0, of which some domains have more than the batch shows."""
     numbers = {label: i for i, label in enumerate(sorted(set(identities.tolist())))}
@@ -212,8 +219,8 @@ def test_refuse_what_does_not_fit() -> None:
         alignment_loss(strong, weak[:4], identities)
     with pytest.raises(ValueError, match="one entry of identities per sample"):
         alignment_loss(strong, weak, identities[:4])
-    with pytest.raises(ValueError, match="needs two samples at least, got 1"):
-        uniformity_loss(weak[:1])
+    with pytest.raises(ValueError, match="uniformity_loss needs a matrix"):
+        uniformity_loss(weak[0])
     with pytest.raises(ValueError, match="at least 1 neighbour, got 0"):
         reciprocal_similarity(strong, weak, 0)
     with pytest.raises(ValueError, match="reciprocal_similarity needs a matrix"):

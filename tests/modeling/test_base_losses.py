@@ -12,6 +12,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.utils.events import EventStorage
 from torch import Tensor, nn
 
+from metabin_plugin import style
 from metabin_plugin.config.check import check_config
 from metabin_plugin.deploy.export import (
     fold_network,
@@ -191,6 +192,15 @@ def test_mldg_leaves_the_rows_of_the_base_step(tmp_path: Path) -> None:
     train, _ = trainer.hook("MLDGHook").split(0)
     known = trainer.network.base_losses["DomainUniformity"].memory.domains
     assert {*known.tolist()} == {-1, *train}
+
+
+def test_styles_are_mixed_in_both_views(tmp_path: Path) -> None:
+    mixing = ["METABIN.MIXSTYLE.PROBABILITY", "1.0", "METABIN.MIXSTYLE.LAYERS", '("2",)']
+    trainer = MetaBINTrainer(config(tmp_path, *mixing))
+    with mock.patch.object(style, "draw_partners", wraps=style.draw_partners) as draw:
+        step(trainer)
+    (domains,) = draw.call_args.args
+    assert domains.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 2
 
 
 def test_off_nothing_is_there(tmp_path: Path) -> None:

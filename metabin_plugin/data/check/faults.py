@@ -190,7 +190,7 @@ def balanced_batches(cfg: CfgNode) -> list[Balance]:
     """The domain-balanced batches that a run in one process draws."""
     instances, node = cfg.DATALOADER.NUM_INSTANCE, cfg.METABIN
     sizes = {}
-    if cfg.DATALOADER.SAMPLER_TRAIN == "DomainBalancedSampler":
+    if cfg.DATALOADER.SAMPLER_TRAIN in ("DomainBalancedSampler", "GraphSampler"):
         sizes["SOLVER.IMS_PER_BATCH"] = cfg.SOLVER.IMS_PER_BATCH
     if "MetaLearningHook" in node.HOOKS:
         key = "METABIN.IMS_PER_BATCH" if node.IMS_PER_BATCH else "SOLVER.IMS_PER_BATCH"
