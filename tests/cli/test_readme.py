@@ -146,7 +146,10 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/check_datasets\.py --datasets", Run(words())),
     (r"python tools/export_onnx\.py", Run(tiny, ("model.onnx",))),
     (r"python tools/search\.py index", Run(tiny, ("photos.index",))),
+    (r"python tools/search\.py query .*--one-person", Run(words(), ("found.json", "found.png"))),
     (r"python tools/search\.py query", Run(words(), ("found.csv", "found.png"))),
+    (r"python tools/search\.py (add|remove)", Run(words(), ("photos.index",))),
+    (r"python tools/search\.py merge", Run(words(), ("both.index",))),
     (r"python tools/benchmark\.py search", Elsewhere(SEARCH_BENCH)),
     (r"python tools/benchmark\.py gpu", Elsewhere(GPU_BENCHMARK)),
     (r"python tools/visualize\.py", Run(tiny, ("ranked.png", "ranked.csv"))),
@@ -214,6 +217,11 @@ MADE_BY: Mapping[str, str] = {
     DIMN: "python projects/DIMN/train_net.py --config-file projects/DIMN/configs/DIMN.yml",
     "photos.index": "python tools/search.py index --config-file configs/MetaBIN.yml "
     f"--gallery photos --output photos.index MODEL.WEIGHTS {METABIN}",
+    **{
+        f"{name}.index": "python tools/search.py index --config-file configs/MetaBIN.yml "
+        f"--gallery {name} --output {name}.index MODEL.WEIGHTS {METABIN}"
+        for name in ("north", "south")
+    },
     "authors.pth": f"python tools/convert_weights.py {METABIN} authors.pth --to authors",
     "datasets/demo": "python tools/make_demo_data.py --output datasets/demo",
 }
@@ -240,6 +248,8 @@ class Supplies:
                 continue
             if name in MADE_BY:
                 self._make(name)
+            elif name in ("more", "north", "south", "person/"):
+                self._photograph(self.folder / name)
             elif name in ("photos", "person.jpg"):
                 self._photograph(self.folder / "photos")
                 shutil.copy(self.folder / "photos" / "0_0.png", self.folder / "person.jpg")
