@@ -23,6 +23,7 @@ from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.evaluation import Images, RankingEvaluator
 from metabin_plugin.operating_points import operating_points
 from metabin_plugin.ranking import distance_chunks
+from metabin_plugin.report import operating_points as report
 from tests.engine.tiny_data import tiny_config
 from tests.evaluation.target_trees import write_targets
 from tests.evaluation.test_scoring import capture
@@ -73,8 +74,8 @@ def number(text: str) -> Any:
 def test_the_files_hold_mean_deviation_and_every_split(
     cfg: CfgNode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, evaluation.logger.name)
-    with capture(evaluation.logger) as lines:
+    caplog.set_level(logging.INFO, report.logger.name)
+    with capture(report.logger) as lines:
         MetaBINTrainer.test(cfg, MeanColours())
     assert {path.name for path in Path(cfg.OUTPUT_DIR).glob("operating_points*")} == FILES
     rows = read(cfg, "")
@@ -187,8 +188,8 @@ def test_without_matplotlib_there_is_no_figure(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     results, _ = evaluated(cfg, 2)
-    caplog.set_level(logging.INFO, evaluation.logger.name)
-    with capture(evaluation.logger) as lines:
+    caplog.set_level(logging.INFO, report.logger.name)
+    with capture(report.logger) as lines:
         evaluation.write_results(results, ["=one"], cfg.OUTPUT_DIR)
     assert "operating_points.png is not drawn: matplotlib is not installed" in lines
     assert not Path(cfg.OUTPUT_DIR, "operating_points.png").exists()
