@@ -129,7 +129,9 @@ class DomainDataset(ReadableDataset):
         return {**super().__getitem__(index), "domains": self.domains[index]}
 
     def with_one_view(self) -> DomainDataset:
-        """The same images without the second view."""
+        """The same images without the second view; itself where there is none."""
+        if self.strong_transform is None:
+            return self
         other = copy.copy(self)
         other.strong_transform = None
         return other
