@@ -14,6 +14,7 @@ from metabin_plugin.errors import ConfigError
 from papertables.runs import Record, Run
 from realcrops.results import (
     METRICS,
+    POINTS,
     Result,
     markdown,
     paired_difference,
@@ -161,5 +162,38 @@ def test_finished_runs_are_read_whoever_ran_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"DG_PRID": {"mAP": 1}}'])
 def test_damaged_results_are_named(tmp_path: Path, text: str) -> None:
     path = finish(tmp_path, "BN", 1, Record({}, True), text)
-    with pytest.raises(ConfigError, match=f"{path} is damaged; remove"):
+    with pytest.raises(ConfigError, match=f"results in {path.parent} are damaged; remove"):
+        read_results(tmp_path, [])
+
+
+def write_points(folder: Path, seed: int, targets: tuple[str, ...] = TARGETS) -> None:
+    lines = [
+        f"DG_{t},{split},{seed / 10},0.2,{seed},0.3" for t in targets for split in ("mean", "0")
+    ]
+    (folder / "operating_points.csv").write_text(
+        "\n".join([",".join(["target", "split", *POINTS]), *lines]) + "\n"
+    )
+
+
+def test_operating_points_are_in_rows_and_a_table_of_their_own(tmp_path: Path) -> None:
+    done = Record({}, True, seconds=20.0, cpu_seconds=9.0, place=PLACE)
+    for seed in (1, 3):
+        write_points(finish(tmp_path, "MetaBIN", seed, done).parent, seed)
+    finish(tmp_path, "BN", 1, done)
+    results = read_results(tmp_path, ["BN", "MetaBIN"])
+    without, first, _ = csv.DictReader(io.StringIO(raw_csv(results)))
+    assert [without[f"PRID {name}"] for name in POINTS] == [""] * 4
+    assert [float(first[f"PRID {name}"]) for name in POINTS] == pytest.approx([10, 20, 1, 30])
+    table = markdown(results, TITLES, "About.").split("\n\n")[-1].splitlines()
+    # Means of 10 and 30 and of 1 and 3, with their sample deviations; BN has none.
+    assert [cell.strip() for cell in table[2].strip("|").split("|")] == [
+        *("MetaBIN", "20.0 ± 14.1", "20.0 ± 0.0", "2.0 ± 1.4", "30.0 ± 0.0", "2"),
+    ]
+    assert len(table) == 3
+
+
+def test_operating_points_without_a_figure_are_damaged(tmp_path: Path) -> None:
+    path = finish(tmp_path, "BN", 1, Record({}, True))
+    path.with_name("operating_points.csv").write_text("target,split,EER\nDG_PRID,mean,0.1\n")
+    with pytest.raises(ConfigError, match="are damaged; remove"):
         read_results(tmp_path, [])

@@ -17,6 +17,8 @@ from papertables.runs import Record, Run
 from papertables.tables import MISSING, measured
 
 METRICS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
+# Of an evaluation's operating points, with the factor that makes them percent; d' is no share.
+POINTS = {"TMR@FMR=1e-02": 100, "EER": 100, "d_prime": 1, "DIR@FPIR=1e-01": 100}
 PLACE = ("commit", "torch", "processor")
 REFERENCE = "MetaBIN"
 _AVERAGE = "average"
@@ -29,7 +31,7 @@ class Result:
     Attributes:
         arm: name of the arm.
         seed: its seed.
-        targets: metrics in percent by target.
+        targets: metrics in percent by target; ``POINTS`` too where the run has them.
         cpu_seconds: how long it computed, evaluation included; None if unknown.
         wall_seconds: how long it took; None if unknown.
         place: commit, PyTorch's version and processor.
@@ -47,6 +49,11 @@ class Result:
         if target == _AVERAGE:
             return statistics.fmean(metrics[metric] for metrics in self.targets.values())
         return self.targets[target][metric]
+
+    @property
+    def has_points(self) -> bool:
+        """Whether it has operating points of every target."""
+        return all(set(POINTS) <= set(metrics) for metrics in self.targets.values())
 
 
 def read_results(output: Path, arms: Sequence[str]) -> list[Result]:
@@ -76,10 +83,26 @@ def _result(run: Run, record: Record) -> Result:
             target.removeprefix("DG_"): {metric: float(values[metric]) for metric in METRICS}
             for target, values in content.items()
         }
+        for target, points in _points(run.results.with_name("operating_points.csv")).items():
+            targets[target].update(points)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{run.results} is damaged; remove {run.folder}") from error
+        raise ConfigError(f"the results in {run.folder} are damaged; remove it") from error
     cpu, wall = (record.cpu_seconds, record.seconds) if record.is_timed else (None, None)
     return Result(run.row, run.seed, targets, cpu, wall, record.place)
+
+
+def _points(path: Path) -> dict[str, dict[str, float]]:
+    """Means over the splits by target; none where the evaluation wrote none."""
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "mean"]
+    return {
+        row["target"].removeprefix("DG_"): {
+            name: factor * float(row[name]) for name, factor in POINTS.items()
+        }
+        for row in rows
+    }
 
 
 def raw_csv(results: Sequence[Result]) -> str:
@@ -87,19 +110,24 @@ def raw_csv(results: Sequence[Result]) -> str:
     targets = [*_targets(results), _AVERAGE]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = [f"{target} {metric}" for target in targets for metric in METRICS]
-    writer.writerow(["arm", "seed", *columns, "CPU seconds", "wall seconds", *PLACE])
+    columns = [(target, metric) for target in targets for metric in (*METRICS, *POINTS)]
+    names = map(" ".join, columns)
+    writer.writerow(["arm", "seed", *names, "CPU seconds", "wall seconds", *PLACE])
     for result in results:
-        values = [result.value(target, metric) for target in targets for metric in METRICS]
         times = [_rounded(result.cpu_seconds), _rounded(result.wall_seconds)]
         place = [result.place.get(key, "") for key in PLACE]
-        row = [f"{value:.4f}" for value in values]
+        row = [
+            f"{result.value(*column):.4f}" if column[1] in METRICS or result.has_points else ""
+            for column in columns
+        ]
         writer.writerow([result.arm, result.seed, *row, *times, *place])
     return file.getvalue()
 
 
 def markdown(results: Sequence[Result], titles: Mapping[str, str], about: str) -> str:
-    """The table: mAP and Rank-1 of each target and on average, and how far from MetaBIN.
+    """The tables: mAP and Rank-1 of each target and on average, and how far from MetaBIN.
+
+    Of the runs that have operating points the averages of ``POINTS`` are in a third.
 
     Args:
         results: the finished runs.
@@ -113,6 +141,9 @@ def markdown(results: Sequence[Result], titles: Mapping[str, str], about: str) -
     """
     parts = [f"{about} Mean ± standard deviation over the seeds, in %."]
     parts += [_table(results, titles, metric) for metric in METRICS[:2]]
+    with_points = [result for result in results if result.has_points]
+    if with_points:
+        parts += [_table_of_points(with_points, titles)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,6 +191,17 @@ def _table(results: Sequence[Result], titles: Mapping[str, str], metric: str) ->
             ]
         )
     headings = [metric, _AVERAGE, *targets, f"average − {REFERENCE}", "CPU seconds", "seeds"]
+    align = ["left"] + ["right"] * (len(headings) - 1)
+    return tabulate(lines, headings, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def _table_of_points(results: Sequence[Result], titles: Mapping[str, str]) -> str:
+    lines = []
+    for arm in dict.fromkeys(result.arm for result in results):
+        own = [result for result in results if result.arm == arm]
+        cells = [str(measured([r.value(_AVERAGE, name) for r in own])) for name in POINTS]
+        lines.append([titles.get(arm, arm), *cells, len(own)])
+    headings = ["operating points, average", *POINTS, "seeds"]
     align = ["left"] + ["right"] * (len(headings) - 1)
     return tabulate(lines, headings, tablefmt="pipe", disable_numparse=True, colalign=align)
 
