@@ -66,7 +66,7 @@ def _write(folder: Path, name: str, size: tuple[int, int], random: np.random.Gen
     return str(manifest)
 
 
-CONFIG = str(Path(__file__).resolve().parents[3] / "configs" / "MetaBIN.yml")
+CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "MetaBIN.yml")
 # Height and width; the smallest map of any backbone is then 2 x 1.
 SIZE = (64, 32)
 IMAGES, ITERATIONS = 12, 2
