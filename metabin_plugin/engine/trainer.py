@@ -195,7 +195,7 @@ class MetaBINTrainer(DefaultTrainer):
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
-        if self.cfg.DATALOADER.SAMPLER_TRAIN == GraphSampler.__name__:
+        if GraphSampler.__name__ == self.cfg.DATALOADER.SAMPLER_TRAIN:
             self._named_hooks["GraphHook"] = GraphHook(self.cfg, self)
         self._checkpoints = CheckpointHook(self.cfg)
         self._average = (
