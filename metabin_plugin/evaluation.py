@@ -83,13 +83,18 @@ def build_evaluator(
     if len(splits) < 2:
         return loader, RankingEvaluator(cfg, num_query, output_dir, sides, has_cameras)
     strangers = getattr(loader.dataset, "strangers", ())
-    if strangers and cfg.METABIN.OPERATING_POINTS:
+    if strangers and _wants_points(cfg):
         splits = [(*split, others) for split, others in zip(splits, strangers, strict=True)]
     items, members = without_repetition(splits)
     logger.info("%d splits of %d images", len(splits), len(items))
     test_set = ReadableDataset(items, loader.dataset.transform, relabel=False)
     loader, _ = build_reid_test_loader(cfg, test_set=test_set)
     return loader, MultiSplitEvaluator(cfg, members, output_dir, sides, has_cameras)
+
+
+def _wants_points(cfg: CfgNode) -> bool:
+    # A config of fastreid's own may come from elsewhere.
+    return "METABIN" in cfg and cfg.METABIN.OPERATING_POINTS
 
 
 class RankingEvaluator(ReidEvaluator):
@@ -181,7 +186,7 @@ class RankingEvaluator(ReidEvaluator):
         self._copies += _count_copies(query, gallery)
         compared = self._representations(query, gallery, *strangers)
         results = score(self.cfg, *compared[:2])
-        if "METABIN" in self.cfg and self.cfg.METABIN.OPERATING_POINTS:
+        if _wants_points(self.cfg):
             probes, entries, *others = compared
             points = operating_points(probes, entries, self.cfg.TEST.METRIC, *others)
             self._points.append(points)
