@@ -61,12 +61,19 @@ def _run(function: Callable[..., object], *args: Any) -> None:
     function(*args)
 
 
+def fork_what_is_spawned() -> None:
+    """Let processes that this one would spawn be forks of it, with all that it has imported."""
+    forks = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: forks  # type: ignore[assignment]
+
+
 def run_script(
     *words: object,
     folder: Path = ROOT,
     settings: Mapping[str, str] | None = None,
     largest_file: int | None = None,
     before: Callable[[], object] | None = None,
+    output: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script as a shell would, but without the seconds that its imports take.
 
@@ -76,19 +83,24 @@ def run_script(
         settings: environment variables.
         largest_file: bytes that a file may have; more is refused as on a full disk.
         before: what the process does first; importable by name.
+        output: a terminal or pipe that takes what it prints to its standard output.
 
     Returns:
         Its exit status, and what it printed to either stream.
     """
     command = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as printed:
-        given = command, str(folder), settings or {}, printed, largest_file, before
+        streams = output or os.path.join(printed, "out"), os.path.join(printed, "err")
+        for path in streams:
+            Path(path).touch()
+        given = command, str(folder), settings or {}, streams, largest_file, before
         process = start(_run_script, *given)
         process.join(_TIMEOUT)
         status = process.exitcode
         process.kill()
         out, err = (
-            Path(printed, name).read_text("utf-8", errors="replace") for name in ("out", "err")
+            "" if path == output else Path(path).read_text("utf-8", errors="replace")
+            for path in streams
         )
     assert status is not None, f"{command} takes more than {_TIMEOUT} s:\n{out}{err}"
     return subprocess.CompletedProcess(command, status, out, err)
@@ -98,13 +110,16 @@ def _run_script(
     words: list[str],
     folder: str,
     settings: dict[str, str],
-    printed: str,
+    streams: tuple[str, str],
     largest_file: int | None,
     before: Callable[[], object] | None,
 ) -> None:
-    for stream, name in ((1, "out"), (2, "err")):
-        with open(os.path.join(printed, name), "wb") as file:
-            os.dup2(file.fileno(), stream)
+    for stream, path in enumerate(streams, 1):
+        handle = os.open(path, os.O_WRONLY | os.O_NOCTTY)
+        os.dup2(handle, stream)
+        os.close(handle)
+    # The server's may be of a file, and a terminal or pipe has no position.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
     os.chdir(folder)
     os.environ |= settings
     if before is not None:

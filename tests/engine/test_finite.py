@@ -16,6 +16,7 @@ from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from torch import Tensor, nn
 
+from metabin_plugin.compat import launching
 from metabin_plugin.compat.training import LossScaler
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.finite import INPUT_IMAGES, LOSS_ITSELF, advice, first_nonfinite
@@ -23,6 +24,7 @@ from metabin_plugin.errors import NonFiniteError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.engine.starting import started
 from tests.engine.tiny_data import HALF_PRECISION, tiny_config
+from tests.processes import context
 
 INF, NAN = float("inf"), float("nan")
 MIDDLE = "backbone.layer2.0.conv1"
@@ -572,7 +574,11 @@ def fail_on_rank_1(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_fault_in_one_process_stops_all_with_one_error(tmp_path: Path) -> None:
+def test_a_fault_in_one_process_stops_all_with_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = context()
+    monkeypatch.setattr(launching.multiprocessing, "get_context", lambda _method: server)
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()
     launch(fail_on_rank_1, 2, args=(tmp_path,))

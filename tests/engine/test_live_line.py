@@ -10,8 +10,6 @@ import pty
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -25,8 +23,8 @@ from fastreid.utils.events import EventStorage
 from metabin_plugin.engine.log import LiveLine, fitting, line_parts, live_lines
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.tiny_data import tiny_options
+from tests.processes import run_script
 
-ROOT = Path(__file__).parents[2]
 WIDTH = 70
 
 
@@ -215,24 +213,24 @@ def test_it_is_not_shown_more_often_than_it_can_be_read() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["terminal", "pipe"])
 def test_the_command_line(tmp_path: Path, kind: str) -> None:
-    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/MetaBIN-demo.yml"]
-    command += [*tiny_options(tmp_path), "METABIN.ITERS_PER_EPOCH", "3"]
-    terminal = Terminal()
-    output = terminal.writing if kind == "terminal" else subprocess.PIPE
-    environment = {**os.environ, "TERM": "xterm"}
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        stdout=output,
-        stderr=subprocess.PIPE,
-        env=environment,
-        check=True,
-        timeout=300,
+    terminal, piped = Terminal(), bytearray()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: piped.extend(pipe.read_bytes()), daemon=True)
+    reader.start()
+    done = run_script(
+        *("tools/train_net.py", "--config-file", "configs/MetaBIN-demo.yml"),
+        *(*tiny_options(tmp_path), "METABIN.ITERS_PER_EPOCH", "3"),
+        settings={"TERM": "xterm"},
+        output=os.ttyname(terminal.writing) if kind == "terminal" else str(pipe),
     )
-    written = terminal.text()
-    lines = screen(written if kind == "terminal" else done.stdout.decode())
+    assert done.returncode == 0, done.stderr
+    if kind == "pipe":
+        reader.join()
+    written, read = terminal.text(), piped.decode()
+    lines = screen(written if kind == "terminal" else read)
     log = (tmp_path / "out" / "log.txt").read_text()
-    for text in (log, "" if kind == "terminal" else done.stdout.decode()):
+    for text in (log, read):
         assert "\r" not in text
         assert "\x1b[K" not in text
         assert " left  " not in text

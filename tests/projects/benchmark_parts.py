@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.parts import Part, Rows, run_parts
+from tests.processes import fork_what_is_spawned
 
 
 def good(rows: Rows, value: float) -> None:
@@ -40,8 +40,7 @@ def few_and_forked() -> None:
     """In this process parts are forks, with what it has imported, and measure a few times."""
     from benchmarks import gpu
 
-    context = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda _method=None: context  # type: ignore[assignment]
+    fork_what_is_spawned()
     gpu._MAPS = gpu._MAPS[:1]  # type: ignore[assignment]
     gpu._CALLS, gpu._WARMUPS, gpu._TIMED_SECONDS = 2, 2, 0.0
 

@@ -15,7 +15,7 @@ from benchmarks import measuring, rank
 from benchmarks import rank as retrieval_data
 from benchmarks.measuring import times_in_turns
 from benchmarks.report import Arm, Case, Comparison, Report, Results, to_json
-from tests.processes import run_script
+from tests.processes import fork_what_is_spawned, run_script
 
 MIB = 2**20
 
@@ -130,7 +130,8 @@ def test_eval_runs_from_the_command_line(tmp_path: Path) -> None:
     small += ["METABIN.NORM_FORM", "plain"]
     sizes = ["--images", "16", "--splits", "3", "--repetitions", "1"]
     file = tmp_path / "eval.json"
-    done = run_script("tools/benchmark.py", "eval", *sizes, "--json", file, *small)
+    words = ["tools/benchmark.py", "eval", *sizes, "--json", file, *small]
+    done = run_script(*words, before=fork_what_is_spawned)
     assert done.returncode == 0, done.stderr
     assert "| each split alone" in done.stdout
     written = json.loads(file.read_text())

@@ -25,7 +25,7 @@ from benchmarks.training import (
     write_domains,
 )
 from metabin_plugin.norm import gate_parameters
-from tests.processes import run_script
+from tests.processes import fork_what_is_spawned, run_script
 
 TOOL = "tools/benchmark.py"
 # Compiling would take most of the time.
@@ -150,7 +150,8 @@ def test_load_reports_every_number_of_workers(monkeypatch: pytest.MonkeyPatch) -
 
 def test_memory_runs_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "memory.json"
-    done = run_script(TOOL, "memory", "--json", file, "--iterations", "1", *TINY)
+    words = ["memory", "--json", file, "--iterations", "1", *TINY]
+    done = run_script(TOOL, *words, before=fork_what_is_spawned)
     assert done.returncode == 0, done.stderr
     written = json.loads(file.read_text())
     peaks = [arm["peak_bytes"] for arm in written["arms"]]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from metabin_plugin.errors import ConfigError
 from papertables.runs import Run
 from realcrops import command
 from realcrops.command import CONFIGS, PROJECT, ROOT, Experiments, read_arms
+from tests import processes
 from tests.engine.tiny_data import tiny_options
 from tests.processes import run_script
 
@@ -50,20 +50,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     budget = {"ABOUT": "Tiny.", "dg": {"MODEL": {"DEVICE": "cpu"}, "TEST": {"EVAL_PERIOD": 1}}}
     (tmp_path / "tiny.yml").write_text(json.dumps(budget))
     (tmp_path / "out").mkdir()
-    # What a call in another process needs too.
-    (tmp_path / "call.py").write_text(
-        f"""
-import sys
-sys.path[:0] = {[str(ROOT), str(PROJECT), str(PROJECT.parent / "PaperTables")]!r}
-import metabin_plugin
-metabin_plugin.register()
-from pathlib import Path
-from realcrops import command
-folder = Path({str(tmp_path)!r})
-command.BUDGETS, command.SCRIPT = folder, folder / "stub.py"
-command.main(sys.argv[1:])
-"""
-    )
     monkeypatch.setattr(command, "BUDGETS", tmp_path)
     monkeypatch.setattr(command, "SCRIPT", tmp_path / "stub.py")
     for key in ("OMP_NUM_THREADS", "FASTREID_DATASETS", "PYTHONPATH"):
@@ -125,9 +111,17 @@ def test_finished_runs_are_not_repeated_and_more_arms_and_seeds_join_them(projec
     ]
 
 
-def start(project: Path, *more: str) -> subprocess.Popen[str]:
-    script = [sys.executable, str(project / "call.py"), *arguments(project, *more)]
-    return subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def call_in_its_own_process(project: Path, words: list[str], output: Path) -> None:
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    command.BUDGETS, command.SCRIPT = project, project / "stub.py"
+    command.main(words)
+
+
+def start(project: Path, *more: str, output: str = "said") -> BaseProcess:
+    words = arguments(project, *more)
+    return processes.start(call_in_its_own_process, project, words, project / output)
 
 
 def wait_for(path: Path) -> None:
@@ -141,10 +135,11 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(project: Path) -> Non
     (project / "out" / "wait").touch()
     process = start(project, "--seeds", "1")
     wait_for(project / "out" / "BN" / "seed1" / "checkpoint")
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in err
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(300)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert "the same command goes on" in (project / "said").read_text()
     (project / "out" / "wait").unlink()
     assert call(project, "--seeds", "1") == 0
     assert [len(calls(project, arm, 1)) for arm in ARMS] == [2, 1]
@@ -158,7 +153,7 @@ def test_a_killed_command_leaves_runs_that_go_on_with_unknown_seconds(project: P
     process = start(project, "--seeds", "1")
     wait_for(project / "out" / "BN" / "seed1" / "checkpoint")
     process.kill()
-    process.communicate()
+    process.join()
     # Its training is still alive and holds its lock until it ends.
     (project / "out" / "wait").unlink()
     wait_for(project / "out" / "BN" / "seed1" / "results.json")
@@ -173,15 +168,15 @@ def test_a_killed_command_leaves_runs_that_go_on_with_unknown_seconds(project: P
 def test_two_calls_at_once_share_the_runs(project: Path) -> None:
     (project / "out" / "wait").touch()
     seeds = ("--seeds", "1", "2", "3", "--processes", "2")
-    processes = [start(project, *seeds) for _ in range(2)]
+    running = {output: start(project, *seeds, output=output) for output in ("first", "second")}
     wait_for(project / "out" / "MetaBIN" / "seed1" / "calls")
     time.sleep(1)
     # Two slots in all, not two for each call.
     assert len(list((project / "out").glob("*/seed*/calls"))) == 2
     (project / "out" / "wait").unlink()
-    for process in processes:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, out + err
+    for output, process in running.items():
+        process.join(300)
+        assert process.exitcode == 0, (project / output).read_text()
     assert all(len(calls(project, arm, seed)) == 1 for arm in ARMS for seed in (1, 2, 3))
 
 
