@@ -38,6 +38,11 @@ def train(folder: Path) -> None:
     trainer.train()
 
 
-if __name__ == "__main__":
+def main(folder: Path) -> None:
+    """What the script does."""
     with run_cli():
-        launch(train, 2, args=(Path(sys.argv[1]),))
+        launch(train, 2, args=(folder,))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
