@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler
 from metabin_plugin.data import resumable
 from metabin_plugin.data.passes import PassStart, has_passes, read_start
 from metabin_plugin.data.resumable import StreamSeeds, draw_batches
+from tests.campaigns import tries
 
 KINDS = [NaiveIdentitySampler, BalancedIdentitySampler]
 Image = tuple[str, Any, int]
@@ -49,7 +50,7 @@ def image_lists(draw: Any) -> list[Image]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40)
+@settings(max_examples=tries(15, 100))
 @given(
     images=image_lists(),
     identities=st.integers(1, 4),
