@@ -115,11 +115,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
+def schedules_and_checkpoints() -> list[Any]:
+    """Each change from the end of an epoch or from the middle of one, in turns."""
+    checkpoints = ("model_0002", "model_iter_0000012")
+    return [
+        pytest.param(
+            *(now, then, checkpoint),
+            id=f"{', '.join(now)} of {', '.join(then)}, {checkpoint}",
+            marks=[] if (number + place) % 2 else [pytest.mark.exhaustive],
+        )
+        for number, (now, then) in enumerate(SCHEDULES)
+        for place, checkpoint in enumerate(checkpoints)
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", ["model_0002", "model_iter_0000012"])
-@pytest.mark.parametrize(
-    ("now", "then"), SCHEDULES, ids=[f"{', '.join(n)} of {', '.join(t)}" for n, t in SCHEDULES]
-)
+@pytest.mark.parametrize(("now", "then", "checkpoint"), schedules_and_checkpoints())
 def test_settings_are_those_of_a_run_that_always_had_them(
     tmp_path: Path,
     runs: Runs,
