@@ -197,7 +197,8 @@ def evaluate(trainer: MetaBINTrainer, images: torch.Tensor) -> np.ndarray:
     ("name", "form", "device"),
     [
         *((name, "native", "cpu") for name in FILES),
-        *((name, "plain", "cpu") for name in ("step_mobilenet", "step_resnet18")),
+        ("step_resnet18", "plain", "cpu"),
+        pytest.param("step_mobilenet", "plain", "cpu", marks=pytest.mark.exhaustive),
         *(pytest.param(name, "auto", "cuda", marks=pytest.mark.gpu) for name in FILES),
     ],
 )
