@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import run_script
+
 SCRIPT = Path(__file__).parents[2] / "projects" / "Benchmarks" / "house.py"
 
 HOUSE = {
@@ -81,8 +83,8 @@ def test_circles(table: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_traced_calls(tmp_path: Path) -> None:
     written = tmp_path / "table.json"
-    command = [sys.executable, str(SCRIPT), "--json", str(written)]
-    subprocess.run(command, check=True, capture_output=True)
+    done = run_script(SCRIPT, "--json", written)
+    assert done.returncode == 0, done.stderr
     traced = json.loads(written.read_text())["traced"]
     calls = {name: trace["calls"] for name, trace in traced.items()}
     rooms = {
