@@ -37,7 +37,7 @@ def test_a_row_may_have_more_than_the_others(tmp_path: Path) -> None:
 
 def test_a_row_keeps_what_makes_it(tmp_path: Path) -> None:
     text = "dg: {SOLVER.MAX_EPOCH: 1}\nROWS: {dg/BN-MLDG-fixed: {METABIN.HOOKS: 1}}\n"
-    with pytest.raises(ConfigError, match="the budget sets METABIN.HOOKS, which makes row"):
+    with pytest.raises(ConfigError, match=r"the budget sets METABIN\.HOOKS, which makes row"):
         read_budget(write(tmp_path, text)).settings("dg/BN-MLDG-fixed")
 
 
