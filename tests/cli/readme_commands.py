@@ -142,12 +142,8 @@ def run(words: tuple[str, ...], folder: Path, settings: dict[str, str]) -> str:
         AssertionError: its exit status is not 0; with what it printed.
     """
     assert words[0] == "python", words
-    before = None
-    if words[1] == "tools/demo.py":
-        before = fork_the_commands_of_the_demo
-    elif "--num-gpus" in words:
-        # Each rank would import for seconds; tests/cli/test_wheel.py starts two as a user does.
-        before = processes.fork_what_is_spawned
+    is_demo = words[1] == "tools/demo.py"
+    before = fork_the_commands_of_the_demo if is_demo else None
     done = processes.run_script(*words[1:], folder=folder, settings=settings, before=before)
     text = done.stdout + done.stderr
     status = done.returncode
