@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 from metabin_plugin.data.datasets.base import (
     OwnSplit,
     OwnSplitDataset,
+    Release,
     SourceDataset,
     TestItem,
     TrainItem,
+    require_images,
+    scan_folder,
 )
 from metabin_plugin.data.datasets.mat_files import read_mat
-from metabin_plugin.data.datasets.scan import Release, require_images, scan_folder
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.text import shown
 
