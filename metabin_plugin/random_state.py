@@ -85,12 +85,13 @@ def check(state: Any) -> None:
             pass
         case _:
             raise ValueError("is not the states of python, numpy, torch and cuda")
-    # Python's last word is the position among the others.
-    if version != 3 or not _is_state_of_twister(words[:-1], words[-1:], gauss):
+    # The last of Python's words is the position among the others.
+    is_of_python = type(version) is int and version == 3 and words.shape == (_WORDS + 1,)
+    if not is_of_python or not is_twister_state(words[:-1], words[-1].item(), gauss):
         raise ValueError("python is not a state of Python's generator")
     # NumPy itself would read on behind the last word.
-    place = torch.tensor([position]) if type(position) is int and position < 2**32 else None
-    if has_gauss not in (0, 1) or not _is_state_of_twister(key, place, numpy_gauss):
+    is_of_numpy = type(has_gauss) is int and has_gauss in (0, 1)
+    if not is_of_numpy or not is_twister_state(key, position, numpy_gauss):
         raise ValueError("numpy is not a state of NumPy's generator")
     try:
         torch.Generator().set_state(torch_state)
@@ -158,16 +159,21 @@ def isolated(seed: int) -> Iterator[None]:
         _write(outside)
 
 
-def _is_state_of_twister(words: Any, position: Any, gauss: Any) -> bool:
-    """Whether these can be words, position and second normal number of a Mersenne Twister."""
+def is_twister_state(words: Any, position: Any, gauss: Any = None) -> bool:
+    """Whether these can be the state of a Mersenne Twister, as NumPy and Python have it.
+
+    Args:
+        words: its 624 words, int64.
+        position: number of the next one, a whole number.
+        gauss: the second number of the last normal pair; None without.
+    """
     return (
         isinstance(words, Tensor)
-        and isinstance(position, Tensor)
-        and words.dtype is position.dtype is torch.int64
+        and words.dtype is torch.int64
         and words.shape == (_WORDS,)
-        and position.shape == (1,)
         and bool(((words >= 0) & (words < 2**32)).all())
-        and 0 <= int(position) <= _WORDS
+        and type(position) is int
+        and 0 <= position <= _WORDS
         and (gauss is None or (type(gauss) is float and math.isfinite(gauss)))
     )
 

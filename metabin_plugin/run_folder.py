@@ -9,9 +9,11 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
+
+from fastreid.utils import comm
 
 from metabin_plugin.errors import RunFolderError
 from metabin_plugin.files import reason, replace_file
@@ -33,6 +35,26 @@ _OWN = (
 _NEEDED_BYTES = 1 << 16
 # Open lock files of this process, by folder. Closing one would give its lock away.
 _locked: dict[str, int] = {}
+
+
+def in_main_process(act: Callable[[], None]) -> None:
+    """Let the main process act on the folder of a run; all processes raise what it raises.
+
+    Args:
+        act: what to do.
+
+    Raises:
+        RunFolderError: what ``act`` raised.
+    """
+    fault = ""
+    if comm.is_main_process():
+        try:
+            act()
+        except RunFolderError as error:
+            fault = str(error)
+    fault = comm.all_gather(fault)[0]
+    if fault:
+        raise RunFolderError(fault)
 
 
 def trace_of_run(folder: str) -> str:

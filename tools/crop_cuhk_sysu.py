@@ -38,10 +38,16 @@ from PIL import Image
 
 from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHKSYSU
-from metabin_plugin.data.datasets.cuhk import ANNOTATION, crops_folder
+from metabin_plugin.data.datasets.cuhk import (
+    ANNOTATION,
+    GO_ON,
+    complete_folder,
+    crops_folder,
+    report_counts,
+    write_missing,
+)
 from metabin_plugin.data.datasets.mat_files import read_mat
 from metabin_plugin.data.images import open_image
-from metabin_plugin.data.one_time import GO_ON, complete_folder, report_counts, write_missing
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown

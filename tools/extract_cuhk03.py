@@ -44,9 +44,15 @@ from PIL import Image
 
 from metabin_plugin.data.benchmark_counts import Count
 from metabin_plugin.data.datasets import DG_CUHK03, DG_CUHK03_Labeled
-from metabin_plugin.data.datasets.cuhk import MAT_FILE, images_folder
+from metabin_plugin.data.datasets.cuhk import (
+    GO_ON,
+    MAT_FILE,
+    complete_folder,
+    images_folder,
+    report_counts,
+    write_missing,
+)
 from metabin_plugin.data.datasets.mat_files import read_cuhk03
-from metabin_plugin.data.one_time import GO_ON, complete_folder, report_counts, write_missing
 
 DATASETS = dict(zip(BOXES, (DG_CUHK03, DG_CUHK03_Labeled), strict=True))
 

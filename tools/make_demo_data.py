@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.environment import available_cpus
 from metabin_plugin.repository import RENDERER
 
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="datasets root to fill")
     parser.add_argument("--seed", type=_natural, default=0, help="seed of all pictures")
     parser.add_argument("--scale", type=_positive, default=1.0, help="factor on the identities")
-    parser.add_argument("--workers", type=int, default=_processors(), help="drawing processes")
+    parser.add_argument("--workers", type=int, default=available_cpus(), help="drawing processes")
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(RENDERER))
     from demo_data.generate import FolderError, generate
@@ -49,12 +49,6 @@ def _positive(text: str) -> float:
     if not 0 < value <= 2:
         raise argparse.ArgumentTypeError("must be above 0 and at most 2")
     return value
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -12,9 +12,16 @@ from typing import Any
 import torch
 
 from metabin_plugin.compat.patching import patch
+from metabin_plugin.config.reading import MAX_DIGITS, load_config
 from metabin_plugin.errors import RunFolderError
 from metabin_plugin.files import reason
-from metabin_plugin.run_folder import begin_run, prepare_folder, trace_of_run, write_config
+from metabin_plugin.run_folder import (
+    begin_run,
+    in_main_process,
+    prepare_folder,
+    trace_of_run,
+    write_config,
+)
 from metabin_plugin.text import shown
 
 logger = logging.getLogger(__name__)
@@ -34,9 +41,6 @@ def load_checked_config(filename: str, allow_unsafe: bool = False) -> dict[str, 
     The files are UTF-8, and one that cannot be read safely is refused with a sentence. No tag makes
     an object, whatever ``allow_unsafe`` is.
     """
-    # Here, as the room of the config has checks that need this one.
-    from metabin_plugin.config.reading import load_config
-
     return load_config(filename)
 
 
@@ -48,8 +52,6 @@ def load_checked_config(filename: str, allow_unsafe: bool = False) -> dict[str, 
 )
 def decode_value(original: Callable[[Any, Any], Any], cls: type, value: Any) -> Any:
     """Take such a text for the text that it is, and refuse such a number with a sentence."""
-    from metabin_plugin.config.reading import MAX_DIGITS
-
     try:
         decoded = original(cls, value)
     # What Python's parser raises for what is nested too deeply, which is no value of a config.
@@ -66,28 +68,6 @@ def _holds_long_number(value: object, limit: int) -> bool:
     if isinstance(value, (list, tuple, set)):
         return any(_holds_long_number(item, limit) for item in value)
     return isinstance(value, int) and abs(value) >= limit
-
-
-def in_main_process(act: Callable[[], None]) -> None:
-    """Let the main process act on the folder of a run; all processes raise what it raises.
-
-    Args:
-        act: what to do.
-
-    Raises:
-        RunFolderError: what ``act`` raised.
-    """
-    from fastreid.utils import comm
-
-    fault = ""
-    if comm.is_main_process():
-        try:
-            act()
-        except RunFolderError as error:
-            fault = str(error)
-    fault = comm.all_gather(fault)[0]
-    if fault:
-        raise RunFolderError(fault)
 
 
 @patch(

@@ -22,7 +22,6 @@ from fastreid.utils import comm
 from torch import nn
 
 from metabin_plugin.compat.imports import require_faiss
-from metabin_plugin.compat.training import autocast_dtype
 from metabin_plugin.config.keys import KEYS, LARGEST_SEED
 from metabin_plugin.config.table import (
     Choice,
@@ -141,23 +140,6 @@ def check_mixed_precision(cfg: CfgNode) -> None:
             "SOLVER.AMP.DTYPE is 'float16', which needs a GPU, but MODEL.DEVICE is "
             f"{cfg.MODEL.DEVICE!r}; set SOLVER.AMP.DTYPE bfloat16"
         )
-
-
-def other_half_type(cfg: CfgNode) -> str | None:
-    """The value of ``SOLVER.AMP.DTYPE`` that would make a run with mixed precision another one.
-
-    Args:
-        cfg: a checked config.
-
-    Returns:
-        "bfloat16" or "float16"; None where the run cannot use the other type.
-    """
-    device = torch.device(cfg.MODEL.DEVICE)
-    if autocast_dtype(device, cfg.SOLVER.AMP.DTYPE) is torch.float16:
-        return "bfloat16"
-    # MLDGHook has no loss scale.
-    can_scale = device.type == "cuda" and "MLDGHook" not in cfg.METABIN.HOOKS
-    return "float16" if can_scale else None
 
 
 def _check_seed(seed: int) -> None:

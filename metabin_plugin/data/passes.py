@@ -15,10 +15,7 @@ from fastreid.data.samplers import BalancedIdentitySampler, NaiveIdentitySampler
 from numpy.random import RandomState
 from torch import Tensor
 
-from metabin_plugin.random_state import mix_seeds
-
-# Of the state of NumPy's Mersenne Twister.
-_WORDS = 624
+from metabin_plugin.random_state import is_twister_state, mix_seeds
 
 
 class PassStart(NamedTuple):
@@ -49,9 +46,7 @@ def read_start(state: Any) -> PassStart:
     """
     match state:
         case {"data": int(), "batch": int(batch), "key": Tensor() as key, "position": int(place)}:
-            fits = key.dtype == torch.int64 and key.shape == (_WORDS,)
-            in_range = batch >= 0 and 0 <= place <= _WORDS
-            if fits and in_range and bool(((key >= 0) & (key < 2**32)).all()):
+            if batch >= 0 and is_twister_state(key, place):
                 return PassStart(state["data"], batch, key, place)
     raise ValueError("has a sampler_pass that is not the start of a pass")
 

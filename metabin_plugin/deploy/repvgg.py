@@ -8,7 +8,8 @@ batch normalization, and batch-instance normalization whose gates are all 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,17 +17,15 @@ from fastreid.config import CfgNode
 from fastreid.layers.batch_norm import FrozenBatchNorm, GhostBatchNorm, SyncBatchNorm
 from fastreid.modeling.backbones.repvgg import RepVGG, RepVGGBlock
 from torch import Tensor, nn
+from torch.nn import functional
 
 from metabin_plugin.compat.patching import patch
 from metabin_plugin.deploy.folding import (
-    Branch,
+    InferenceNorm2d,
     constant_map,
     has_hooks,
-    identity_weight,
     is_closed,
-    merge_branches,
 )
-from metabin_plugin.deploy.inference_norm import InferenceNorm2d
 from metabin_plugin.errors import ExportError
 from metabin_plugin.norm import BatchInstanceNorm2d, MixedNorm2d, SynchronizedBatchNorm2d
 
@@ -215,3 +214,53 @@ def _tolerance(block: RepVGGBlock) -> float:
 
 def _blocks(network: nn.Module) -> dict[str, RepVGGBlock]:
     return {name: m for name, m in network.named_modules() if isinstance(m, RepVGGBlock)}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """``scale * (weight convolved with x + bias) + shift``.
+
+    Attributes:
+        weight: (C, C_in / groups, k, k), k odd; padded so that with stride 1 the map keeps its
+            size.
+        scale: (C,).
+        shift: (C,).
+        bias: (C,), or None for none.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    shift: Tensor
+    bias: Tensor | None = None
+
+
+def identity_weight(channels: int, groups: int) -> Tensor:
+    """Weight (C, C / groups, 1, 1), float64, of a convolution that leaves its input as it is.
+
+    Args:
+        channels: their number C, a multiple of ``groups``.
+        groups: of the convolution.
+    """
+    return torch.eye(channels // groups, dtype=torch.float64).repeat(groups, 1)[:, :, None, None]
+
+
+def merge_branches(branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float64, of the one convolution that computes the sum of all branches.
+
+    Args:
+        branches: of the same stride, groups and channels.
+
+    Returns:
+        Weight (C, C_in / groups, k, k), k being that of the largest branch; and bias (C,).
+    """
+    size = max(branch.weight.shape[-1] for branch in branches)
+    weights, biases = [], []
+    for branch in branches:
+        margin = (size - branch.weight.shape[-1]) // 2
+        weight = functional.pad(branch.weight, [margin] * 4)
+        weights.append(weight * branch.scale.double()[:, None, None, None])
+        bias = branch.shift.double()
+        if branch.bias is not None:
+            bias = bias + branch.scale.double() * branch.bias
+        biases.append(bias)
+    return torch.stack(weights).sum(0), torch.stack(biases).sum(0)

@@ -33,6 +33,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy
+import PIL
+import torch
+import torchvision
 from fastreid.config import CfgNode
 
 from metabin_plugin import random_state
@@ -40,7 +44,6 @@ from metabin_plugin.config.reading import read_yaml
 from metabin_plugin.data.domains import check_record
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.engine.log import check_history
-from metabin_plugin.engine.machine_record import check_machine_record
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
@@ -49,6 +52,8 @@ from metabin_plugin.text import shown
 FORMAT = 1
 # Batches that a trainer can draw in an iteration: base step, meta step, and some of a subclass.
 _BATCHES_AT_ONCE = 10
+# Characters of a text of ``machine_record``.
+_LONGEST = 500
 
 
 def check_checkpoint(
@@ -89,7 +94,7 @@ def check_checkpoint(
         "random_states": _check_random_states,
     }
     if is_of_format:
-        checks |= {"data": check_record, "machine": check_machine_record}
+        checks |= {"data": check_record, "machine": _check_machine}
     _check_entries(progress, checks, source, "progress.")
 
 
@@ -124,6 +129,51 @@ def most_batches(cfg: CfgNode, iters_per_epoch: int) -> int:
     """
     iterations = cfg.SOLVER.MAX_EPOCH * iters_per_epoch
     return _BATCHES_AT_ONCE * iterations + cfg.METABIN.FIRST_BASE_UPDATES
+
+
+def machine_record(device: torch.device) -> dict[str, str]:
+    """On what the last bits of a training rest beside its config: the machine and the libraries.
+
+    With the same record, config and checkpoint a run goes on bit for bit; PyTorch's kernels sum in
+    an order that depends on the number of threads and on the instructions of the processor.
+
+    Args:
+        device: where the network is.
+
+    Returns:
+        What it is to its value, in words.
+    """
+    record = {
+        "PyTorch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "NumPy": numpy.__version__,
+        "Pillow": PIL.__version__,
+        "threads": str(torch.get_num_threads()),
+        "CPU instructions": torch.backends.cpu.get_cpu_capability(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        record["device"] = torch.cuda.get_device_name(device)
+        record["CUDA"] = str(torch.version.cuda)
+        record["cuDNN"] = str(torch.backends.cudnn.version())
+    return record
+
+
+def machine_changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """In what two machines differ.
+
+    Args:
+        then: record of the first.
+        now: record of the second.
+
+    Returns:
+        One line ``name: then -> now`` for each difference.
+    """
+    return [
+        f"{shown(name)}: {shown(then.get(name, '(absent)'))} -> {now.get(name, '(absent)')}"
+        for name in {**now, **then}
+        if then.get(name) != now.get(name)
+    ]
 
 
 def check_metric(value: Any) -> None:
@@ -201,3 +251,10 @@ def _check_random_states(value: Any) -> None:
             random_state.check(state)
         except ValueError as error:
             raise ValueError(f"[{number}] {error}") from error
+
+
+def _check_machine(record: Any) -> None:
+    if not isinstance(record, dict) or not all(
+        isinstance(text, str) and len(text) <= _LONGEST for pair in record.items() for text in pair
+    ):
+        raise ValueError("is not a description of a machine")

@@ -17,7 +17,6 @@ from fastreid.config import CfgNode
 from torch import Tensor, nn
 
 from metabin_plugin.compat.training import autocast_dtype
-from metabin_plugin.config.check import other_half_type
 from metabin_plugin.engine.network_options import uncompiled
 from metabin_plugin.errors import ConfigError
 
@@ -75,7 +74,7 @@ def check_convolutions(cfg: CfgNode, network: nn.Module, images: torch.Tensor) -
     convolution, fault = next(iter(faults.items()))
     kinds = f" (one of {len(faults)} kinds)" if len(faults) > 1 else ""
     remedies = ["set SOLVER.AMP.ENABLED False"]
-    other = other_half_type(cfg)
+    other = _other_half_type(cfg)
     if other and not _faults(faults, len(images), device, other):
         remedies.insert(0, f"set SOLVER.AMP.DTYPE {other}")
     key = "INPUT.CROP.SIZE" if cfg.INPUT.CROP.ENABLED else "INPUT.SIZE_TRAIN"
@@ -87,6 +86,16 @@ def check_convolutions(cfg: CfgNode, network: nn.Module, images: torch.Tensor) -
         f"{dtype}: layer {convolutions[convolution]}, a {convolution}{kinds}, {fault}; "
         f"{', or '.join(remedies)}"
     )
+
+
+def _other_half_type(cfg: CfgNode) -> str | None:
+    """The value of ``SOLVER.AMP.DTYPE`` that would make of this run another; None for none."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    if autocast_dtype(device, cfg.SOLVER.AMP.DTYPE) is torch.float16:
+        return "bfloat16"
+    # MLDGHook has no loss scale.
+    can_scale = device.type == "cuda" and "MLDGHook" not in cfg.METABIN.HOOKS
+    return "float16" if can_scale else None
 
 
 def _in_evaluation(cfg: CfgNode, network: nn.Module, image: torch.Tensor) -> dict[Convolution, str]:

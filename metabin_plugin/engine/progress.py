@@ -17,9 +17,8 @@ from metabin_plugin import random_state
 from metabin_plugin.config.changes import config_changes
 from metabin_plugin.config.reading import read_yaml
 from metabin_plugin.data.domains import is_in_order_of_paths, record_changes
-from metabin_plugin.engine.checkpoint_schema import FORMAT
+from metabin_plugin.engine.checkpoint_schema import FORMAT, machine_changes, machine_record
 from metabin_plugin.engine.log import RunStorage, history_state
-from metabin_plugin.engine.machine_record import machine_changes, machine_record
 from metabin_plugin.errors import DatasetError
 
 logger = logging.getLogger(__name__)

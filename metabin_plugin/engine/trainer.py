@@ -27,7 +27,6 @@ from torch.optim import Optimizer
 
 from metabin_plugin.compat.networks import momentum_teacher
 from metabin_plugin.compat.patching import patch
-from metabin_plugin.compat.runs import in_main_process
 from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
@@ -64,6 +63,7 @@ from metabin_plugin.run_folder import (
     METRICS,
     begin_run,
     end_run,
+    in_main_process,
     prepare_folder,
     trace_of_run,
     write_config,

@@ -122,7 +122,7 @@ def test_a_one_time_tool_goes_on_where_it_stopped(tmp_path: Path, release: Path)
         import signal, sys
         import crop_cuhk_sysu
         from metabin_plugin.cli.outcome import run_cli
-        from metabin_plugin.data.one_time import GO_ON
+        from metabin_plugin.data.datasets.cuhk import GO_ON
 
         write, calls = crop_cuhk_sysu._write, []
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from metabin_plugin.deploy.folding import Branch, identity_weight, merge_branches
+from metabin_plugin.deploy.repvgg import Branch, identity_weight, merge_branches
 
 
 def random(*shape: int) -> torch.Tensor:

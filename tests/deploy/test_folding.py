@@ -13,7 +13,7 @@ from fastreid.modeling.backbones import build_backbone
 from torch import Tensor, nn
 
 from metabin_plugin.deploy import fold_norms
-from metabin_plugin.deploy.inference_norm import InferenceNorm2d
+from metabin_plugin.deploy.folding import InferenceNorm2d
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm import BatchInstanceNorm2d, native
 from tests.norm.oracle import bin_by_loops

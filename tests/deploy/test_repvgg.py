@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.deploy import fold_norms
 from metabin_plugin.deploy.export import fold_network
-from metabin_plugin.deploy.inference_norm import InferenceNorm2d
+from metabin_plugin.deploy.folding import InferenceNorm2d
 from metabin_plugin.deploy.repvgg import merge_folded_blocks
 from metabin_plugin.errors import ExportError
 from metabin_plugin.norm import (

@@ -136,11 +136,15 @@ BAD: dict[tuple[Any, ...], tuple[Any, ...]] = {
     (*NOISE, "smoothing"): (None, 1, "yes"),
     ("progress", "random_states"): (None, {}, [], 3, [None]),
     (*RANDOM, "python"): (None, 3, {}),
-    (*RANDOM, "python", "version"): (2, None, "3"),
+    # A tensor of two values is neither true nor false, and one without axes has no parts.
+    (*RANDOM, "python", "version"): (2, None, "3", torch.ones(2)),
     (*RANDOM, "python", "gauss"): ("text", math.nan, [1.0]),
-    WORDS: (None, [1], torch.ones(1).long(), torch.ones(625), torch.ones(625).long() * -1),
+    WORDS: (
+        *(None, [1], torch.tensor(5), torch.ones(1).long(), torch.ones(625)),
+        torch.ones(625).long() * -1,
+    ),
     (*RANDOM, "numpy", "position"): (-1, 625, 10**12, "24", None, 2.0),
-    (*RANDOM, "numpy", "has_gauss"): (2, None, "0"),
+    (*RANDOM, "numpy", "has_gauss"): (2, None, "0", torch.ones(2)),
     (*RANDOM, "numpy", "gauss"): (None, "0", math.inf),
     KEY: (None, torch.ones(1).long(), torch.ones(624), torch.full((624,), 2**32)),
     (*RANDOM, "torch"): (

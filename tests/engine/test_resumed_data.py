@@ -13,7 +13,7 @@ from fastreid.config import CfgNode, get_cfg
 from metabin_plugin.data.build import build_train_set
 from metabin_plugin.data.domains import is_in_order_of_paths, record_changes, training_record
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.machine_record import machine_changes, machine_record
+from metabin_plugin.engine.checkpoint_schema import machine_changes, machine_record
 from metabin_plugin.errors import DatasetError
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.test_resume import difference

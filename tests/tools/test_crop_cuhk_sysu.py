@@ -10,8 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import crop_cuhk_sysu
-from metabin_plugin.data import one_time
-from metabin_plugin.data.datasets import DG_CUHKSYSU
+from metabin_plugin.data.datasets import DG_CUHKSYSU, cuhk
 from metabin_plugin.errors import DatasetError
 
 Appearances = list[tuple[str, tuple[int, int, int, int]]]
@@ -125,13 +124,13 @@ def test_a_broken_off_run_continues(
         DG_CUHKSYSU(root=str(tmp_path))
     broken.write_bytes(whole)
     written: list[str] = []
-    replace_file = one_time.replace_file
+    replace_file = cuhk.replace_file
 
     def write(path: Path, content: object) -> None:
         written.append(path.name)
         replace_file(path, content)
 
-    monkeypatch.setattr(one_time, "replace_file", write)
+    monkeypatch.setattr(cuhk, "replace_file", write)
     crop_cuhk_sysu.main([str(release), str(tmp_path)])
     assert set(written) == {name for name in CROPS if "_s17_" in name}
     crop_cuhk_sysu.main([str(release), str(tmp_path)])

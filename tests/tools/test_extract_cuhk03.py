@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 import extract_cuhk03
-from metabin_plugin.data import one_time
-from metabin_plugin.data.datasets import DG_CUHK03, DG_CUHK03_Labeled
+from metabin_plugin.data.datasets import DG_CUHK03, DG_CUHK03_Labeled, cuhk
 from metabin_plugin.errors import DatasetError
 
 Pictures = dict[str, np.ndarray]
@@ -131,7 +130,7 @@ def test_a_broken_off_run_continues(
     root = tmp_path / "datasets"
     written: list[Path] = []
     places_left = 7
-    replace_file = one_time.replace_file
+    replace_file = cuhk.replace_file
 
     def write(path: Path, content: Callable[[BinaryIO], object]) -> None:
         if len(written) == places_left:
@@ -139,7 +138,7 @@ def test_a_broken_off_run_continues(
         written.append(path)
         replace_file(path, content)
 
-    monkeypatch.setattr(one_time, "replace_file", write)
+    monkeypatch.setattr(cuhk, "replace_file", write)
     arguments = [str(release), str(root), "--boxes", "detected"]
     with pytest.raises(DatasetError, match=r"cannot be written \(No space left on device\)"):
         extract_cuhk03.main(arguments)

@@ -1,24 +1,36 @@
-"""CUHK02, CUHK03 and CUHK-SYSU."""
+"""CUHK02, CUHK03 and CUHK-SYSU, and the folders of images that are made of the last two once.
+
+What makes them, ``tools/extract_cuhk03.py`` and ``tools/crop_cuhk_sysu.py``, may be broken off and
+started again.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
+from metabin_plugin.data.benchmark_counts import PUBLISHED, Count
 from metabin_plugin.data.datasets.base import (
     OwnSplit,
     OwnSplitDataset,
+    Release,
     SourceDataset,
     TestItem,
     TrainItem,
+    require_images,
+    scan_folder,
 )
 from metabin_plugin.data.datasets.mat_files import read_mat
-from metabin_plugin.data.datasets.scan import Release, require_images, scan_folder
 from metabin_plugin.errors import DatasetError
+from metabin_plugin.files import replace_file
 from metabin_plugin.text import shown
+
+# How the user gets the images that a tool had not made.
+GO_ON = "the same command goes on where it stopped"
 
 
 class DG_CUHK02(SourceDataset):
@@ -253,3 +265,77 @@ class DG_CUHKSYSU(SourceDataset):
 def crops_folder(root: Path) -> Path:
     """Folder of the crops under the datasets root ``root``."""
     return root / "cuhk_sysu" / "cropped_images"
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder under another name to fill, and rename it when the block is done.
+
+    If the block ends with an error, what it has written stays, and the next call gives it again.
+
+    Args:
+        folder: the folder to make; its parents are made too.
+
+    Yields:
+        The folder to fill: ``folder`` itself if it is there already.
+
+    Raises:
+        DatasetError: if the folder cannot be made.
+    """
+    filling = folder if folder.is_dir() else folder.with_name(f"{folder.name}.partial")
+    with _explained(folder):
+        filling.mkdir(parents=True, exist_ok=True)
+    yield filling
+    if filling != folder:
+        with _explained(folder):
+            os.replace(filling, folder)
+
+
+def write_missing(path: Path, write: Callable[[BinaryIO], object]) -> bool:
+    """Write a file that is not there yet, complete or not at all.
+
+    Args:
+        path: the file.
+        write: writes the content into the open binary file that it is given.
+
+    Returns:
+        Whether it was missing.
+
+    Raises:
+        DatasetError: if it cannot be written.
+    """
+    if path.exists():
+        return False
+    with _explained(path):
+        replace_file(path, write)
+    return True
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an operating system's error of the block into a sentence about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be written ({error.strerror or error}); free the place or name "
+            "another folder, and start again: what is there is kept"
+        ) from error
+
+
+def report_counts(dataset: type[SourceDataset], datasets_root: Path, in_release: Count) -> None:
+    """Print what the dataset finds beside what was in the release and what was published."""
+    train = dataset(root=str(datasets_root)).train
+    found = Count(len({item[1] for item in train}), len(train))
+    published = PUBLISHED[dataset.__name__]["train"]
+    print(f"{dataset.__name__}: {_counted(found)} (published: {_counted(published)})")
+    if found != in_release:
+        print(
+            f"warning: the release holds {_counted(in_release)}; remove the others from the folder"
+        )
+    elif found != published:
+        print("warning: the release is not the one of the benchmark, or not complete")
+
+
+def _counted(count: Count) -> str:
+    return f"{count.identities:,} identities, {count.images:,} images"

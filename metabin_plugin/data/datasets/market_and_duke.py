@@ -11,11 +11,12 @@ from typing import ClassVar
 from metabin_plugin.data.datasets.base import (
     OwnSplit,
     OwnSplitDataset,
+    Release,
     SourceDataset,
     TestItem,
     TrainItem,
+    scan_folder,
 )
-from metabin_plugin.data.datasets.scan import Release, scan_folder
 from metabin_plugin.data.manifest import DISTRACTOR, JUNK
 
 TRAIN, GALLERY, QUERY = FOLDERS = ("bounding_box_train", "bounding_box_test", "query")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from metabin_plugin.data.datasets import mat_reader
-from metabin_plugin.data.datasets.scan import Release, remedy
+from metabin_plugin.data.datasets.base import Release, remedy
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import is_file_name, open_regular, reason
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from metabin_plugin.data.datasets.base import (
     OwnSplit,
     OwnSplitDataset,
+    Release,
     SourceDataset,
     TestItem,
     TrainItem,
+    remedy,
 )
-from metabin_plugin.data.datasets.scan import Release, remedy
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import open_regular
 

@@ -12,11 +12,12 @@ from metabin_plugin.data.datasets.base import (
     OWN,
     SEEDED,
     CrossCameraTarget,
+    Release,
     Shot,
     TargetDataset,
+    scan_folder,
 )
 from metabin_plugin.data.datasets.mat_files import read_mat
-from metabin_plugin.data.datasets.scan import Release, scan_folder
 from metabin_plugin.data.splits import NUM_SPLITS, Split, frozen_splits, one_camera_split
 from metabin_plugin.errors import DatasetError
 
