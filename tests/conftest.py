@@ -9,7 +9,6 @@ import torch
 from hypothesis import settings
 
 import metabin_plugin
-from metabin_plugin.report import operating_points
 from tests.campaigns import EXHAUSTIVE
 
 # Without a GPU the kernels are interpreted, which Triton decides when it is first imported.
@@ -26,10 +25,6 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 metabin_plugin.register()
-
-# An evaluation's figure would take a fifth of the time of a whole small training.
-_draw = operating_points._draw
-operating_points._draw = lambda *_arguments: None
 
 # A shell starts its background jobs with Ctrl-C ignored, which tests and their children inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -70,12 +65,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     for node in ("AUGMINING", "DIMN"):
         _C.pop(node, None)
-
-
-@pytest.fixture
-def drawn_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of evaluations, which other tests do without (see above)."""
-    monkeypatch.setattr(operating_points, "_draw", _draw)
 
 
 @pytest.fixture

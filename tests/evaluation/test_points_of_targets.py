@@ -29,8 +29,6 @@ from tests.evaluation.target_trees import write_targets
 from tests.evaluation.test_scoring import capture
 from tests.evaluation.test_splits import MeanColours
 
-pytestmark = pytest.mark.usefixtures("drawn_points")
-
 TARGETS = ("DG_PRID", "DG_GRID")
 FILES = {
     *("operating_points.csv", "operating_points_cameras.csv", "operating_points.png"),
