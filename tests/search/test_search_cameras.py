@@ -28,6 +28,7 @@ from metabin_plugin.search.features import find_gallery, find_queries
 from metabin_plugin.search.index_file import BY_CAMERA, MAGIC, Gallery, read_gallery, write_gallery
 from tests.campaigns import tries
 from tests.engine.tiny_data import CONFIGS, write_manifest
+from tests.evaluation.target_trees import write_targets
 from tests.search.test_search_changes import Describer, photos, vectors_by_name  # noqa: F401
 from tests.search.test_search_foreign import put_together, refuse
 from tests.search.test_search_index import some_gallery
@@ -413,6 +414,16 @@ def test_a_manifest_names_the_cameras_of_its_images(tmp_path: Path) -> None:
     assert find_gallery(folder)[2] == []
 
 
+def test_a_data_set_numbers_its_cameras_if_it_has_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_targets(tmp_path)
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    _, names, cameras = find_gallery("DG_VIPeR")
+    assert cameras == ["1"] * len(names) and names
+    assert find_gallery("DG_iLIDS")[2] == []
+
+
 @pytest.fixture
 def site(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     """A folder with images, a manifest of them with cameras, and a network that is none."""
@@ -514,9 +525,9 @@ def test_a_threshold_is_that_of_standardized_features(
     assert read_gallery(path).cameras.caution() == ""  # type: ignore[union-attr]
 
 
-def test_images_of_no_known_camera_are_refused(
-    site: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_of_no_known_camera_are_refused(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_targets(site / "targets")
+    monkeypatch.setenv("FASTREID_DATASETS", str(site / "targets"))
     path, manifest = site / "g.index", site / "site.csv"
     with pytest.raises(SearchError, match="does not say which camera took an image; give a manife"):
         make(site, path, site / "photos", "--by-camera")
@@ -529,6 +540,14 @@ def test_images_of_no_known_camera_are_refused(
         (
             r"'street' of .*site/0_1\.png is none of the index, which has 'yard', 'gate'",
             ["threshold", "--index", str(path), "--dataset", str(other)],
+        ),
+        (
+            "the index is by camera, and DG_iLIDS has no cameras; give a manifest",
+            ["threshold", "--index", str(path), "--dataset", "DG_iLIDS"],
+        ),
+        (
+            r"camera '0' of .*cam_a.* is none of the index, which has 'yard', 'gate'; correct it",
+            ["threshold", "--index", str(path), "--dataset", "DG_VIPeR"],
         ),
         (
             "belong to --features; images have paths",
