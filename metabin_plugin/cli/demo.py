@@ -39,8 +39,8 @@ PRETRAINING = "pretraining-demo.yml"
 CONFIGS = {"BN": "BN-demo.yml", "MetaBIN": "MetaBIN-demo.yml"}
 DATA = "datasets/demo"
 # Shorter than the configs say, which PaperTables runs as they are: the demo only has to work.
-SHORT = ("METABIN.ITERS_PER_EPOCH", "8")
-SHORT_PRETRAINING = ("SOLVER.MAX_EPOCH", "10", "SOLVER.STEPS", "[5, 8]", "TEST.EVAL_PERIOD", "10")
+SHORT = ("METABIN.ITERS_PER_EPOCH", "5")
+SHORT_PRETRAINING = ("SOLVER.MAX_EPOCH", "10", "SOLVER.STEPS", "[5, 8]", "TEST.EVAL_PERIOD", "0")
 CAVEAT = (
     "Drawn people, short runs from random weights: the table shows that training and evaluation "
     "work, and says nothing about which method is better."
