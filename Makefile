@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install demo test test-all lint format clean
 
 help:
-	@echo "make demo    draw the demo data, train BN and MetaBIN with three seeds, print the table of results"
+	@echo "make demo    draw the demo data, train BN and MetaBIN on it, search, print the table of results"
 	@echo "make test    lint, type check and all tests; make test-all with long campaigns, in hours"
 	@echo "make install the environment alone; make lint | format | clean"
 

@@ -23,6 +23,9 @@ Metrics = tuple[np.ndarray, list[float], list[float]]
 
 # 256 MiB in float32: one chunk for Market-1501, 15 for MSMT17.
 CHUNK_ELEMENTS = 2**26
+# Up to so many of a number's own rounding, the deviation of a camera's numbers means nothing: they
+# are equal, and their mean was rounded.
+ROUNDINGS = 100
 _Chunk = Callable[[slice], Tensor]
 
 
@@ -388,8 +391,9 @@ def standardize_by_camera(features: Tensor, cameras: ArrayLike) -> Tensor:
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each column of its own copy of some rows, which is used up."""
     root = math.sqrt(len(rows))
-    # A column of equal numbers has a deviation of its mean's rounding, which means nothing.
-    rounding = 100 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows, dim=0) / root
+    rounding = (
+        ROUNDINGS * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows, dim=0) / root
+    )
     mean = rows.mean(0)
     std = torch.linalg.vector_norm(rows.sub_(mean), dim=0) / root
     is_constant = std <= rounding

@@ -164,12 +164,18 @@ def index(parser: ArgumentParser) -> None:
     An index is flat up to 200,000 images, "ivf" up to 2,000,000, "ivf-pq" above. The features of a
     gallery are kept in OUTPUT.parts until the index is written, and the same command goes on from
     there after a stop.
+
+    With --by-camera features are compared as METABIN.TEST.CAMERA_STANDARDIZATION evaluates them,
+    less what the images of a camera have in common. A manifest or a data set says which camera took
+    an image; the index is flat.
     """
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--gallery", help="folder of images, manifest (.csv) or data set")
     source.add_argument("--features", type=Path, help=".npy file, one row for each image")
     parser.add_argument("--ids", type=Path, help="text file with a line for each of --features")
     parser.add_argument("--metric", choices=METRICS, help="of --features (cosine)")
+    parser.add_argument("--by-camera", action="store_true", help="standardize features by camera")
+    _cameras(parser)
     _config(parser, default="", help="the config of the training")
     parser.add_argument("--output", type=Path, required=True, help="the index file to write")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave such images out")
@@ -191,12 +197,17 @@ def add(parser: ArgumentParser) -> None:
     Features are kept in INDEX.parts until all are there, and the same command goes on from there
     after a stop. Lists and codes stay as they were learned; an index that has grown many times
     over is better made anew.
+
+    What an index by camera compares is that of one made of all images at once. A manifest or a data
+    set says which camera took an image, --camera which one took all of a folder.
     """
     parser.add_argument("index", type=Path, help="what `index` wrote")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--gallery", help="folder of images, manifest (.csv) or data set")
     source.add_argument("--features", type=Path, help=".npy file, for an index of such")
     parser.add_argument("--ids", type=Path, help="text file with a line for each of --features")
+    _cameras(parser)
+    _camera(parser)
     parser.add_argument("--skip-unreadable", action="store_true", help="leave such images out")
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs for the network")
 
@@ -241,11 +252,18 @@ def query(parser: ArgumentParser) -> None:
 
     With --one-person all images together are one query, by the mean of their features. A distance
     is the mean of the images' distances, so that a threshold is used as for one image.
+
+    An index by camera is asked with the camera of each image: --camera says it of files and
+    folders; a manifest in their place, of which the queries are taken, says it itself. The index
+    must have images of that camera.
     """
     parser.add_argument("index", type=Path, help="what `index` wrote")
     parser.add_argument(
-        "queries", nargs="+", help="images and folders of images; or a .npy file of features"
+        "queries",
+        nargs="+",
+        help="images, folders of images and manifests; or a .npy file of features",
     )
+    _camera(parser)
     parser.add_argument("--top", type=int, default=10, help="gallery images for each query")
     parser.add_argument("--one-person", action="store_true", help="all images show one person")
     parser.add_argument("--output", type=Path, default=Path("found.csv"), help=".json for JSON")
@@ -273,6 +291,9 @@ def threshold(parser: ArgumentParser) -> None:
     several splits it is the first. The threshold is the distance below which the wanted share of
     its comparisons of different people lie. How far other people would move it is found by drawing
     the people anew, with replacement.
+
+    With an index by camera the images are standardized by the index's statistics, so that they must
+    be of its cameras.
     """
     parser.add_argument("--index", type=Path, required=True, help="what `index` wrote")
     parser.add_argument("--dataset", required=True, help="a name of DATASETS.TESTS, or a manifest")
@@ -481,6 +502,14 @@ def _config(
         metavar="FILE",
         help=help,
     )
+
+
+def _cameras(parser: ArgumentParser) -> None:
+    parser.add_argument("--cameras", type=Path, help="the same with cameras, of an index by camera")
+
+
+def _camera(parser: ArgumentParser) -> None:
+    parser.add_argument("--camera", default="", metavar="NAME", help="which one took the images")
 
 
 def _pairs(parser: ArgumentParser, help: str = "KEY VALUE pairs") -> None:

@@ -8,9 +8,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from metabin_plugin.cli.outcome import sentence
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import DatasetError
 from metabin_plugin.files import open_regular, reason
+from metabin_plugin.search.cameras import Cameras, complete_cameras
 from metabin_plugin.search.engine import (
     KINDS,
     METRICS,
@@ -60,6 +60,12 @@ def run(options: Namespace) -> None:
 def _make(options: Namespace) -> None:
     if options.gpu:
         check_gpu()
+    if options.by_camera and options.kind not in ("auto", "flat"):
+        raise SearchError(
+            f"--kind is {options.kind!r}, but what an index by camera compares changes with each "
+            "image, and lists or codes would have to be learned anew; leave --kind or --by-camera "
+            "out"
+        )
     check_output(options.output, "--output")
     if options.features:
         _index_features(options)
@@ -71,15 +77,40 @@ def _index_features(options: Namespace) -> None:
     if options.opts or options.config_file or options.skip_unreadable:
         raise SearchError("--features come without a network; leave its options out, or --features")
     vectors = NpyVectors([options.features])
-    names = _read_ids(options.ids, vectors.shape[0]) if options.ids else _numbers(vectors)
+    count = vectors.shape[0]
+    names = _read_each(options.ids, "--ids", count) if options.ids else _numbers(vectors)
+    cameras = _cameras_of_features(options, options.by_camera, names)
     with stoppable(lambda: "nothing was written; the same command starts again"):
-        _index(options, vectors, Header(options.metric or "cosine"), names)
+        _index(options, vectors, Header(options.metric or "cosine"), names, cameras)
+
+
+def _cameras_of_features(options: Namespace, by_camera: bool, names: Names) -> list[str]:
+    if not by_camera:
+        if options.cameras:
+            raise SearchError("--cameras are of an index by camera; leave them out, or --by-camera")
+        return []
+    known = _read_each(options.cameras, "--cameras", len(names)) if options.cameras else []
+    given = getattr(options, "camera", "")
+    if not known and not given:
+        raise SearchError(
+            "the index is by camera, and those of --features are not known; give --cameras, a text "
+            "file with a line for each"
+        )
+    return complete_cameras(known or [""] * len(names), names, given)
 
 
 def _index_images(options: Namespace) -> None:
-    if options.ids or options.metric:
-        raise SearchError("--ids and --metric belong to --features; TEST.METRIC is a network's")
-    folder, found = find_gallery(options.gallery)
+    if options.ids or options.metric or options.cameras:
+        raise SearchError(
+            "--ids, --metric and --cameras belong to --features; images have paths, TEST.METRIC is "
+            "a network's, and a manifest has cameras"
+        )
+    folder, found, cameras = find_gallery(options.gallery)
+    if options.by_camera and not cameras:
+        raise SearchError(
+            f"--gallery {shown(options.gallery)} does not say which camera took an image; give a "
+            "manifest, which `metabin manifest` makes, or leave --by-camera out"
+        )
     names = Names.of(found)
     del found
     cfg = read_config(options.config_file, options.opts)
@@ -92,8 +123,9 @@ def _index_images(options: Namespace) -> None:
     header = Header(cfg.TEST.METRIC, "", folder, kept_config(cfg), probe.tolist())
     parts = Parts(options.output, _paths(folder, names), feature_source(cfg))
     with stoppable(lambda: _advice(parts)):
-        kept = _complete(parts, describer, names, options.skip_unreadable)
-        _index(options, parts.vectors(), header, kept)
+        readable = _complete(parts, describer, options.skip_unreadable)
+        kept = Names.of(compress(names, readable))
+        _index(options, parts.vectors(), header, kept, list(compress(cameras, readable)))
     parts.remove()
 
 
@@ -106,11 +138,11 @@ def _advice(parts: Parts) -> str:
     return f"{kept}; the same command goes on from there"
 
 
-def _complete(parts: Parts, describer: Describer, names: Names, skip_unreadable: bool) -> Names:
-    """Describe what is missing, and give the names of the readable images."""
+def _complete(parts: Parts, describer: Describer, skip_unreadable: bool) -> list[bool]:
+    """Describe what is missing, and say of each image whether it can be read."""
     faults = parts.complete(lambda some: _describe(describer, some, skip_unreadable))
     _report(faults, skip_unreadable)
-    return Names.of(name for name, fault in zip(names, faults, strict=True) if not fault)
+    return [not fault for fault in faults]
 
 
 def _describe(
@@ -124,10 +156,19 @@ def _describe(
         ) from error
 
 
-def _index(options: Namespace, vectors: Vectors, header: Header, names: Names) -> None:
+def _index(
+    options: Namespace, vectors: Vectors, header: Header, names: Names, cameras: Sequence[str]
+) -> None:
     plan = _plan(options, vectors.shape)
-    index = build_index(Comparable(vectors, header.metric), plan, header.metric, gpu=options.gpu)
-    _write(options.output, Gallery(replace(header, plan=str(plan)), names, index))
+    kept = _kept(vectors, header, options.by_camera)
+    index = build_index(kept, plan, header.metric, gpu=options.gpu)
+    of_rows = Cameras.of(cameras, index) if options.by_camera else None
+    _write(options.output, Gallery(replace(header, plan=str(plan)), names, index, of_rows))
+
+
+def _kept(vectors: Vectors, header: Header, by_camera: bool) -> Comparable:
+    """Vectors as an index keeps them: by camera they are not normalized before they are asked."""
+    return Comparable(vectors, "euclidean" if by_camera else header.metric)
 
 
 def _write(path: Path, gallery: Gallery) -> None:
@@ -135,10 +176,16 @@ def _write(path: Path, gallery: Gallery) -> None:
     layout, size = Layout.of(gallery.index), path.stat().st_size / 1e6
     count, plan = layout.count, gallery.header.plan
     print(f"{path}: {count:,} vectors of {layout.dimension}, {plan}, {size:,.1f} MB")
+    if gallery.cameras is not None:
+        print(f"By camera: {gallery.cameras}")
+        if caution := gallery.cameras.caution():
+            print(caution)
 
 
 def _add(options: Namespace) -> None:
     gallery = read_gallery(options.index)
+    if gallery.cameras is None and options.camera:
+        raise SearchError("--camera is for an index by camera; leave it out, or make one")
     if options.features:
         _add_features(options, gallery)
     else:
@@ -157,31 +204,40 @@ def _add_features(options: Namespace, gallery: Gallery) -> None:
             f"{gallery.index.d}; take those of the same network"
         )
     count = vectors.shape[0]
-    names = _read_ids(options.ids, count) if options.ids else _numbers(vectors, gallery.names)
+    given = options.ids
+    names = _read_each(given, "--ids", count) if given else _numbers(vectors, gallery.names)
+    cameras = _cameras_of_features(options, gallery.cameras is not None, names)
     with stoppable(lambda: f"{options.index} is as it was; the same command starts again"):
-        _extend(options.index, gallery, vectors, names)
+        _extend(options.index, gallery, vectors, names, cameras)
 
 
 def _add_images(options: Namespace, gallery: Gallery) -> None:
-    if options.ids:
-        raise SearchError("--ids belong to --features; images have their paths")
+    if options.ids or options.cameras:
+        raise SearchError(
+            "--ids and --cameras belong to --features; images have paths, and a manifest or "
+            "--camera says which camera took them"
+        )
     if not gallery.header.config:
         raise SearchError("the index was made of features, without a network; add --features")
     cfg = restored_config(gallery.header.config, options.opts)
     describer = Describer(cfg)
     check_network(gallery.header, describer.probe())
-    folder, found = find_gallery(options.gallery)
+    folder, found, cameras = find_gallery(options.gallery)
+    if gallery.cameras is not None:
+        cameras = complete_cameras(cameras or [""] * len(found), found, options.camera)
     gallery, names = _in_one_folder(gallery, folder, found)
     # Also what an add wrote that was killed before it said so.
     there = set(names).intersection(gallery.names)
-    names = Names.of(name for name in names if name not in there)
+    is_new = [name not in there for name in names]
+    names, cameras = Names.of(compress(names, is_new)), list(compress(cameras, is_new))
     if there:
         print(f"{len(there):,} images are in the index already; `remove` them first to renew them")
     parts = Parts(options.index, _paths(gallery.header.folder, names), feature_source(cfg))
     if len(names):
         with stoppable(lambda: _advice(parts)):
-            kept = _complete(parts, describer, names, options.skip_unreadable)
-            _extend(options.index, gallery, parts.vectors(), kept)
+            readable = _complete(parts, describer, options.skip_unreadable)
+            kept = Names.of(compress(names, readable)), list(compress(cameras, readable))
+            _extend(options.index, gallery, parts.vectors(), *kept)
     parts.remove()
 
 
@@ -207,17 +263,31 @@ def _in_one_folder(
         return names if way == os.curdir else Names.of(os.path.join(way, name) for name in names)
 
     header = replace(gallery.header, folder=common)
-    return Gallery(header, below(former, gallery.names), gallery.index), below(folder, names)
+    own = below(former, gallery.names)
+    return replace(gallery, header=header, names=own), below(folder, names)
 
 
-def _extend(path: Path, gallery: Gallery, vectors: Vectors, names: Names) -> None:
-    add_vectors(gallery.index, Comparable(vectors, gallery.header.metric))
-    _write(path, replace(gallery, names=Names.of(chain(gallery.names, names))))
-    _recommend(gallery.index)
+def _extend(
+    path: Path, gallery: Gallery, vectors: Vectors, names: Names, cameras: Sequence[str]
+) -> None:
+    add_vectors(gallery.index, _kept(vectors, gallery.header, gallery.cameras is not None))
+    gallery = _with_more(gallery, names, cameras)
+    _write(path, gallery)
+    _recommend(gallery)
 
 
-def _recommend(index: Any) -> None:
-    layout = Layout.of(index)
+def _with_more(gallery: Gallery, names: Iterable[str], cameras: Iterable[str]) -> Gallery:
+    """A gallery with names and cameras of the rows behind its own that its index has already."""
+    own = gallery.cameras
+    if own is not None:
+        own = Cameras.of(chain(own, cameras), gallery.index, own.calibrated)
+    return replace(gallery, names=Names.of(chain(gallery.names, names)), cameras=own)
+
+
+def _recommend(gallery: Gallery) -> None:
+    if gallery.cameras is not None:
+        return
+    layout = Layout.of(gallery.index)
     wanted = plan_index(layout.count, layout.dimension).kind
     if KINDS.index(wanted) > KINDS.index(layout.kind):
         print(f"Of so many vectors `index` would make {wanted}, which answers faster than this one")
@@ -256,10 +326,13 @@ def _rows_of(gallery: Gallery, given: Sequence[str], index: Path) -> np.ndarray:
 
 def _without(gallery: Gallery, rows: np.ndarray) -> Gallery:
     """A gallery without some rows; its index is changed in place."""
+    stays = np.ones(gallery.index.ntotal, bool)
+    stays[rows] = False
     remove_rows(gallery.index, rows)
-    gone = set(rows.tolist())
-    names = (name for row, name in enumerate(gallery.names) if row not in gone)
-    return replace(gallery, names=Names.of(names))
+    own = gallery.cameras
+    if own is not None:
+        own = Cameras.of(compress(own, stays), gallery.index, own.calibrated)
+    return replace(gallery, names=Names.of(compress(gallery.names, stays)), cameras=own)
 
 
 def _merge(options: Namespace) -> None:
@@ -268,7 +341,7 @@ def _merge(options: Namespace) -> None:
     for path in options.others:
         gallery = _merged(gallery, read_gallery(path), options.index, path)
     _write(options.output, gallery)
-    _recommend(gallery.index)
+    _recommend(gallery)
 
 
 def _merged(gallery: Gallery, more: Gallery, index: Path, other: Path) -> Gallery:
@@ -292,18 +365,19 @@ def _merged(gallery: Gallery, more: Gallery, index: Path, other: Path) -> Galler
             more = _without(replace(more, names=names), np.array(twice, np.int64))
             names = more.names
     append_index(gallery.index, more.index)
-    return replace(gallery, names=Names.of(chain(gallery.names, names)))
+    return _with_more(gallery, names, more.cameras or ())
 
 
 def _in_words(gallery: Gallery) -> str:
     maker = "of a network" if gallery.header.config else "given ready"
-    return f"features {maker}, of {gallery.index.d} values, {gallery.header.metric}"
+    how = gallery.header.metric + (", by camera" if gallery.cameras is not None else "")
+    return f"features {maker}, of {gallery.index.d} values, {how}"
 
 
 def _plan(options: Namespace, shape: tuple[int, int]) -> Plan:
     return plan_index(
         *shape,
-        options.kind,
+        "flat" if options.by_camera else options.kind,
         lists=options.lists,
         probes=options.probes,
         code_bytes=options.bytes,
@@ -318,11 +392,13 @@ def _numbers(vectors: Vectors, names: Iterable[str] = ()) -> Names:
     return Names.of(map(str, range(first, first + vectors.shape[0])))
 
 
-def _read_ids(path: Path, count: int) -> Names:
-    ids = _read_lines(path, "--ids")
-    if len(ids) != count:
-        raise SearchError(f"--ids {path} has {len(ids)} lines for {count} features; give one each")
-    return ids
+def _read_each(path: Path, option: str, count: int) -> Names:
+    lines = _read_lines(path, option)
+    if len(lines) != count:
+        raise SearchError(
+            f"{option} {path} has {len(lines)} lines for {count} features; give one each"
+        )
+    return lines
 
 
 def _read_lines(path: Path, option: str) -> Names:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from metabin_plugin.search.cameras import complete_cameras, standardize
 from metabin_plugin.search.engine import on_gpu, search_index, set_probes
 from metabin_plugin.search.faults import (
     SearchError,
@@ -89,13 +90,17 @@ def run(options: Namespace) -> None:
     check_output(options.output, "--output")
     check_output(sheet, "--sheet")
     gallery = read_gallery(options.index)
+    if gallery.cameras is None and options.camera:
+        raise SearchError(f"--camera is given, but {options.index} is not by camera; leave it out")
     if options.probes is not None:
         set_probes(gallery.index, options.probes)
     queries = (
-        _read_features(gallery, Path(options.queries[0]))
+        _read_features(gallery, Path(options.queries[0]), options.camera)
         if [Path(name).suffix for name in options.queries] == [".npy"]
-        else _describe(gallery, find_queries(options.queries), options.opts)
+        else _describe(gallery, options)
     )
+    if gallery.cameras is not None:
+        gallery.cameras.make_comparable(gallery.index, gallery.header.metric)
     if options.one_person:
         mean, spread = mean_query(queries.features, gallery.header.metric)
         images = [path for paths in queries.images for path in paths]
@@ -119,6 +124,8 @@ def run(options: Namespace) -> None:
     ]
     if threshold is not None:
         _say_who_is_nobody(queries.names, found, nobody, threshold, options.sheet_rows)
+        if options.threshold is None and gallery.cameras and (said := gallery.cameras.caution()):
+            print(said)
     if folder and not opens:
         print(
             f"Gallery images are not drawn: {visible(folder)}, which the index names, is neither "
@@ -132,25 +139,46 @@ def run(options: Namespace) -> None:
         print(f"Contact sheet of {len(drawn)}: {sheet}")
 
 
-def _describe(gallery: Gallery, paths: Sequence[str], pairs: Sequence[str]) -> Queries:
+def _describe(gallery: Gallery, options: Namespace) -> Queries:
+    paths, said = find_queries(options.queries)
     if not gallery.header.config:
         raise SearchError("the index was made of features, without a network; ask by a .npy file")
-    describer = Describer(restored_config(gallery.header.config, pairs))
+    cameras = _known_cameras(gallery, said, paths, options.camera)
+    describer = Describer(restored_config(gallery.header.config, options.opts))
     check_network(gallery.header, describer.probe())
     features, _ = describer.describe(paths)
-    rows = comparable(features, gallery.header.metric)
-    return Queries(paths, rows, [[path] for path in paths])
+    return Queries(paths, _comparable(gallery, features, cameras), [[path] for path in paths])
 
 
-def _read_features(gallery: Gallery, path: Path) -> Queries:
+def _known_cameras(
+    gallery: Gallery, cameras: Sequence[str], images: Sequence[str], given: str
+) -> Sequence[str]:
+    if gallery.cameras is None:
+        return cameras
+    cameras = complete_cameras(cameras, images, given)
+    gallery.cameras.check_known(cameras, images)
+    return cameras
+
+
+def _comparable(gallery: Gallery, features: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
+    """Features as the index compares its own."""
+    metric, own = gallery.header.metric, gallery.cameras
+    if own is None:
+        return comparable(features, metric)
+    return comparable(standardize(features, cameras, own.statistics), metric, may_be_zero=True)
+
+
+def _read_features(gallery: Gallery, path: Path, camera: str) -> Queries:
     vectors = NpyVectors([path])
     if vectors.shape[1] != gallery.index.d:
         raise SearchError(
             f"{path} has features of {vectors.shape[1]} values and the index of {gallery.index.d}; "
             "take those of the network that the index was made by"
         )
-    features = comparable(np.concatenate(list(vectors.blocks())), gallery.header.metric)
-    return Queries([str(number) for number in range(len(features))], features, [])
+    features = np.concatenate(list(vectors.blocks()))
+    names = [str(number) for number in range(len(features))]
+    cameras = _known_cameras(gallery, [""] * len(names), names, camera)
+    return Queries(names, _comparable(gallery, features, cameras), [])
 
 
 def is_near(folder: str, index: Path) -> bool:

@@ -12,8 +12,9 @@ import torch
 from metabin_plugin.data.build import build_nonempty_dataset
 from metabin_plugin.evaluation import Images
 from metabin_plugin.operating_points import Proposal, propose_threshold
+from metabin_plugin.search.cameras import standardize
 from metabin_plugin.search.faults import SearchError, load_faiss
-from metabin_plugin.search.features import Describer, restored_config
+from metabin_plugin.search.features import Describer, cameras_of, restored_config
 from metabin_plugin.search.index_file import Gallery, check_network, read_gallery, write_gallery
 from metabin_plugin.text import shown
 
@@ -39,9 +40,13 @@ def run(options: Namespace) -> None:
             "--threshold"
         )
     dataset = build_nonempty_dataset(options.dataset, ["query", "gallery"], key="--dataset")
+    sides = dataset.query, dataset.gallery
+    cameras = [_cameras_of(gallery, options.dataset, dataset, side) for side in sides]
     describer = Describer(restored_config(gallery.header.config, options.opts))
     check_network(gallery.header, describer.probe())
-    query, entries = (_images(describer, side) for side in (dataset.query, dataset.gallery))
+    query, entries = (
+        _images(gallery, describer, side, own) for side, own in zip(sides, cameras, strict=True)
+    )
     found = propose_threshold(
         query,
         entries,
@@ -58,14 +63,31 @@ def run(options: Namespace) -> None:
         )
     said = _in_words(found, rate, options)
     header = replace(gallery.header, threshold=found.threshold, calibration=said)
-    write_gallery(options.index, replace(gallery, header=header))
+    own = gallery.cameras and replace(gallery.cameras, calibrated=gallery.cameras.statistics)
+    write_gallery(options.index, replace(gallery, header=header, cameras=own))
     print(said)
     _report(gallery, found, rate)
     print(f"Written into {options.index}; `query` says nobody where no image is nearer")
 
 
-def _images(describer: Describer, items: Any) -> Images:
+def _cameras_of(gallery: Gallery, name: str, dataset: Any, items: Any) -> list[str]:
+    """The cameras of images that are to be compared as an index by camera compares its own."""
+    if gallery.cameras is None:
+        return []
+    paths, cameras = cameras_of(name, dataset, items)
+    if not all(cameras):
+        raise SearchError(
+            f"the index is by camera, and {shown(name)} has no cameras; give a manifest of its "
+            "cameras' images"
+        )
+    gallery.cameras.check_known(cameras, paths)
+    return cameras
+
+
+def _images(gallery: Gallery, describer: Describer, items: Any, of_items: list[str]) -> Images:
     features, _ = describer.describe([item[0] for item in items])
+    if gallery.cameras is not None:
+        features = standardize(features, of_items, gallery.cameras.statistics)
     identities, cameras = np.array([item[1:3] for item in items]).T
     return Images(torch.from_numpy(features), identities, cameras)
 

@@ -89,6 +89,11 @@ class Row(NamedTuple):
     subset: str
 
     @property
+    def camera(self) -> str:
+        """Name of the camera, in front of it the domain's if there is one, which it is within."""
+        return f"{self.domain}/{self.camid}" if self.domain else self.camid
+
+    @property
     def is_distractor(self) -> bool:
         """Whether it shows nobody who is asked for, and so is in the gallery only."""
         return is_distractor(self.pid, self.path)

@@ -171,6 +171,12 @@ def build_index(vectors: Vectors, plan: Plan, metric: str, *, gpu: bool = False)
     return index
 
 
+def flat_rows(index: Any) -> np.ndarray:
+    """The rows of a flat index (N, D), float32: its own memory, valid as long as it is."""
+    pointer, shape = index.get_xb(), (index.ntotal, index.d)
+    return load_faiss().rev_swig_ptr(pointer, math.prod(shape)).reshape(shape)
+
+
 def add_vectors(index: Any, vectors: Vectors) -> None:
     """Add entries behind those of a trained index; lists and codes stay as they were learned.
 

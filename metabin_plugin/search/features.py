@@ -118,7 +118,7 @@ def _coloured_blocks() -> Image.Image:
     return Image.fromarray(pixels).resize((64, 128), Image.Resampling.BILINEAR)
 
 
-def find_gallery(name: str) -> tuple[str, list[str]]:
+def find_gallery(name: str) -> tuple[str, list[str], list[str]]:
     """The images of a gallery.
 
     Args:
@@ -126,30 +126,59 @@ def find_gallery(name: str) -> tuple[str, list[str]]:
             taken, or all if there are none; or a registered data set, of which its gallery is.
 
     Returns:
-        A folder, and the paths of the images relative to it, each once; absolute ones where the
-        images are on several drives.
+        A folder; the paths of the images relative to it, each once, or absolute ones where the
+        images are on several drives; and the camera of each image, none where they are not known.
+        A manifest names cameras, a data set numbers them.
 
     Raises:
         SearchError: the folder holds no image.
         DatasetError: there is no such data set, or its files are not there.
     """
     if os.path.isdir(name):
-        return os.path.abspath(name), find_images(name)
+        return os.path.abspath(name), find_images(name), []
     if is_manifest(name):
-        path = Path(name) if os.path.exists(name) else Path(datasets_root(), name)
-        rows = read_rows(path)
-        rows = [row for row in rows if row.subset == "gallery"] or rows
-        paths = [row.path for row in rows]
+        found = _manifest_images(name, "gallery")
     else:
         dataset = build_nonempty_dataset(name, ["gallery"], key="--gallery")
-        paths = [item[0] for item in dataset.gallery]
-    paths = [_absolute(path) for path in dict.fromkeys(paths)]
+        found = dict(zip(*cameras_of(name, dataset, dataset.gallery), strict=True))
+    cameras = list(found.values())
+    cameras = cameras if all(cameras) else []
+    paths = [_absolute(path) for path in found]
     folders = {os.path.dirname(path) for path in paths}
     try:
         folder = os.path.commonpath(folders)
     except ValueError:
-        return min(folders), paths
-    return folder, [os.path.relpath(path, folder) for path in paths]
+        return min(folders), paths, cameras
+    return folder, [os.path.relpath(path, folder) for path in paths], cameras
+
+
+def _manifest_images(name: str, subset: str) -> dict[str, str]:
+    """Paths and cameras of a manifest's images of a subset, or of all if it has none of it."""
+    path = Path(name) if os.path.exists(name) else Path(datasets_root(), name)
+    rows = read_rows(path)
+    rows = [row for row in rows if row.subset == subset] or rows
+    return {row.path: row.camera for row in rows}
+
+
+def cameras_of(
+    name: str, dataset: Any, items: Sequence[Sequence[Any]]
+) -> tuple[list[str], list[str]]:
+    """The paths and the cameras of a data set's images.
+
+    Args:
+        name: of the data set, or of a manifest, which says what the cameras are called.
+        dataset: what it was built to.
+        items: paths, identities and numbers of cameras.
+
+    Returns:
+        A path and the name of a camera for each image, "" where the data set has none.
+    """
+    paths = [item[0] for item in items]
+    if is_manifest(name):
+        called = {row.path: row.camera for row in read_rows(dataset.file)}
+        return paths, [called[path] for path in paths]
+    has_cameras = getattr(dataset, "has_cameras", True)
+    return paths, [str(item[2]) if has_cameras else "" for item in items]
 
 
 def _absolute(path: str) -> str:
@@ -160,21 +189,31 @@ def _absolute(path: str) -> str:
     return os.path.abspath(path)
 
 
-def find_queries(names: Sequence[str]) -> list[str]:
-    """The images that are asked for: files as given, folders with all images below them.
+def find_queries(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The images that are asked for.
+
+    Args:
+        names: files; folders, with all images below them; or manifests, of which the rows of subset
+            ``query`` are taken, or all if there are none.
+
+    Returns:
+        The paths, and the camera of each image; "" where no manifest says it.
 
     Raises:
         SearchError: there is no such file, or a folder holds no image.
+        DatasetError: a manifest cannot be used.
     """
-    paths = []
+    found: list[tuple[str, str]] = []
     for name in names:
         if os.path.isdir(name):
-            paths += [os.path.join(name, path) for path in find_images(name)]
-        elif os.path.isfile(name):
-            paths.append(name)
-        else:
+            found += [(os.path.join(name, path), "") for path in find_images(name)]
+        elif not os.path.isfile(name):
             raise SearchError(f"there is no image or folder {shown(name)}; correct its path")
-    return paths
+        elif is_manifest(name):
+            found += _manifest_images(name, "query").items()
+        else:
+            found.append((name, ""))
+    return [path for path, _ in found], [camera for _, camera in found]
 
 
 def find_images(folder: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 A line of its own; three times the length of a part (8 bytes, little endian) and the part: the
 header and the sizes of the index as JSON, and the table of names; the arrays of the index; and a
-CRC-32 of all that (4 bytes). Version 2 has the names as JSON, too.
+CRC-32 of all that (4 bytes). An index by camera, version 4, has two more parts behind the names:
+the names of its cameras as JSON, and their numbers and statistics. Version 2 has the names as JSON,
+too.
 
 A file may come from anyone: it runs no code, it opens no other file, and all that it says of itself
 is checked. Faiss's own reader opens other files that a file names, allocates what a length says,
@@ -27,12 +29,14 @@ from typing import Any, BinaryIO, overload
 import numpy as np
 
 from metabin_plugin.files import open_regular, reason
+from metabin_plugin.search.cameras import Cameras, Moments, Statistics
 from metabin_plugin.search.engine import CODES, KINDS, METRICS, measure_of
 from metabin_plugin.search.faults import SearchError, load_faiss, write_file
 from metabin_plugin.search.vectors import ROWS
 from metabin_plugin.text import shown
 
 MAGIC = b"metabin-search 3\n"
+BY_CAMERA = b"metabin-search 4\n"
 NAMES_AS_JSON = b"metabin-search 2\n"
 _FORMER = b"metabin-search 1\n"
 _CRC_BYTES = 4
@@ -42,6 +46,7 @@ _CHUNK = 1 << 20
 _TOLERANCE = 0.02
 _OTHER_COUNT = "it has not one name for each of its rows"
 _FLOAT, _NUMBER, _BYTE = np.dtype("<f4"), np.dtype("<i8"), np.dtype("u1")
+_PLACE, _DOUBLE = np.dtype("<i4"), np.dtype("<f8")
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,15 @@ class Gallery:
     Attributes:
         header: what it describes.
         names: of each row: the path of an image, relative to ``header.folder``, or any identifier.
-        index: the Faiss index.
+        index: the Faiss index. By camera it holds features as the network gave them, which are not
+            to be searched before ``cameras.make_comparable``.
+        cameras: of an index by camera; else None.
     """
 
     header: Header
     names: Sequence[str]
     index: Any
+    cameras: Cameras | None = None
 
     def path(self, row: int, folder: str = "") -> str:
         """Path of a row's image, or its name where it has none.
@@ -162,7 +170,7 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
             crc = zlib.crc32(data, crc)
             file.write(data)
 
-        put(MAGIC)
+        put(MAGIC if gallery.cameras is None else BY_CAMERA)
         layout = asdict(Layout.of(gallery.index))
         for part in (asdict(gallery.header), layout):
             text = json.dumps(part).encode()
@@ -172,6 +180,10 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
         put(names.size.to_bytes(_LENGTH_BYTES, "little"))
         put(names.starts.astype(_NUMBER, copy=False).data)
         put(names.text)
+        if gallery.cameras is not None:
+            for data in _bytes_of(gallery.cameras):
+                put(len(data).to_bytes(_LENGTH_BYTES, "little"))
+                put(data)
         write_index(gallery.index, put)
         file.write(crc.to_bytes(_CRC_BYTES, "little"))
 
@@ -188,7 +200,7 @@ def read_gallery(path: Path) -> Gallery:
         with open_regular(path) as file:
             start = _verify(file, path)
             file.seek(len(start))
-            return _read_parts(file, _json_names if start == NAMES_AS_JSON else _table_of_names)
+            return _read_parts(file, start)
     except OSError as error:
         raise SearchError(
             f"{path} cannot be read ({reason(error)}); give the file that `index` wrote"
@@ -333,7 +345,7 @@ def _verify(file: BinaryIO, path: Path) -> bytes:
     start = file.read(len(MAGIC))
     if start == _FORMER:
         raise SearchError(f"{path} was written by a former version; index the gallery anew")
-    if start not in (MAGIC, NAMES_AS_JSON):
+    if start not in (MAGIC, NAMES_AS_JSON, BY_CAMERA):
         raise SearchError(f"{path} is no index of this tool; give the file that `index` wrote")
     crc, last = zlib.crc32(start), b""
     while chunk := file.read(_CHUNK):
@@ -344,16 +356,69 @@ def _verify(file: BinaryIO, path: Path) -> bytes:
     return start
 
 
-def _read_parts(file: BinaryIO, read_names: Callable[[BinaryIO, int], Names]) -> Gallery:
+def _read_parts(file: BinaryIO, version: bytes) -> Gallery:
     header, layout = Header(**_json(file)), Layout.checked(_json(file))
+    read_names = _json_names if version == NAMES_AS_JSON else _table_of_names
     names = read_names(file, layout.count)
+    cameras = _read_cameras(file, layout) if version == BY_CAMERA else None
     left = os.fstat(file.fileno()).st_size - file.tell() - _CRC_BYTES
     if layout.size != left:
         raise ValueError(f"its index takes {layout.size:,} bytes, and it has {left:,}")
     _check_header(header, layout)
     if header.folder:
         _check_paths(names)
-    return Gallery(header, names, _read_index(file, layout, header.metric))
+    return Gallery(header, names, _read_index(file, layout, header.metric), cameras)
+
+
+def _bytes_of(cameras: Cameras) -> Iterator[bytes]:
+    """The parts of an index's cameras: names, and numbers and statistics."""
+    kept = [some for some in (cameras.statistics, cameras.calibrated) if some is not None]
+    yield json.dumps([list(some) for some in kept]).encode()
+    arrays = [cameras.places.astype(_PLACE)]
+    for some in kept:
+        counts, means, squares = zip(*some.values(), strict=True)
+        arrays += [np.array(counts, _NUMBER), np.array(means, _DOUBLE), np.array(squares, _DOUBLE)]
+    yield b"".join(array.tobytes() for array in arrays)
+
+
+def _read_cameras(file: BinaryIO, layout: Layout) -> Cameras:
+    tables = _json(file)
+    if layout.kind != "flat":
+        raise ValueError("it is by camera, but not flat")
+    if not isinstance(tables, list) or not 1 <= len(tables) <= 2:
+        raise ValueError("it has not one or two lists of cameras")
+    for names in tables:
+        if not isinstance(names, list) or not names or not all(map(_is_text, names)):
+            raise ValueError("its cameras are not a list of texts")
+        if len(set(names)) < len(names):
+            raise ValueError("a camera in it is there twice")
+    own = _NUMBER.itemsize + 2 * layout.dimension * _DOUBLE.itemsize
+    size = layout.count * _PLACE.itemsize + sum(map(len, tables)) * own
+    if _length(file) != size:
+        raise ValueError("the statistics of its cameras have another length")
+    places = np.frombuffer(file.read(layout.count * _PLACE.itemsize), _PLACE)
+    if places.min() < 0 or places.max() >= len(tables[0]):
+        raise ValueError("a row in it is of no camera")
+    statistics, *calibrated = (_read_statistics(file, names, layout.dimension) for names in tables)
+    counts = np.bincount(places, minlength=len(statistics))
+    if counts.tolist() != [moments.number for moments in statistics.values()]:
+        raise ValueError("its cameras have other numbers of rows")
+    return Cameras(places, statistics, *calibrated)
+
+
+def _read_statistics(file: BinaryIO, names: Sequence[str], dimension: int) -> Statistics:
+    counts = np.frombuffer(file.read(len(names) * _NUMBER.itemsize), _NUMBER)
+    size = len(names) * dimension * _DOUBLE.itemsize
+    means, squares = (
+        np.frombuffer(file.read(size), _DOUBLE).reshape(-1, dimension) for _ in range(2)
+    )
+    # Those of float32 features; the comparisons are false of what is no number.
+    largest = float(np.finfo(_FLOAT).max)
+    fits = (np.abs(means) <= largest) & (squares >= 0) & (squares <= counts[:, None] * largest**2)
+    if counts.min() < 1 or not fits.all():
+        raise ValueError("the statistics of its cameras are none")
+    kept = zip(counts.tolist(), means, squares, strict=True)
+    return {name: Moments(*moments) for name, moments in zip(names, kept, strict=True)}
 
 
 def _json(file: BinaryIO) -> Any:

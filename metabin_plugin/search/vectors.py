@@ -112,19 +112,23 @@ class Comparable:
             start += len(block)
 
 
-def comparable(rows: np.ndarray, metric: str, first: int = 0) -> np.ndarray:
+def comparable(
+    rows: np.ndarray, metric: str, first: int = 0, *, may_be_zero: bool = False
+) -> np.ndarray:
     """Rows as an index compares them, changed in place: of length 1 for "cosine".
 
     Args:
         rows: float32 (N, D).
         metric: "cosine" or "euclidean".
         first: number of the first row, for the error text.
+        may_be_zero: whether a row of zeros stays one, at distance 1 from all others, as evaluation
+            has it. Of features as a network gives them it is a fault.
 
     Raises:
         SearchError: a row is not finite, or is zero where directions are compared.
     """
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    bad = ~np.isfinite(lengths) | ((lengths == 0) & (metric == "cosine"))
+    bad = ~np.isfinite(lengths) | ((lengths == 0) & (metric == "cosine") & (not may_be_zero))
     if bad.any():
         number = first + int(np.flatnonzero(bad)[0])
         raise SearchError(
@@ -132,7 +136,7 @@ def comparable(rows: np.ndarray, metric: str, first: int = 0) -> np.ndarray:
             "network's weights, or at the file of features"
         )
     if metric == "cosine":
-        rows /= lengths
+        np.divide(rows, lengths, out=rows, where=lengths > 0)
     return rows
 
 

@@ -131,7 +131,7 @@ def run(words: tuple[str, ...], folder: Path, settings: dict[str, str]) -> str:
     """Run a Python script as in a process of its own, in milliseconds instead of seconds.
 
     Args:
-        words: ``python``, the script or ``-m`` and a module, and arguments.
+        words: ``python``, the script or ``-m`` and a module, and arguments; or ``metabin`` and its.
         folder: where to run it.
         settings: environment variables.
 
@@ -141,6 +141,8 @@ def run(words: tuple[str, ...], folder: Path, settings: dict[str, str]) -> str:
     Raises:
         AssertionError: its exit status is not 0; with what it printed.
     """
+    if words[0] == "metabin":
+        words = ("python", "-m", "metabin_plugin.cli.main", *words[1:])
     assert words[0] == "python", words
     is_demo = words[1] == "tools/demo.py"
     before = fork_the_commands_of_the_demo if is_demo else None

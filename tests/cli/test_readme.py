@@ -111,6 +111,10 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
         r"metabin (manifest|check|train|eval|index|query|export) .*shop\.",
         Elsewhere(f"{WHEEL}::test_photographs_become_a_network_that_finds_people"),
     ),
+    (r"metabin index .*gallery\.index", Run(tiny, ("gallery.index",))),
+    # The first that tiny data can tell from 0.
+    (r"metabin threshold", Run(words("--false-match-rate", "0.1"), ("gallery.index",))),
+    (r"metabin query gallery\.index", Run(words(), ("found.csv", "found.png"))),
     (r"metabin train", Elsewhere(f"{WHEEL}::test_a_recipe_is_trained_by_its_name")),
     (r"python tools/.*\bshop\.(csv|yml|index|onnx)", Elsewhere(NEWCOMER)),
     (r"torchrun .*tools/train_net\.py", Elsewhere(TORCHRUN)),
@@ -142,6 +146,8 @@ TABLE: list[tuple[str, Run | Elsewhere | Installation]] = [
     (r"python tools/check_datasets\.py --config-file", Run(tiny, is_slow=False)),
     (r"python tools/check_datasets\.py --datasets", Run(words())),
     (r"python tools/export_onnx\.py", Run(tiny, ("model.onnx",))),
+    (r"python tools/search\.py index .*site\.index", Run(tiny, ("site.index",))),
+    (r"python tools/search\.py add site\.index", Run(words(), ("site.index",))),
     (r"python tools/search\.py index", Run(tiny, ("photos.index",))),
     (r"python tools/search\.py query .*--one-person", Run(words(), ("found.json", "found.png"))),
     (r"python tools/search\.py query", Run(words(), ("found.csv", "found.png"))),
@@ -219,6 +225,10 @@ MADE_BY: Mapping[str, str] = {
         f"--gallery {name} --output {name}.index MODEL.WEIGHTS {METABIN}"
         for name in ("north", "south")
     },
+    "gallery.index": "metabin index --config-file configs/MetaBIN.yml --gallery photos "
+    f"--output gallery.index MODEL.WEIGHTS {METABIN}",
+    "site.index": "python tools/search.py index --by-camera --config-file configs/MetaBIN.yml "
+    f"--gallery site.csv --output site.index MODEL.WEIGHTS {METABIN}",
     "authors.pth": f"python tools/convert_weights.py {METABIN} authors.pth --to authors",
     "datasets/demo": "python tools/make_demo_data.py --output datasets/demo",
 }
@@ -247,6 +257,12 @@ class Supplies:
                 self._make(name)
             elif name in ("more", "north", "south", "person/"):
                 self._photograph(self.folder / name)
+            elif name == "calibration.csv":
+                write_manifest(self.folder, "calibration", seed=8, subset="test")
+            elif name == "site.csv":
+                site = write_manifest(self.folder, "site", seed=9, subset="test")
+                text = re.sub(r",0,(?=gallery|query)", ",gate,", site.read_text("utf-8"))
+                site.write_text(text.replace(",1,gallery", ",yard,gallery"), "utf-8")
             elif name in ("photos", "person.jpg"):
                 self._photograph(self.folder / "photos")
                 shutil.copy(self.folder / "photos" / "0_0.png", self.folder / "person.jpg")

@@ -203,7 +203,7 @@ def test_what_cannot_be_changed_is_refused_and_stays(tmp_path: Path) -> None:
         ("has 2 lines for 40 features", [*add, "--features", str(second), *ids]),
         ("without a network; add --features", [*add, "--gallery", str(tmp_path)]),
         ("come without a network", [*add, "--features", str(second), "--skip-unreadable"]),
-        ("--ids belong to --features", [*add, "--gallery", str(tmp_path), *ids]),
+        ("--ids and --cameras belong to --features", [*add, "--gallery", str(tmp_path), *ids]),
         ("nothing is named", remove),
         ("nothing is named", [*remove, "--list", str(tmp_path / "empty.txt")]),
         ("has no '40'; correct it", [*remove, "3", "40"]),
@@ -403,7 +403,9 @@ def killed_at(event: int, words: list[str], folder: str) -> None:
     execute(words)
 
 
-@pytest.mark.parametrize("what", [pytest.param("images", marks=pytest.mark.slow), "features"])
+@pytest.mark.parametrize(
+    "what", [pytest.param("images", marks=pytest.mark.slow), "features", "features by camera"]
+)
 def test_an_add_that_is_killed_loses_nothing(photos: Path, tmp_path: Path, what: str) -> None:
     start, index = tmp_path / "start.index", tmp_path / "work" / "g.index"
     index.parent.mkdir()
@@ -411,6 +413,11 @@ def test_an_add_that_is_killed_loses_nothing(photos: Path, tmp_path: Path, what:
     if what == "images":
         index_images(photos / "north", start)
         more = ["--gallery", str(photos / "south")]
+    elif what == "features by camera":
+        (tmp_path / "cameras.txt").write_text("gate\nyard\n" * 20)
+        cameras = ["--cameras", str(tmp_path / "cameras.txt")]
+        index_features(first, start, "flat", "--by-camera", *cameras)
+        more = ["--features", str(second), *cameras]
     else:
         index_features(first, start, "ivf", "--lists", "2", "--probes", "2")
         more = ["--features", str(second)]

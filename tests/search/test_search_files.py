@@ -56,17 +56,17 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
 
 def test_queries_are_files_and_folders(tmp_path: Path) -> None:
     one, *others = write_images(tmp_path, "one.png", "more/2.png", "more/1.png")
-    assert find_queries([one, str(tmp_path / "more")]) == [one, *sorted(others)]
+    assert find_queries([one, str(tmp_path / "more")]) == ([one, *sorted(others)], [""] * 3)
     with pytest.raises(SearchError, match=r"no image or folder .*absent.png"):
         find_queries([one, str(tmp_path / "absent.png")])
 
 
 def test_a_manifest_gives_its_gallery_or_all(tmp_path: Path) -> None:
     target = write_manifest(tmp_path, "target", 0, identities=3, images=2, subset="test")
-    folder, names = find_gallery(str(target))
+    folder, names, _ = find_gallery(str(target))
     assert folder == str(tmp_path / "target") and names == ["0_1.png", "1_1.png", "2_1.png"]
     source = write_manifest(tmp_path, "source", 0, identities=3, images=2)
-    folder, names = find_gallery(str(source))
+    folder, names, _ = find_gallery(str(source))
     assert len(names) == 6 and all(os.path.isfile(os.path.join(folder, name)) for name in names)
 
 
@@ -80,6 +80,7 @@ def test_a_manifest_in_a_linked_folder_gives_its_gallery(tmp_path: Path) -> None
     assert find_gallery(str(tmp_path / "out" / "own.csv")) == (
         str(tmp_path / "disk" / "photos" / "a"),
         ["1.png"],
+        ["1"],
     )
 
 
@@ -87,13 +88,14 @@ def test_a_gallery_on_several_drives_has_absolute_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = write_manifest(tmp_path, "target", 0, identities=3, images=2)
-    folder, names = find_gallery(str(target))
+    folder, names, cameras = find_gallery(str(target))
 
     def refuse(paths: object) -> str:
         raise ValueError("Paths don't have the same drive")
 
     monkeypatch.setattr("metabin_plugin.search.features.os.path.commonpath", refuse)
-    assert find_gallery(str(target)) == (folder, [os.path.join(folder, name) for name in names])
+    paths = [os.path.join(folder, name) for name in names]
+    assert find_gallery(str(target)) == (folder, paths, cameras)
 
 
 def test_a_gallery_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"metabin-search 1\n")
     with pytest.raises(SearchError, match="a former version; index the gallery anew"):
         read_gallery(path)
-    for content in (b"", b"PK\x03\x04", b"metabin-search 4\n"):
+    for content in (b"", b"PK\x03\x04", b"metabin-search 5\n"):
         path.write_bytes(content)
         with pytest.raises(SearchError, match="is no index of this tool"):
             read_gallery(path)
