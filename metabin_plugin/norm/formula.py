@@ -93,9 +93,10 @@ def mixed_affine(
     """Scale and shift (N, C) with which ``scale * x + shift`` is Eq. 1."""
     gate, weight, bias, instance_weight, instance_bias = parameters
     batch_scale = gate * weight * torch.rsqrt(batch.var + eps)
-    scale = batch_scale + (1 - gate) * instance_weight * torch.rsqrt(var + eps)
-    biases = gate * bias + (1 - gate) * instance_bias
-    return scale, batch_scale * (mean - batch.mean) + biases - scale * mean
+    instance_scale = (1 - gate) * instance_weight * torch.rsqrt(var + eps)
+    of_channel = gate * bias + (1 - gate) * instance_bias - batch_scale * batch.mean
+    shift = torch.addcmul(of_channel, instance_scale, mean, value=-1)
+    return batch_scale + instance_scale, shift
 
 
 def mixed_affine_gradient(
@@ -110,7 +111,7 @@ def mixed_affine_gradient(
     size: int,
     training: bool,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
-    """Gradient of :func:`mixed_affine`: the chain rule on ``scale * (x - mean) + offset``.
+    """Gradient of Eq. 1 by the map and by the parameters.
 
     Args:
         total: sums over height and width of the incoming gradient (N, C).
@@ -131,30 +132,27 @@ def mixed_affine_gradient(
     batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
     batch_scale = gate * weight * batch_factor
     instance_scale = (1 - gate) * instance_weight * factor
-    from_batch_mean = mean - batch.mean
-    # Derivatives by the scales of both halves; that of the instance half is per sample.
-    d_batch_scale = (products + total * from_batch_mean).sum(0)
-    d_instance_scale = (factor * products).sum(0)
-    d_bias = total.sum(0)
-
-    # The offset has the batch scale times the mean; both scales have x around the mean.
-    d_mean = -instance_scale * total
-    d_var = factor.square() * instance_scale * products / -2
-    if training:
-        d_batch_mean = -batch_scale * d_bias
-        d_batch_var = batch_factor.square() * batch_scale * d_batch_scale / -2
-        d_mean = d_mean + (d_batch_mean + 2 * d_batch_var * from_batch_mean) / batch.samples
-        d_var = d_var + d_batch_var / batch.samples
-    slope = d_var * (2 / size)
-    d_gate = weight * batch_factor * d_batch_scale - instance_weight * d_instance_scale
+    # Sums of the gradient times the map as each half normalizes it; those of instances are theirs.
+    of_instance = factor * products
+    of_batch = batch_factor * torch.addcmul(products, total, mean - batch.mean).sum(0)
+    d_scale, d_bias = of_instance.sum(0), total.sum(0)
     d_parameters = Parameters(
-        gate=d_gate + (bias - instance_bias) * d_bias,
-        weight=gate * batch_factor * d_batch_scale,
+        gate=weight * of_batch - instance_weight * d_scale + (bias - instance_bias) * d_bias,
+        weight=gate * of_batch,
         bias=gate * d_bias,
-        instance_weight=(1 - gate) * d_instance_scale,
+        instance_weight=(1 - gate) * d_scale,
         instance_bias=(1 - gate) * d_bias,
     )
-    return (batch_scale + instance_scale, slope, d_mean / size - slope * mean), d_parameters
+    # A half gives x its scale times (gradient - mean of gradient - (x - mean) * some slope); with
+    # fixed statistics, its scale times the gradient.
+    b = instance_scale * factor * of_instance / -size
+    c = torch.addcmul(-instance_scale * total / size, b, mean, value=-1)
+    if training:
+        count = size * batch.samples
+        slope = batch_scale * batch_factor * of_batch / -count
+        b = b + slope
+        c = c - (batch_scale * d_bias / count + slope * batch.mean)
+    return (batch_scale + instance_scale, b, c), d_parameters
 
 
 def plain_batch_instance_norm(
