@@ -66,14 +66,23 @@ def instance_statistics(x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tenso
     return mean if keepdim else mean[:, :, 0, 0], var
 
 
-def batch_statistics(mean: Tensor, var: Tensor, synchronize: bool = False) -> BatchStatistics:
-    """Batch statistics from instance statistics, without another pass over the feature map.
+def batch_statistics(
+    mean: Tensor,
+    var: Tensor,
+    running: tuple[Tensor, Tensor] | None = None,
+    synchronize: bool = False,
+) -> BatchStatistics:
+    """What the batch half is normalized with, without another pass over the feature map.
 
-    The batch mean is the mean of the instance means, and the batch variance is the mean of the
-    instance variances plus the variance of the instance means. No difference of squares is taken:
-    large means do not cancel. ``synchronize`` takes the batches of all processes for one, whose
-    statistics follow from theirs in the same way, weighted by their samples.
+    It is ``running``, where that is given. Else the batch mean is the mean of the instance means,
+    and the batch variance is the mean of the instance variances plus the variance of the instance
+    means. No difference of squares is taken: large means do not cancel. ``synchronize`` takes the
+    batches of all processes for one, whose statistics follow from theirs in the same way, weighted
+    by their samples.
     """
+    if running is not None:
+        running_mean, running_var = (r.to(mean.dtype) for r in running)
+        return BatchStatistics(running_mean, running_var, len(mean))
     batch_mean = mean.mean(dim=0)
     between = (mean - batch_mean).square().mean(dim=0)
     own = BatchStatistics(batch_mean, var.mean(dim=0) + between, len(mean))
@@ -91,7 +100,7 @@ def mixed_affine(
     parameters: Parameters, batch: BatchStatistics, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Scale and shift (N, C) with which ``scale * x + shift`` is Eq. 1."""
-    gate, weight, bias, instance_weight, instance_bias = parameters
+    gate, weight, bias, instance_weight, instance_bias = (p.to(mean.dtype) for p in parameters)
     batch_scale = gate * weight * torch.rsqrt(batch.var + eps)
     instance_scale = (1 - gate) * instance_weight * torch.rsqrt(var + eps)
     of_channel = gate * bias + (1 - gate) * instance_bias - batch_scale * batch.mean
@@ -128,7 +137,7 @@ def mixed_affine_gradient(
         a, b and c, each (N, C), with which ``a * gradient + b * x + c`` is the gradient of the map;
         and those of the parameters.
     """
-    gate, weight, bias, instance_weight, instance_bias = parameters
+    gate, weight, bias, instance_weight, instance_bias = (p.to(mean.dtype) for p in parameters)
     batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
     batch_scale = gate * weight * batch_factor
     instance_scale = (1 - gate) * instance_weight * factor
@@ -176,12 +185,7 @@ def plain_batch_instance_norm(
     """
     values = at_least_float32(x)
     mean, var = instance_statistics(values)
-    if running is None:
-        batch = batch_statistics(mean, var, synchronize)
-    else:
-        running_mean, running_var = (r.to(values.dtype) for r in running)
-        batch = BatchStatistics(running_mean, running_var, len(mean))
-    parameters = Parameters(*(p.to(values.dtype) for p in parameters))
+    batch = batch_statistics(mean, var, running, synchronize)
     scale, shift = mixed_affine(parameters, batch, mean, var, eps)
     return torch.addcmul(over_map(shift), values, over_map(scale)).to(x.dtype), batch
 

@@ -51,13 +51,8 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
             y, mean, var = _standardized(x)
         else:
             mean, var = statistics(x)
-        if running is None:
-            batch = batch_statistics(mean, var)
-        else:
-            running_mean, running_var = (r.to(mean.dtype) for r in running)
-            batch = BatchStatistics(running_mean, running_var, len(x))
-        parameters = Parameters(*(p.to(mean.dtype) for p in inputs))
-        scale, shift = mixed_affine(parameters, batch, mean, var, eps)
+        batch = batch_statistics(mean, var, running)
+        scale, shift = mixed_affine(Parameters(*inputs), batch, mean, var, eps)
         if in_place:
             # To write what has just been read is faster than to fill a new map.
             deviation = (var + _EPS).sqrt()
@@ -76,7 +71,7 @@ def _backward(
     with torch.autocast("cpu", enabled=False):
         abc, of_parameters = mixed_affine_gradient(
             *_sums(gradient, x, mean),
-            Parameters(*(p.to(mean.dtype) for p in inputs)),
+            Parameters(*inputs),
             BatchStatistics(batch_mean, batch_var, len(x)),
             mean,
             var,
