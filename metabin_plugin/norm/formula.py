@@ -84,8 +84,9 @@ def batch_statistics(
         running_mean, running_var = (r.to(mean.dtype) for r in running)
         return BatchStatistics(running_mean, running_var, len(mean))
     batch_mean = mean.mean(dim=0)
-    between = (mean - batch_mean).square().mean(dim=0)
-    own = BatchStatistics(batch_mean, var.mean(dim=0) + between, len(mean))
+    centred = mean - batch_mean
+    batch_var = torch.addcmul(var, centred, centred).mean(dim=0)
+    own = BatchStatistics(batch_mean, batch_var, len(mean))
     if not synchronize:
         return own
     shares = gather(torch.cat([own.mean, own.var, mean.new_tensor([own.samples])]))
@@ -154,14 +155,16 @@ def mixed_affine_gradient(
     )
     # A half gives x its scale times (gradient - mean of gradient - (x - mean) * some slope); with
     # fixed statistics, its scale times the gradient.
-    b = instance_scale * factor * of_instance / -size
-    c = torch.addcmul(-instance_scale * total / size, b, mean, value=-1)
+    slope, constant = torch.zeros_like(d_bias), torch.zeros_like(d_bias)
     if training:
         count = size * batch.samples
         slope = batch_scale * batch_factor * of_batch / -count
-        b = b + slope
-        c = c - (batch_scale * d_bias / count + slope * batch.mean)
-    return (batch_scale + instance_scale, b, c), d_parameters
+        constant = batch_scale * d_bias / -count - slope * batch.mean
+    # In place: of many small planes, such values are a good part of the map.
+    b = (instance_scale * factor).mul_(of_instance).div_(-size)
+    c = torch.addcmul(constant, instance_scale, total, value=-1 / size)
+    c.addcmul_(b, mean, value=-1)
+    return (instance_scale.add_(batch_scale), b.add_(slope), c), d_parameters
 
 
 def plain_batch_instance_norm(

@@ -55,8 +55,8 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         scale, shift = mixed_affine(Parameters(*inputs), batch, mean, var, eps)
         if in_place:
             # To write what has just been read is faster than to fill a new map.
-            deviation = (var + _EPS).sqrt()
-            affine(y, scale * deviation, torch.addcmul(shift, scale, mean), into=y)
+            shift.addcmul_(scale, mean)
+            affine(y, scale.mul_((var + _EPS).sqrt_()), shift, into=y)
         else:
             y = affine(x, scale, shift)
     # Copies: later training moves running statistics in place, perhaps before a backward pass.
@@ -91,8 +91,8 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         return _standardized(x)[1:]
     # One pass, and a difference of squares: it cancels less than such a map is rounded.
     total, squares = _sums(x, x, x.new_zeros(x.shape[:2], dtype=torch.float32))
-    mean, squares = total / x[0, 0].numel(), squares / x[0, 0].numel()
-    return mean, torch.addcmul(squares, mean, mean, value=-1).clamp_(min=0)
+    mean, squares = (values.div_(x[0, 0].numel()) for values in (total, squares))
+    return mean, squares.addcmul_(mean, mean, value=-1).clamp_(min=0)
 
 
 def _standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +103,7 @@ def _standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y, mean, inverse = torch.native_group_norm(
         x, one, torch.zeros_like(one), samples, channels, height * width, channels, _EPS
     )
-    return y, mean, (inverse.pow(-2) - _EPS).clamp_(min=0)
+    return y, mean, inverse.pow_(-2).sub_(_EPS).clamp_(min=0)
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, into: Tensor | None = None) -> Tensor:
