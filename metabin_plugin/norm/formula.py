@@ -142,7 +142,7 @@ def mixed_affine_gradient(
     batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
     batch_scale = gate * weight * batch_factor
     instance_scale = (1 - gate) * instance_weight * factor
-    # Sums of the gradient times the map as each half normalizes it; those of instances are theirs.
+    # Sums of the gradient times the map as a half normalizes it: over an instance, over the batch.
     of_instance = factor * products
     of_batch = batch_factor * torch.addcmul(products, total, mean - batch.mean).sum(0)
     d_scale, d_bias = of_instance.sum(0), total.sum(0)
@@ -153,8 +153,8 @@ def mixed_affine_gradient(
         instance_weight=(1 - gate) * d_scale,
         instance_bias=(1 - gate) * d_bias,
     )
-    # A half gives x its scale times (gradient - mean of gradient - (x - mean) * some slope); with
-    # fixed statistics, its scale times the gradient.
+    # The gradient of a half by x is its scale times the gradient; and where its statistics come from
+    # x, minus the mean of that and minus a slope times (x - mean).
     slope, constant = torch.zeros_like(d_bias), torch.zeros_like(d_bias)
     if training:
         count = size * batch.samples
