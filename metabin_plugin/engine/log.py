@@ -34,6 +34,8 @@ _GAP = "  "
 BINS = 20
 # Longest window over which fastreid's writers smooth a scalar.
 WINDOW = 200
+# Mean cosine of features to their domain's centroid from which on they count as parallel.
+_PARALLEL = 0.99
 # How long things took is no result, and differs between two runs that are otherwise the same.
 _TIMES = ("time", "data_time", "eta_seconds")
 
@@ -200,6 +202,40 @@ class GateLog(EventWriter):
             storage.put_histogram(f"gates/{name}", layer, BINS)
         for part, names in network_parts(self._layers).items():
             _put_scalars(storage, part, torch.cat([layers[name] for name in names]))
+
+
+class FeatureWatch(EventWriter):
+    """Warns once where the features of all people have become parallel.
+
+    Triplets of raw features can be met with shorter and shorter features that all point the same
+    way: the triplet loss then stays near its margin, and cosines tell nobody apart. The scatter
+    loss (Eq. 6) is a mean cosine, and shows it.
+
+    Args:
+        unit_triplets: whether the triplets are of unit features already,
+            ``MODEL.LOSSES.TRI.NORM_FEAT``.
+        rate: the step size of the weights, ``SOLVER.BASE_LR``.
+    """
+
+    def __init__(self, unit_triplets: bool, rate: float) -> None:
+        lower = f"lower SOLVER.BASE_LR, {rate!r} now"
+        self._advice = lower if unit_triplets else "set MODEL.LOSSES.TRI.NORM_FEAT True"
+        self._has_warned = False
+
+    def write(self) -> None:
+        """Look at the median of the last iterations."""
+        losses = get_event_storage().histories().get("mtrain_loss_scatter")
+        if losses is None or self._has_warned:
+            return
+        cosine = losses.median(_LINE_WINDOW)
+        if cosine > _PARALLEL:
+            self._has_warned = True
+            logger.warning(
+                "features of different people have become parallel (mtrain_loss_scatter %.4f), so "
+                "that their cosines tell little; %s",
+                cosine,
+                self._advice,
+            )
 
 
 def _put_scalars(storage: EventStorage, part: str, gates: Tensor) -> None:

@@ -42,7 +42,13 @@ from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.finite import finite_base_step
 from metabin_plugin.engine.graph_sampling import GraphHook
 from metabin_plugin.engine.half_precision import check_convolutions_once
-from metabin_plugin.engine.log import GateLog, RunStorage, cut_metrics_file, live_lines
+from metabin_plugin.engine.log import (
+    FeatureWatch,
+    GateLog,
+    RunStorage,
+    cut_metrics_file,
+    live_lines,
+)
 from metabin_plugin.engine.network_options import build_network
 from metabin_plugin.engine.progress import Resumption, optimizer_settings, refuse_other_data
 from metabin_plugin.engine.stop_signals import Stopped, StopSignals
@@ -218,9 +224,10 @@ class MetaBINTrainer(DefaultTrainer):
         return [*own, *fastreids, *live_lines(), self._checkpoints]
 
     def build_writers(self) -> list[Any]:
-        """fastreid's writers of the log, and where there are gates one before them."""
-        gates = gate_parameters(self.model)
-        own = [GateLog(gates)] if gates else []
+        """fastreid's writers of the log, and where there are gates two before them."""
+        gates, solver = gate_parameters(self.model), self.cfg.SOLVER
+        watch = FeatureWatch(self.cfg.MODEL.LOSSES.TRI.NORM_FEAT, solver.BASE_LR)
+        own = [GateLog(gates), watch] if gates else []
         self._writers = [*own, *super().build_writers()]
         return self._writers
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metabin_plugin.compat.training import LossScaler
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.log import BINS, GateLog
+from metabin_plugin.engine.log import BINS, FeatureWatch, GateLog
 from metabin_plugin.norm.gates import THIRDS
 from metabin_plugin.report.gates import gates_of_parts
 from tests.distributed import small_backbone
@@ -167,3 +167,35 @@ def test_gates_are_fetched_once_and_only_for_an_iteration_that_is_written(
         storage.iter = 8
         GateLog(gates).write()
     assert fetched == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("unit_triplets", "advice"),
+    [(False, "set MODEL.LOSSES.TRI.NORM_FEAT True"), (True, "lower SOLVER.BASE_LR, 0.02 now")],
+)
+def test_parallel_features_are_told_once(
+    unit_triplets: bool, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = FeatureWatch(unit_triplets, 0.02)
+    for cosines in ([0.8] * 15 + [0.999] * 5, [0.999] * 20, [1.0] * 20):
+        with EventStorage(0) as storage:
+            for cosine in cosines:
+                storage.put_scalar("mtrain_loss_scatter", cosine)
+            watch.write()
+    (record,) = caplog.records
+    assert "mtrain_loss_scatter 0.9990" in record.message
+    assert record.message.endswith(f"; {advice}")
+
+
+def test_a_training_without_the_scatter_loss_is_not_watched(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with EventStorage(0) as storage:
+        storage.put_scalar("loss_triplet", 0.3)
+        FeatureWatch(False, 0.02).write()
+    assert not caplog.records
+
+
+def test_a_run_is_watched(tmp_path: Path) -> None:
+    writers = short_run(tmp_path).build_writers()
+    assert [type(writer) for writer in writers].count(FeatureWatch) == 1

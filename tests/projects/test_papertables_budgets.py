@@ -26,6 +26,21 @@ def test_a_protocol_is_merged_over_all(tmp_path: Path) -> None:
     assert not budget.covers("supervised/BN")
 
 
+def test_a_row_may_have_more_than_the_others(tmp_path: Path) -> None:
+    text = "dg: {SOLVER: {MAX_EPOCH: 2, IMS_PER_BATCH: 8}}\n"
+    text += "ROWS: {dg/BN: {SOLVER: {MAX_EPOCH: 3}, TEST: {EVAL_PERIOD: 1}}}\n"
+    budget = read_budget(write(tmp_path, text))
+    shared = {"SOLVER.MAX_EPOCH": 2, "SOLVER.IMS_PER_BATCH": 8}
+    assert budget.settings("dg/MetaBIN") == shared
+    assert budget.settings("dg/BN") == {**shared, "SOLVER.MAX_EPOCH": 3, "TEST.EVAL_PERIOD": 1}
+
+
+def test_a_row_keeps_what_makes_it(tmp_path: Path) -> None:
+    text = "dg: {SOLVER.MAX_EPOCH: 1}\nROWS: {dg/BN-MLDG-fixed: {METABIN.HOOKS: 1}}\n"
+    with pytest.raises(ConfigError, match=r"the budget sets METABIN\.HOOKS, which makes row"):
+        read_budget(write(tmp_path, text)).settings("dg/BN-MLDG-fixed")
+
+
 @pytest.mark.parametrize(
     ("row", "key"),
     [
@@ -52,6 +67,8 @@ def test_what_makes_a_row_is_not_overruled(tmp_path: Path, row: str, key: str) -
         ("", "holds no KEY: VALUE mapping"),
         ("dg: [1]", "dg holds no KEY: VALUE mapping"),
         ("dg: {", "cannot be read"),
+        ("dg: {}\nROWS: [1]", "ROWS holds no KEY: VALUE mapping"),
+        ("dg: {}\nROWS: {dg/BN: 2}", "dg/BN holds no KEY: VALUE mapping"),
     ],
 )
 def test_a_malformed_file_is_refused(tmp_path: Path, text: str, sentence: str) -> None:

@@ -221,8 +221,20 @@ def test_a_budget_may_not_change_what_makes_an_arm(project: Path) -> None:
     experiments = Experiments(project, "", {"MODEL.BACKBONE.NORM": "IN"})
     with pytest.raises(ConfigError, match=r"sets MODEL.BACKBONE.NORM, which makes arm 'BN' what"):
         experiments.settings(Run("BN", 1, project))
+    own = Experiments(project, "", {}, {"BN": {"MODEL.BACKBONE.NORM": "IN"}})
+    with pytest.raises(ConfigError, match=r"sets MODEL.BACKBONE.NORM, which makes arm 'BN' what"):
+        own.settings(Run("BN", 1, project))
     # MetaBIN has the norm of configs/MetaBIN.yml, which any budget may change.
     assert experiments.settings(Run("MetaBIN", 1, project))["MODEL.BACKBONE.NORM"] == "IN"
+
+
+def test_an_arm_may_be_longer_than_the_others(project: Path) -> None:
+    arms = {"MetaBIN": {"SOLVER.MAX_EPOCH": 3}}
+    experiments = Experiments(project, "", {"SOLVER.MAX_EPOCH": 2}, arms)
+    lengths = [
+        experiments.settings(Run(arm, 1, project))["SOLVER.MAX_EPOCH"] for arm in ("BN", "MetaBIN")
+    ]
+    assert lengths == [2, 3]
 
 
 BUDGETS = sorted((PROJECT / "budgets").glob("*.yml"))

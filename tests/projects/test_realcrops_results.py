@@ -13,6 +13,7 @@ import pytest
 from metabin_plugin.errors import ConfigError
 from papertables.runs import Record, Run
 from realcrops.results import (
+    BY_CAMERA,
     METRICS,
     POINTS,
     Result,
@@ -71,7 +72,8 @@ def test_headings() -> None:
     text = markdown(RESULTS, TITLES, "About.")
     assert text.startswith("About. Mean ± standard deviation over the seeds, in %.\n\n| mAP")
     assert list(tables()) == ["mAP", "Rank-1"]
-    headings = ["average", *TARGETS, "average − MetaBIN", "CPU seconds", "seeds"]
+    headings = ["average", *TARGETS, "average − MetaBIN", "average by camera"]
+    headings += ["CPU seconds", "seeds"]
     assert tables()["Rank-1"][0] == ["Rank-1", *headings]
 
 
@@ -133,10 +135,18 @@ def test_a_raw_row_has_all_numbers_of_a_run() -> None:
     assert rows[6]["CPU seconds"] == ""
 
 
-def finish(output: Path, arm: str, seed: int, record: Record, text: str | None = None) -> Path:
+def finish(
+    output: Path,
+    arm: str,
+    seed: int,
+    record: Record,
+    text: str | None = None,
+    by_camera: dict[str, float] | None = None,
+) -> Path:
     run = Run(arm, seed, output / arm / f"seed{seed}")
     run.write_record(record)
-    content = {f"DG_{t}": {**{m: float(seed) for m in METRICS}, "std": {}} for t in TARGETS}
+    metrics = {**{m: float(seed) for m in METRICS}, **(by_camera or {})}
+    content = {f"DG_{t}": {**metrics, "std": {}} for t in TARGETS}
     run.results.write_text(json.dumps(content) if text is None else text)
     return run.results
 
@@ -190,6 +200,23 @@ def test_operating_points_are_in_rows_and_a_table_of_their_own(tmp_path: Path) -
         *("MetaBIN", "20.0 ± 14.1", "20.0 ± 0.0", "2.0 ± 1.4", "30.0 ± 0.0", "2"),
     ]
     assert len(table) == 3
+
+
+def test_what_is_standardized_by_camera_has_a_column(tmp_path: Path) -> None:
+    done = Record({}, True, seconds=20.0, cpu_seconds=9.0, place=PLACE)
+    finish(tmp_path, "MetaBIN", 1, done, by_camera={"mAP_by_camera": 40, "Rank-1_by_camera": 30})
+    finish(tmp_path, "MetaBIN", 2, done, by_camera={"mAP_by_camera": 50, "Rank-1_by_camera": 32})
+    # An older run, whose evaluation did not standardize.
+    finish(tmp_path, "MetaBIN", 3, done)
+    finish(tmp_path, "BN", 1, done)
+    results = read_results(tmp_path, ["BN", "MetaBIN"])
+    rows = list(csv.DictReader(io.StringIO(raw_csv(results))))
+    found = [[row[f"average {name}"] for name in BY_CAMERA.values()] for row in rows]
+    assert found == [["", ""], ["40.0000", "30.0000"], ["50.0000", "32.0000"], ["", ""]]
+    tables = markdown(results, TITLES, "About.").split("\n\n")[1:]
+    cells = [[c.strip() for c in t.splitlines()[3].split("|")] for t in tables]
+    assert [line[6] for line in cells] == ["45.0 ± 7.1", "31.0 ± 1.4"]
+    assert {t.splitlines()[2].split("|")[6].strip() for t in tables} == {"-"}
 
 
 def test_operating_points_without_a_figure_are_damaged(tmp_path: Path) -> None:

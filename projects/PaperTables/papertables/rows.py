@@ -7,7 +7,7 @@ the protocol, what the row is trained and tested on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ Settings = dict[str, Any]
 
 ROWS = Path(__file__).resolve().parents[1] / "rows"
 _BASE = "_BASE_"
-_ABOUT, _ALL = "ABOUT", "ALL"
+_ABOUT, _ALL, _ROWS = "ABOUT", "ALL", "ROWS"
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> Settings:
@@ -105,10 +105,12 @@ class Budget:
     Attributes:
         about: one sentence that the tables carry.
         protocols: settings by protocol; a protocol that is not there is not run.
+        rows: settings of single rows, which they have instead of the protocol's.
     """
 
     about: str
     protocols: Mapping[str, Settings]
+    rows: Mapping[str, Settings] = field(default_factory=dict)
 
     def covers(self, row: str) -> bool:
         """Whether the budget has the row's protocol."""
@@ -120,7 +122,7 @@ class Budget:
         Raises:
             ConfigError: it would change a key that makes the row.
         """
-        settings = self.protocols[protocol_of(row)]
+        settings = {**self.protocols[protocol_of(row)], **self.rows.get(row, {})}
         overruled = sorted(own_keys(row) & set(settings))
         if overruled:
             raise ConfigError(
@@ -135,13 +137,15 @@ def read_budget(path: Path) -> Budget:
 
     Args:
         path: a YAML file with a sentence ``ABOUT``, keys of the config below ``ALL``, and for each
-            protocol that can be run (``dg``, ``supervised``) its further keys below its name.
+            protocol that can be run (``dg``, ``supervised``) its further keys below its name; below
+            ``ROWS``, by name, the keys of rows that get more or less than the others.
 
     Raises:
         ConfigError: the file is missing or is something else.
     """
     content = _read_mapping(path)
-    about = content.pop(_ABOUT, "")
+    about, own = content.pop(_ABOUT, ""), content.pop(_ROWS, None)
+    rows = {name: _section(path, name, node) for name, node in _mapping(path, _ROWS, own).items()}
     sections = {name: _section(path, name, node) for name, node in content.items()}
     common = sections.pop(_ALL, {})
     known = {protocol_of(row) for row in row_names()}
@@ -150,7 +154,8 @@ def read_budget(path: Path) -> Budget:
             f"--budget {path} has the sections {', '.join(content) or '(none)'}; beside {_ABOUT} "
             f"and {_ALL} give one or more of {', '.join(sorted(known))}"
         )
-    return Budget(str(about), {name: {**common, **node} for name, node in sections.items()})
+    protocols = {name: {**common, **node} for name, node in sections.items()}
+    return Budget(str(about), protocols, rows)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -164,6 +169,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _section(path: Path, name: str, node: Any) -> Settings:
+    return flat(_mapping(path, name, node))
+
+
+def _mapping(path: Path, name: str, node: Any) -> dict[str, Any]:
     if node is not None and not isinstance(node, dict):
         raise ConfigError(f"--budget {path}: {name} holds no KEY: VALUE mapping; correct it")
-    return flat(node or {})
+    return node or {}

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -59,11 +59,13 @@ class Experiments:
         output: folder of all runs.
         about: a sentence on the budget.
         budget: what is set for every arm.
+        arms: what is set for single arms, instead.
     """
 
     output: Path
     about: str
     budget: Settings
+    arms: Mapping[str, Settings] = field(default_factory=dict)
 
     @classmethod
     def of_budget(cls, name: str, output: Path, weights: Path | None) -> Experiments:
@@ -81,7 +83,7 @@ class Experiments:
         options = dict(budget.protocols[_PROTOCOL])
         if weights is not None:
             options["MODEL.BACKBONE.PRETRAIN_PATH"] = str(weights.resolve())
-        return cls(output, budget.about, options)
+        return cls(output, budget.about, options, budget.rows)
 
     def runs(self, rows: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
         """All arms with the first seed, then with the next."""
@@ -97,7 +99,7 @@ class Experiments:
         """
         arm, common = _settings(_config(run)), _settings(COMMON)
         makes = {key for key, value in arm.items() if key not in common or common[key] != value}
-        overruled = sorted(makes & set(self.budget))
+        overruled = sorted(makes & set(self._options(run)))
         if overruled:
             raise ConfigError(
                 f"the budget sets {', '.join(overruled)}, which makes arm {run.row!r} what it is; "
@@ -115,7 +117,7 @@ class Experiments:
         return Job(str(run), list(map(str, command)), run.log)
 
     def _options(self, run: Run) -> Settings:
-        return {**self.budget, "METABIN.SEED": run.seed}
+        return {**self.budget, **self.arms.get(run.row, {}), "METABIN.SEED": run.seed}
 
 
 def _config(run: Run) -> Path:

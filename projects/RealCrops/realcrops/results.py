@@ -13,12 +13,15 @@ from pathlib import Path
 from tabulate import tabulate
 
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.evaluation import BY_CAMERA_SUFFIX
 from papertables.runs import Record, Run
 from papertables.tables import MISSING, measured
 
 METRICS = ("mAP", "Rank-1", "Rank-5", "Rank-10")
 # Of an evaluation's operating points, with the factor that makes them percent; d' is no share.
 POINTS = {"TMR@FMR=1e-02": 100, "EER": 100, "d_prime": 1, "DIR@FPIR=1e-01": 100}
+# Of an evaluation with METABIN.TEST.CAMERA_STANDARDIZATION.
+BY_CAMERA = {metric: metric + BY_CAMERA_SUFFIX for metric in METRICS[:2]}
 PLACE = ("commit", "torch", "processor")
 REFERENCE = "MetaBIN"
 _AVERAGE = "average"
@@ -31,7 +34,8 @@ class Result:
     Attributes:
         arm: name of the arm.
         seed: its seed.
-        targets: metrics in percent by target; ``POINTS`` too where the run has them.
+        targets: metrics in percent by target; ``POINTS`` and ``BY_CAMERA`` too where the run has
+            them.
         cpu_seconds: how long it computed, evaluation included; None if unknown.
         wall_seconds: how long it took; None if unknown.
         place: commit, PyTorch's version and processor.
@@ -50,10 +54,9 @@ class Result:
             return statistics.fmean(metrics[metric] for metrics in self.targets.values())
         return self.targets[target][metric]
 
-    @property
-    def has_points(self) -> bool:
-        """Whether it has operating points of every target."""
-        return all(set(POINTS) <= set(metrics) for metrics in self.targets.values())
+    def has(self, metric: str) -> bool:
+        """Whether it has a metric of every target."""
+        return all(metric in metrics for metrics in self.targets.values())
 
 
 def read_results(output: Path, arms: Sequence[str]) -> list[Result]:
@@ -80,7 +83,11 @@ def _result(run: Run, record: Record) -> Result:
     try:
         content = json.loads(run.results.read_text(encoding="utf-8"))
         targets = {
-            target.removeprefix("DG_"): {metric: float(values[metric]) for metric in METRICS}
+            target.removeprefix("DG_"): {
+                metric: float(values[metric])
+                for metric in (*METRICS, *BY_CAMERA.values())
+                if metric in METRICS or metric in values
+            }
             for target, values in content.items()
         }
         for target, points in _points(run.results.with_name("operating_points.csv")).items():
@@ -110,15 +117,15 @@ def raw_csv(results: Sequence[Result]) -> str:
     targets = [*_targets(results), _AVERAGE]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = [(target, metric) for target in targets for metric in (*METRICS, *POINTS)]
+    metrics = *METRICS, *POINTS, *BY_CAMERA.values()
+    columns = [(target, metric) for target in targets for metric in metrics]
     names = map(" ".join, columns)
     writer.writerow(["arm", "seed", *names, "CPU seconds", "wall seconds", *PLACE])
     for result in results:
         times = [_rounded(result.cpu_seconds), _rounded(result.wall_seconds)]
         place = [result.place.get(key, "") for key in PLACE]
         row = [
-            f"{result.value(*column):.4f}" if column[1] in METRICS or result.has_points else ""
-            for column in columns
+            f"{result.value(*column):.4f}" if result.has(column[1]) else "" for column in columns
         ]
         writer.writerow([result.arm, result.seed, *row, *times, *place])
     return file.getvalue()
@@ -135,13 +142,14 @@ def markdown(results: Sequence[Result], titles: Mapping[str, str], about: str) -
         about: a sentence above it.
 
     Returns:
-        Markdown: mean ± sample standard deviation over the seeds, in percent; CPU seconds are the
+        Markdown: mean ± sample standard deviation over the seeds, in percent; *by camera* is of
+        features standardized by camera, from the runs that have it; CPU seconds are the
         mean of the runs whose time is known; the difference to MetaBIN is that of
         :func:`paired_difference`.
     """
     parts = [f"{about} Mean ± standard deviation over the seeds, in %."]
     parts += [_table(results, titles, metric) for metric in METRICS[:2]]
-    with_points = [result for result in results if result.has_points]
+    with_points = [result for result in results if all(map(result.has, POINTS))]
     if with_points:
         parts += [_table_of_points(with_points, titles)]
     return "\n\n".join(parts) + "\n"
@@ -176,9 +184,11 @@ def paired_difference(
 
 def _table(results: Sequence[Result], titles: Mapping[str, str], metric: str) -> str:
     targets = _targets(results)
+    by_camera = BY_CAMERA[metric]
     lines = []
     for arm in dict.fromkeys(result.arm for result in results):
         own = [result for result in results if result.arm == arm]
+        standardized = [r.value(_AVERAGE, by_camera) for r in own if r.has(by_camera)]
         seconds = [r.cpu_seconds for r in own if r.cpu_seconds is not None]
         cells = [str(measured([r.value(t, metric) for r in own])) for t in (_AVERAGE, *targets)]
         lines.append(
@@ -186,11 +196,13 @@ def _table(results: Sequence[Result], titles: Mapping[str, str], metric: str) ->
                 titles.get(arm, arm),
                 *cells,
                 MISSING if arm == REFERENCE else _difference(results, arm, metric),
+                str(measured(standardized)) if standardized else MISSING,
                 f"{statistics.fmean(seconds):.0f}" if seconds else MISSING,
                 len(own),
             ]
         )
-    headings = [metric, _AVERAGE, *targets, f"average − {REFERENCE}", "CPU seconds", "seeds"]
+    headings = [metric, _AVERAGE, *targets, f"average − {REFERENCE}", "average by camera"]
+    headings += ["CPU seconds", "seeds"]
     align = ["left"] + ["right"] * (len(headings) - 1)
     return tabulate(lines, headings, tablefmt="pipe", disable_numparse=True, colalign=align)
 
