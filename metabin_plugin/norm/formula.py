@@ -153,8 +153,8 @@ def mixed_affine_gradient(
         instance_weight=(1 - gate) * d_scale,
         instance_bias=(1 - gate) * d_bias,
     )
-    # The gradient of a half by x is its scale times the gradient; and where its statistics come from
-    # x, minus the mean of that and minus a slope times (x - mean).
+    # The gradient of a half by x is its scale times the gradient; where its statistics come from x,
+    # less the mean of that and a slope times (x - mean).
     slope, constant = torch.zeros_like(d_bias), torch.zeros_like(d_bias)
     if training:
         count = size * batch.samples
