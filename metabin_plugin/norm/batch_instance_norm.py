@@ -79,7 +79,13 @@ def batch_instance_norm(
             channel in training, or running statistics are missing in evaluation.
         NormError: `form` is unknown, or not for the device of `x`.
     """
-    _check_shapes(x, gate)
+    if x.dim() != 4:
+        raise ValueError(f"batch_instance_norm needs a 4-D feature map, got {x.dim()} dimensions")
+    if gate.shape != x.shape[1:2]:
+        raise ValueError(
+            f"batch_instance_norm needs one gate per channel: the feature map has {x.shape[1]} "
+            f"channels, the gate has shape {tuple(gate.shape)}"
+        )
     running = None
     if running_mean is not None and running_var is not None:
         running = running_mean, running_var
@@ -158,16 +164,6 @@ def _is_batch_normalization(x: Tensor, gate: Tensor) -> bool:
     # On a GPU the question would cost more than the statistics: the answer has to be waited for.
     asks = x.device.type == "cpu" and not torch.is_grad_enabled() and not _is_traced(x)
     return asks and bool((gate == 1).all())
-
-
-def _check_shapes(x: Tensor, gate: Tensor) -> None:
-    if x.dim() != 4:
-        raise ValueError(f"batch_instance_norm needs a 4-D feature map, got {x.dim()} dimensions")
-    if gate.shape != x.shape[1:2]:
-        raise ValueError(
-            f"batch_instance_norm needs one gate per channel: the feature map has {x.shape[1]} "
-            f"channels, the gate has shape {tuple(gate.shape)}"
-        )
 
 
 def _batch_arguments(layer: nn.BatchNorm2d) -> dict[str, Any]:
@@ -263,12 +259,6 @@ class BatchInstanceNorm2d(MixedNorm2d):
     def mixture(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The layer's own gates and affine maps."""
         return self.gate, self.weight, self.bias, self.instance_weight, self.instance_bias
-
-    @torch.no_grad()
-    def copy_batch_affine_(self) -> None:
-        """Start the instance half where the batch half is: same affine, frozen where that is."""
-        self.instance_weight.copy_(self.weight).requires_grad_(self.weight.requires_grad)
-        self.instance_bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
 
 
 class HalfInstanceNorm2d(MixedNorm2d):

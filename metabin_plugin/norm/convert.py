@@ -115,14 +115,14 @@ def _replacement(layer: nn.BatchNorm2d, factory: NormFactory) -> nn.Module:
     if isinstance(new, nn.BatchNorm2d):
         new.track_running_stats = layer.track_running_stats
     for name, parameter in layer.named_parameters(recurse=False):
-        own = new._parameters.get(name)
-        if own is not None and own.shape == parameter.shape:
-            copy = parameter.detach().clone()
-            setattr(new, name, nn.Parameter(copy, requires_grad=parameter.requires_grad))
+        # The instance half starts where the batch half is, and is frozen where that is.
+        for of_half in (name, f"instance_{name}"):
+            own = new._parameters.get(of_half)
+            if own is not None and own.shape == parameter.shape:
+                copy = parameter.detach().clone()
+                setattr(new, of_half, nn.Parameter(copy, requires_grad=parameter.requires_grad))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         if new._buffers.get(name) is not None:
             value = getattr(layer, name)
             setattr(new, name, None if value is None else value.detach().clone())
-    if isinstance(new, BatchInstanceNorm2d):
-        new.copy_batch_affine_()
     return new.train(layer.training)

@@ -66,17 +66,27 @@ def instance_statistics(x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tenso
     return mean if keepdim else mean[:, :, 0, 0], var
 
 
-def batch_statistics(mean: Tensor, var: Tensor, synchronize: bool = False) -> BatchStatistics:
-    """Batch statistics from instance statistics, without another pass over the feature map.
+def batch_statistics(
+    mean: Tensor,
+    var: Tensor,
+    running: tuple[Tensor, Tensor] | None = None,
+    synchronize: bool = False,
+) -> BatchStatistics:
+    """What the batch half is normalized with, without another pass over the feature map.
 
-    The batch mean is the mean of the instance means, and the batch variance is the mean of the
-    instance variances plus the variance of the instance means. No difference of squares is taken:
-    large means do not cancel. ``synchronize`` takes the batches of all processes for one, whose
-    statistics follow from theirs in the same way, weighted by their samples.
+    It is ``running``, where that is given. Else the batch mean is the mean of the instance means,
+    and the batch variance is the mean of the instance variances plus the variance of the instance
+    means. No difference of squares is taken: large means do not cancel. ``synchronize`` takes the
+    batches of all processes for one, whose statistics follow from theirs in the same way, weighted
+    by their samples.
     """
+    if running is not None:
+        running_mean, running_var = (r.to(mean.dtype) for r in running)
+        return BatchStatistics(running_mean, running_var, len(mean))
     batch_mean = mean.mean(dim=0)
-    between = (mean - batch_mean).square().mean(dim=0)
-    own = BatchStatistics(batch_mean, var.mean(dim=0) + between, len(mean))
+    centred = mean - batch_mean
+    batch_var = torch.addcmul(var, centred, centred).mean(dim=0)
+    own = BatchStatistics(batch_mean, batch_var, len(mean))
     if not synchronize:
         return own
     shares = gather(torch.cat([own.mean, own.var, mean.new_tensor([own.samples])]))
@@ -91,11 +101,12 @@ def mixed_affine(
     parameters: Parameters, batch: BatchStatistics, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Scale and shift (N, C) with which ``scale * x + shift`` is Eq. 1."""
-    gate, weight, bias, instance_weight, instance_bias = parameters
+    gate, weight, bias, instance_weight, instance_bias = (p.to(mean.dtype) for p in parameters)
     batch_scale = gate * weight * torch.rsqrt(batch.var + eps)
-    scale = batch_scale + (1 - gate) * instance_weight * torch.rsqrt(var + eps)
-    biases = gate * bias + (1 - gate) * instance_bias
-    return scale, batch_scale * (mean - batch.mean) + biases - scale * mean
+    instance_scale = (1 - gate) * instance_weight * torch.rsqrt(var + eps)
+    of_channel = gate * bias + (1 - gate) * instance_bias - batch_scale * batch.mean
+    shift = torch.addcmul(of_channel, instance_scale, mean, value=-1)
+    return batch_scale + instance_scale, shift
 
 
 def mixed_affine_gradient(
@@ -110,7 +121,7 @@ def mixed_affine_gradient(
     size: int,
     training: bool,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
-    """Gradient of :func:`mixed_affine`: the chain rule on ``scale * (x - mean) + offset``.
+    """Gradient of Eq. 1 by the map and by the parameters.
 
     Args:
         total: sums over height and width of the incoming gradient (N, C).
@@ -127,34 +138,33 @@ def mixed_affine_gradient(
         a, b and c, each (N, C), with which ``a * gradient + b * x + c`` is the gradient of the map;
         and those of the parameters.
     """
-    gate, weight, bias, instance_weight, instance_bias = parameters
+    gate, weight, bias, instance_weight, instance_bias = (p.to(mean.dtype) for p in parameters)
     batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
     batch_scale = gate * weight * batch_factor
     instance_scale = (1 - gate) * instance_weight * factor
-    from_batch_mean = mean - batch.mean
-    # Derivatives by the scales of both halves; that of the instance half is per sample.
-    d_batch_scale = (products + total * from_batch_mean).sum(0)
-    d_instance_scale = (factor * products).sum(0)
-    d_bias = total.sum(0)
-
-    # The offset has the batch scale times the mean; both scales have x around the mean.
-    d_mean = -instance_scale * total
-    d_var = factor.square() * instance_scale * products / -2
-    if training:
-        d_batch_mean = -batch_scale * d_bias
-        d_batch_var = batch_factor.square() * batch_scale * d_batch_scale / -2
-        d_mean = d_mean + (d_batch_mean + 2 * d_batch_var * from_batch_mean) / batch.samples
-        d_var = d_var + d_batch_var / batch.samples
-    slope = d_var * (2 / size)
-    d_gate = weight * batch_factor * d_batch_scale - instance_weight * d_instance_scale
+    # Sums of the gradient times the map as a half normalizes it: over an instance, over the batch.
+    of_instance = factor * products
+    of_batch = batch_factor * torch.addcmul(products, total, mean - batch.mean).sum(0)
+    d_scale, d_bias = of_instance.sum(0), total.sum(0)
     d_parameters = Parameters(
-        gate=d_gate + (bias - instance_bias) * d_bias,
-        weight=gate * batch_factor * d_batch_scale,
+        gate=weight * of_batch - instance_weight * d_scale + (bias - instance_bias) * d_bias,
+        weight=gate * of_batch,
         bias=gate * d_bias,
-        instance_weight=(1 - gate) * d_instance_scale,
+        instance_weight=(1 - gate) * d_scale,
         instance_bias=(1 - gate) * d_bias,
     )
-    return (batch_scale + instance_scale, slope, d_mean / size - slope * mean), d_parameters
+    # The gradient of a half by x is its scale times the gradient; where its statistics come from x,
+    # less the mean of that and a slope times (x - mean).
+    slope, constant = torch.zeros_like(d_bias), torch.zeros_like(d_bias)
+    if training:
+        count = size * batch.samples
+        slope = batch_scale * batch_factor * of_batch / -count
+        constant = batch_scale * d_bias / -count - slope * batch.mean
+    # In place: of many small planes, such values are a good part of the map.
+    b = (instance_scale * factor).mul_(of_instance).div_(-size)
+    c = torch.addcmul(constant, instance_scale, total, value=-1 / size)
+    c.addcmul_(b, mean, value=-1)
+    return (instance_scale.add_(batch_scale), b.add_(slope), c), d_parameters
 
 
 def plain_batch_instance_norm(
@@ -178,12 +188,7 @@ def plain_batch_instance_norm(
     """
     values = at_least_float32(x)
     mean, var = instance_statistics(values)
-    if running is None:
-        batch = batch_statistics(mean, var, synchronize)
-    else:
-        running_mean, running_var = (r.to(values.dtype) for r in running)
-        batch = BatchStatistics(running_mean, running_var, len(mean))
-    parameters = Parameters(*(p.to(values.dtype) for p in parameters))
+    batch = batch_statistics(mean, var, running, synchronize)
     scale, shift = mixed_affine(parameters, batch, mean, var, eps)
     return torch.addcmul(over_map(shift), values, over_map(scale)).to(x.dtype), batch
 

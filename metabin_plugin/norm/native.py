@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metabin_plugin.norm.formula import (
@@ -26,8 +25,8 @@ from metabin_plugin.norm.formula import (
 )
 from metabin_plugin.precision import at_least_float32
 
-# Pixels of a narrow plane from which on batch normalization's own reduction is the faster one.
-_MANY_PIXELS = 512
+# Of the variance of PyTorch's group norm; small, for the variance is computed back from its result.
+_EPS = torch.finfo(torch.float32).eps
 
 
 def native_batch_instance_norm(
@@ -46,14 +45,20 @@ def native_batch_instance_norm(
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, running, _training, _momentum, eps = rest
     with torch.autocast("cpu", enabled=False):
-        mean, var = statistics(x)
-        if running is None:
-            batch = batch_statistics(mean, var)
+        # A narrow map would be rounded twice.
+        in_place = x.is_contiguous() and x.dtype in (torch.float32, torch.float64)
+        if in_place:
+            y, mean, var = _standardized(x)
         else:
-            running_mean, running_var = (r.to(mean.dtype) for r in running)
-            batch = BatchStatistics(running_mean, running_var, len(x))
-        parameters = Parameters(*(p.to(mean.dtype) for p in inputs))
-        y = affine(x, *mixed_affine(parameters, batch, mean, var, eps))
+            mean, var = statistics(x)
+        batch = batch_statistics(mean, var, running)
+        scale, shift = mixed_affine(Parameters(*inputs), batch, mean, var, eps)
+        if in_place:
+            # To write what has just been read is faster than to fill a new map.
+            shift.addcmul_(scale, mean)
+            affine(y, scale.mul_((var + _EPS).sqrt_()), shift, into=y)
+        else:
+            y = affine(x, scale, shift)
     # Copies: later training moves running statistics in place, perhaps before a backward pass.
     return y, torch.stack([mean, var]), torch.stack(batch[:2])
 
@@ -66,7 +71,7 @@ def _backward(
     with torch.autocast("cpu", enabled=False):
         abc, of_parameters = mixed_affine_gradient(
             *_sums(gradient, x, mean),
-            Parameters(*(p.to(mean.dtype) for p in inputs)),
+            Parameters(*inputs),
             BatchStatistics(batch_mean, batch_var, len(x)),
             mean,
             var,
@@ -82,29 +87,38 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Instance mean and biased variance (N, C) of a dense map, float32 at least."""
     if not x.is_contiguous():
         return instance_statistics(at_least_float32(x))
+    if x.dtype != torch.bfloat16:
+        return _standardized(x)[1:]
+    # One pass, and a difference of squares: it cancels less than such a map is rounded.
+    total, squares = _sums(x, x, x.new_zeros(x.shape[:2], dtype=torch.float32))
+    mean, squares = (values.div_(x[0, 0].numel()) for values in (total, squares))
+    return mean, squares.addcmul_(mean, mean, value=-1).clamp_(min=0)
+
+
+def _standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Instance normalization by ``_EPS``, without an affine map, and its statistics (N, C)."""
     samples, channels, height, width = x.shape
     # With vectors in float32, the statistics of a narrow map are in float32 too.
-    one = x.new_ones(samples * channels, dtype=torch.promote_types(x.dtype, torch.float32))
-    if x.dtype != one.dtype and height * width >= _MANY_PIXELS:
-        mean, var = torch.batch_norm_update_stats(_planes(x), one, one.clone(), 0.0)
-        return mean.view(samples, channels), var.view(samples, channels)
-    one = one[:channels]
-    eps = torch.finfo(torch.float32).eps
-    _, mean, inverse = torch.native_group_norm(
-        x, one, torch.zeros_like(one), samples, channels, height * width, channels, eps
+    one = x.new_ones(channels, dtype=torch.promote_types(x.dtype, torch.float32))
+    y, mean, inverse = torch.native_group_norm(
+        x, one, torch.zeros_like(one), samples, channels, height * width, channels, _EPS
     )
-    return mean, (inverse.pow(-2) - eps).clamp_(min=0)
+    return y, mean, inverse.pow_(-2).sub_(_EPS).clamp_(min=0)
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``scale * x + shift`` of a dense map, in its dtype; the others are (N, C)."""
+def affine(x: Tensor, scale: Tensor, shift: Tensor, into: Tensor | None = None) -> Tensor:
+    """``scale * x + shift`` of a dense map, in its dtype; the others are (N, C).
+
+    A contiguous result can be written into another map, or into ``x`` itself.
+    """
     if not x.is_contiguous():
         return torch.addcmul(over_map(shift), at_least_float32(x), over_map(scale)).to(x.dtype)
     scale, shift = scale.flatten(), shift.flatten()
-    none, one = torch.zeros_like(scale), torch.ones_like(scale)
-    y = F.batch_norm(_planes(x), none, one, scale, shift, False, 0.0, 0.0)
-    # Nobody else has y; an ordinary view could not be changed in place by the activation after it.
-    return torch.ops.aten._unsafe_view(y, x.shape)
+    none, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
+    y = torch.empty_like(x) if into is None else into
+    results = _planes(y), unused, unused
+    torch.native_batch_norm(_planes(x), scale, shift, none, one, False, 0.0, 0.0, out=results)
+    return y
 
 
 def _sums(gradient: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

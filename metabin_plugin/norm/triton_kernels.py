@@ -40,6 +40,15 @@ def _places(row, rows, pixel, end, pixels, LAST: constexpr):
 
 
 @triton.jit
+def _tile(rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
+    """What both above give, for a program that takes ``P`` pixels of each of its rows."""
+    row, at, exists = _rows_of_tile(rows, R)
+    pixel = tl.program_id(1) * P + tl.arange(0, P)
+    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
+    return row, at, exists, places, there
+
+
+@triton.jit
 def _store_chunk(out, at, first, second, rows, exists):
     """Two values of each row of this program's chunk, into (2, chunks, N, C)."""
     all_rows = tl.num_programs(2).to(tl.int64) * rows
@@ -114,6 +123,13 @@ def _joined_sums(values, place, exists, chunks, all_rows):
 
 
 @triton.jit
+def _mean_and_factor(instance, place, exists, all_rows, eps):
+    """Of instances, what is subtracted from them and what they are multiplied by."""
+    var = tl.load(instance + all_rows + place, mask=exists, other=1.0)
+    return tl.load(instance + place, mask=exists, other=0.0), tl.rsqrt(var + eps)
+
+
+@triton.jit
 def _channels(channels, C: constexpr):
     """A program's channels, and whether they exist."""
     channel = tl.program_id(0) * C + tl.arange(0, C)
@@ -143,36 +159,20 @@ def _move(running, channel, exists, value, momentum):
 def _mixed_affine(mean, var, batch_mean, batch_var, rho, weight, bias, own_weight, own_bias, eps):
     """``formula.mixed_affine``."""
     batch_scale = rho * weight * tl.rsqrt(batch_var + eps)
-    scale = batch_scale + (1 - rho) * own_weight * tl.rsqrt(var + eps)
-    offset = batch_scale * (mean - batch_mean) + (rho * bias + (1 - rho) * own_bias)
-    return scale, offset - scale * mean
+    own_scale = (1 - rho) * own_weight * tl.rsqrt(var + eps)
+    shift = rho * bias + (1 - rho) * own_bias - batch_scale * batch_mean
+    return batch_scale + own_scale, shift - own_scale * mean
 
 
+# fmt: off
 @triton.jit(do_not_specialize=_GENERAL)
 def coefficients(
-    of_chunks,
-    instance,
-    batch,
-    affine,
-    gate,
-    weight,
-    bias,
-    instance_weight,
-    instance_bias,
-    running_mean,
-    running_var,
-    counter,
-    pixels,
-    chunk,
-    chunks,
-    momentum,
-    eps,
-    samples,
-    channels,
-    TRAINING: constexpr,
-    N: constexpr,
-    C: constexpr,
+    of_chunks, instance, batch, affine,
+    gate, weight, bias, instance_weight, instance_bias, running_mean, running_var, counter,
+    pixels, chunk, chunks, momentum, eps, samples, channels,
+    TRAINING: constexpr, N: constexpr, C: constexpr,
 ):
+# fmt: on
     """Statistics of instances (2, N, C), those for the batch half (2, C), and Eq. 1 (2, N, C).
 
     Statistics are mean and variance; Eq. 1 is a scale and a shift. In training the running
@@ -225,50 +225,33 @@ def coefficients(
 @triton.jit
 def normalize(x, y, affine, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
     """``y = scale * x + shift``, with both as (2, N, C)."""
-    row, at, exists = _rows_of_tile(rows, R)
+    _row, at, exists, places, there = _tile(rows, pixels, LAST, R, P)
     scale = tl.load(affine + at, mask=exists)[:, None]
     shift = tl.load(affine + tl.num_programs(2).to(tl.int64) * rows + at, mask=exists)[:, None]
-    pixel = tl.program_id(1) * P + tl.arange(0, P)
-    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
     tl.store(y + places, tl.load(x + places, mask=there).to(tl.float32) * scale + shift, mask=there)
 
 
+# fmt: off
 @triton.jit(do_not_specialize=["channels", "chunk"])
 def infer(
-    x,
-    y,
-    of_chunks,
-    gate,
-    weight,
-    bias,
-    instance_weight,
-    instance_bias,
-    running_mean,
-    running_var,
-    rows,
-    pixels,
-    channels,
-    chunk,
-    chunks,
-    eps,
-    LAST: constexpr,
-    R: constexpr,
-    P: constexpr,
+    x, y, of_chunks,
+    gate, weight, bias, instance_weight, instance_bias, running_mean, running_var,
+    rows, pixels, channels, chunk, chunks, eps,
+    LAST: constexpr, R: constexpr, P: constexpr,
 ):
+# fmt: on
     """Eq. 1 in evaluation, from the statistics of chunks: a launch less than ``normalize``."""
-    row, at, exists = _rows_of_tile(rows, R)
+    row, at, exists, places, there = _tile(rows, pixels, LAST, R, P)
     all_rows = tl.num_programs(2) * rows
     mean, var = _joined_statistics(of_chunks, at, exists, chunks, chunk, pixels, all_rows)
     channel = row if LAST else row % channels
+    batch_mean = _of_channel(running_mean, channel, exists)
+    batch_var = _of_channel(running_var, channel, exists)
     rho = _of_channel(gate, channel, exists)
     w, b = _of_channel(weight, channel, exists), _of_channel(bias, channel, exists)
     own_w = _of_channel(instance_weight, channel, exists)
     own_b = _of_channel(instance_bias, channel, exists)
-    batch_mean = _of_channel(running_mean, channel, exists)
-    batch_var = _of_channel(running_var, channel, exists)
     scale, shift = _mixed_affine(mean, var, batch_mean, batch_var, rho, w, b, own_w, own_b, eps)
-    pixel = tl.program_id(1) * P + tl.arange(0, P)
-    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
     values = tl.load(x + places, mask=there).to(tl.float32) * scale[:, None] + shift[:, None]
     tl.store(y + places, values, mask=there)
 
@@ -291,27 +274,14 @@ def sums(gradient, x, mean, out, rows, pixels, chunk, LAST: constexpr, R: conste
     _store_chunk(out, at, tl.sum(total, 1), tl.sum(product, 1), rows, exists)
 
 
+# fmt: off
 @triton.jit(do_not_specialize=_GENERAL)
 def gradients(
-    of_chunks,
-    instance,
-    batch,
-    gate,
-    weight,
-    bias,
-    instance_weight,
-    instance_bias,
-    of_parameters,
-    abc,
-    pixels,
-    chunks,
-    eps,
-    samples,
-    channels,
-    TRAINING: constexpr,
-    N: constexpr,
-    C: constexpr,
+    of_chunks, instance, batch, gate, weight, bias, instance_weight, instance_bias,
+    of_parameters, abc, pixels, chunks, eps, samples, channels,
+    TRAINING: constexpr, N: constexpr, C: constexpr,
 ):
+# fmt: on
     """``formula.mixed_affine_gradient``: the parameters' (5, C), and a, b, c of the map (3, N, C).
 
     Where ``abc`` is None, the parameters' alone.
@@ -323,58 +293,54 @@ def gradients(
     own_weight = _of_channel(instance_weight, channel, is_channel)
     batch_mean = _of_channel(batch, channel, is_channel)
     batch_factor = tl.rsqrt(_of_channel(batch + channels, channel, is_channel) + eps)
-    # Derivatives by the scales of both halves; that of the instance half is per sample.
-    d_batch_scale = tl.zeros((C,), tl.float32)
-    d_instance_scale = tl.zeros((C,), tl.float32)
+    of_batch = tl.zeros((C,), tl.float32)
+    d_scale = tl.zeros((C,), tl.float32)
     d_bias = tl.zeros((C,), tl.float32)
     for first in range(0, samples, N):
         place, exists = _samples_of_channels(first, samples, channel, channels, N)
         total, product = _joined_sums(of_chunks, place, exists, chunks, all_rows)
-        mean = tl.load(instance + place, mask=exists, other=0.0)
-        factor = tl.rsqrt(tl.load(instance + all_rows + place, mask=exists, other=1.0) + eps)
-        d_batch_scale += tl.sum(product + total * (mean - batch_mean), 0)
-        d_instance_scale += tl.sum(factor * product, 0)
+        mean, factor = _mean_and_factor(instance, place, exists, all_rows, eps)
+        of_batch += tl.sum(product + total * (mean - batch_mean), 0)
+        d_scale += tl.sum(factor * product, 0)
         d_bias += tl.sum(total, 0)
+    of_batch *= batch_factor
     biases = _of_channel(bias, channel, is_channel)
     biases -= _of_channel(instance_bias, channel, is_channel)
-    of_gate = batch_weight * batch_factor * d_batch_scale - own_weight * d_instance_scale
+    of_gate = batch_weight * of_batch - own_weight * d_scale + biases * d_bias
     out = of_parameters + channel
-    tl.store(out, of_gate + biases * d_bias, mask=is_channel)
-    tl.store(out + channels, rho * batch_factor * d_batch_scale, mask=is_channel)
+    tl.store(out, of_gate, mask=is_channel)
+    tl.store(out + channels, rho * of_batch, mask=is_channel)
     tl.store(out + 2 * channels, rho * d_bias, mask=is_channel)
-    tl.store(out + 3 * channels, (1 - rho) * d_instance_scale, mask=is_channel)
+    tl.store(out + 3 * channels, (1 - rho) * d_scale, mask=is_channel)
     tl.store(out + 4 * channels, (1 - rho) * d_bias, mask=is_channel)
     if abc is not None:
         batch_scale = rho * batch_weight * batch_factor
-        d_batch_mean = -batch_scale * d_bias
-        d_batch_var = -0.5 * batch_factor * batch_factor * batch_scale * d_batch_scale
+        slope = tl.zeros((C,), tl.float32)
+        constant = tl.zeros((C,), tl.float32)
+        if TRAINING:
+            count = samples * 1.0 * pixels
+            slope = batch_scale * batch_factor * of_batch / -count
+            constant = batch_scale * d_bias / -count - slope * batch_mean
         for first in range(0, samples, N):
             place, exists = _samples_of_channels(first, samples, channel, channels, N)
             total, product = _joined_sums(of_chunks, place, exists, chunks, all_rows)
-            factor = tl.rsqrt(tl.load(instance + all_rows + place, mask=exists, other=1.0) + eps)
-            instance_scale = (1 - rho) * own_weight * factor
-            d_mean = -instance_scale * total
-            d_var = -0.5 * factor * factor * instance_scale * product
-            mean = tl.load(instance + place, mask=exists, other=0.0)
-            if TRAINING:
-                d_mean += (d_batch_mean + 2 * d_batch_var * (mean - batch_mean)) / samples
-                d_var += d_batch_var / samples
-            slope = d_var * (2.0 / pixels)
-            tl.store(abc + place, batch_scale + instance_scale, mask=exists)
-            tl.store(abc + all_rows + place, slope, mask=exists)
-            tl.store(abc + 2 * all_rows + place, d_mean / pixels - slope * mean, mask=exists)
+            mean, factor = _mean_and_factor(instance, place, exists, all_rows, eps)
+            own_scale = (1 - rho) * own_weight * factor
+            b = own_scale * factor * factor * product / -pixels
+            c = own_scale * total / -pixels - b * mean
+            tl.store(abc + place, batch_scale + own_scale, mask=exists)
+            tl.store(abc + all_rows + place, b + slope, mask=exists)
+            tl.store(abc + 2 * all_rows + place, c + constant, mask=exists)
 
 
 @triton.jit
 def combination(gradient, x, of_x, abc, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
     """``of_x = a * gradient + b * x + c``."""
-    row, at, exists = _rows_of_tile(rows, R)
+    _row, at, exists, places, there = _tile(rows, pixels, LAST, R, P)
     all_rows = tl.num_programs(2).to(tl.int64) * rows
-    pixel = tl.program_id(1) * P + tl.arange(0, P)
-    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
-    slopes = tl.load(gradient + places, mask=there).to(tl.float32)
     values = tl.load(x + places, mask=there).to(tl.float32)
     values = values * tl.load(abc + all_rows + at, mask=exists)[:, None]
+    slopes = tl.load(gradient + places, mask=there).to(tl.float32)
     values += slopes * tl.load(abc + at, mask=exists)[:, None]
     values += tl.load(abc + 2 * all_rows + at, mask=exists)[:, None]
     tl.store(of_x + places, values, mask=there)

@@ -105,6 +105,18 @@ def test_one_bright_pixel_does_not_drown_the_others(form: str, memory_format) ->
     torch.testing.assert_close(actual.double(), exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 16, 8), (2, 3, 128, 64)])
+@pytest.mark.parametrize("mean", [0.0, 3.0, 30.0])
+def test_bfloat16_loses_no_more_than_it_is_rounded(mean: float, shape) -> None:
+    x, *parameters = (t.detach() for t in random_arguments(shape, dtype=torch.float32))
+    x = (x + mean).bfloat16()
+    # Without a deviation there is nothing but rounding, which must not be made large.
+    x[0, 0] = mean + 0.3
+    exact = batch_instance_norm(x.double(), *(p.double() for p in parameters), form="plain")
+    actual = batch_instance_norm(x, *parameters, form="native")
+    assert (actual.double() - exact).abs().max() < 1e-2 * exact.abs().max()
+
+
 @pytest.mark.parametrize(
     ("form", "device", "interprets", "chosen"),
     [

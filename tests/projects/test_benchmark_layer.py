@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,16 @@ def test_it_measures_every_arm_in_every_case() -> None:
         assert table.cases[-1].name == "3 × 4 × 4 × 2, channels_last, bfloat16"
     assert len(training.cases[0].values[NAIVE]) == 2
     assert len(kept.cases[0].values[NAIVE]) == 1
+
+
+def test_the_clock_of_the_processor_counts_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "inference_call", lambda *_: lambda: time.sleep(0.02))
+    words = "--shapes 2,4,4,2 --mode inference --format contiguous --repetitions 1 --clock"
+    waited, worked = (
+        layer.run(arguments(f"{words} {clock}")).parts[0].cases[0].values[BATCH_NORM][0]
+        for clock in ("wall", "processor")
+    )
+    assert waited >= 0.02 > worked
 
 
 def test_the_memory_format_reaches_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:

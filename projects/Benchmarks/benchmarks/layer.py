@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -123,6 +124,7 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
 SHAPES: tuple[Shape, ...] = ((80, 96, 64, 32), (80, 192, 32, 16), (80, 48, 128, 64))
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 TRAINING, KEPT, INFERENCE = "training", "kept", "inference"
+_CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 # The first run compiles kernels on a GPU, and fills the allocator's store.
 _WARMUPS = 2
 _UNITS = {TRAINING: ("ms", 1e-3), KEPT: ("MiB", 2**20), INFERENCE: ("ms", 1e-3)}
@@ -159,6 +161,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calls", type=int, help="in each repetition (default: 1 on a CPU, 20 on a GPU)"
     )
+    parser.add_argument(
+        "--clock",
+        choices=_CLOCKS,
+        default="wall",
+        help="processor: time of this process on a CPU, where others are busy too",
+    )
     add_device(parser)
 
 
@@ -173,7 +181,8 @@ def run(args: argparse.Namespace) -> Results:
     wanted += [INFERENCE] if args.mode != TRAINING else []
     device = torch.device(args.device)
     arms = [BATCH_NORM, NAIVE, *map(form_arm, args.forms)]
-    work = _Work(arms, args.repetitions, args.calls or (20 if device.type == "cuda" else 1), device)
+    calls = args.calls or (20 if device.type == "cuda" else 1)
+    work = _Work(arms, args.repetitions, calls, _CLOCKS[args.clock], device)
     summed = bool(args.network) and len(formats) * len(args.dtype) == 1
     tables = {
         name: Comparison(_TITLES[name], *_UNITS[name], arms, [], summed=summed) for name in wanted
@@ -195,6 +204,7 @@ class _Work:
     arms: Sequence[str]
     repetitions: int
     calls: int
+    clock: Callable[[], float]
     device: torch.device
 
     def measure(
@@ -217,12 +227,14 @@ class _Work:
     def _training(self, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
         gradient = torch.randn_like(x)
         x.requires_grad_()
-        calls = {arm: training_call(layers[arm], x, gradient) for arm in self.arms}
-        return times_in_turns(calls, self.repetitions, warmups=_WARMUPS, calls=self.calls)
+        return self._times({arm: training_call(layers[arm], x, gradient) for arm in self.arms})
 
     def _inference(self, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, list[float]]:
-        calls = {arm: inference_call(layers[arm], x) for arm in self.arms}
-        return times_in_turns(calls, self.repetitions, warmups=_WARMUPS, calls=self.calls)
+        return self._times({arm: inference_call(layers[arm], x) for arm in self.arms})
+
+    def _times(self, arms: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+        how = {"warmups": _WARMUPS, "calls": self.calls}
+        return times_in_turns(arms, self.repetitions, **how, clock=self.clock)
 
 
 def _notes(tables: Mapping[str, Comparison]) -> list[str]:

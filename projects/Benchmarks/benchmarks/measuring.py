@@ -24,7 +24,12 @@ from metabin_plugin.environment import keep_freed_memory
 
 
 def times_in_turns(
-    arms: Mapping[str, Callable[[], object]], repetitions: int, *, warmups: int = 1, calls: int = 1
+    arms: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    *,
+    warmups: int = 1,
+    calls: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Run every arm unmeasured, and then all of them in turns, so that all meet the same load.
 
@@ -34,6 +39,7 @@ def times_in_turns(
         warmups: unmeasured runs of each.
         calls: how often an arm is called in a run. A GPU works while the next call is prepared, so
             that several show what it needs.
+        clock: gives seconds.
 
     Returns:
         Seconds per call of each measured run, by name.
@@ -44,23 +50,26 @@ def times_in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repetitions):
         for name, run in arms.items():
-            seconds[name].append(time_once(run, calls))
+            seconds[name].append(time_once(run, calls, clock))
     return seconds
 
 
-def time_once(run: Callable[[], object], calls: int = 1) -> float:
+def time_once(
+    run: Callable[[], object], calls: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds that a call takes, with all that it started on a GPU.
 
     Args:
         run: the call.
         calls: how often to make it; the seconds are the mean.
+        clock: gives seconds.
     """
     wait()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         run()
     wait()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def wait() -> None:
