@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 
-from fastreid.utils import comm
-
 from metabin_plugin.errors import RunFolderError
 from metabin_plugin.files import reason, replace_file
 from metabin_plugin.text import shown
@@ -46,6 +44,9 @@ def in_main_process(act: Callable[[], None]) -> None:
     Raises:
         RunFolderError: what ``act`` raised.
     """
+    # Here, for the patches use this module, and are there before fastreid can be imported.
+    from fastreid.utils import comm
+
     fault = ""
     if comm.is_main_process():
         try:
