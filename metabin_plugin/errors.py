@@ -49,6 +49,10 @@ class NonFiniteError(MetaBINError):
     """A loss, a gradient or a gate is not a finite number any more."""
 
 
+class SearchError(MetaBINError):
+    """A gallery, an index or a query cannot be used as it is."""
+
+
 class ExportError(MetaBINError):
     """A network cannot be exported."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metabin_plugin.norm.gates import clip_
+from metabin_plugin.norm.formula import clip_
 
 # By parameter name, or by loss.
 Tensors = dict[str, Tensor]

@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 
-MODULES = ("losses", "meta", "norm.convert", "ranking", "style")
+MODULES = ("losses", "meta", "norm.network", "ranking", "style")
 
 
 @pytest.mark.parametrize("name", MODULES)

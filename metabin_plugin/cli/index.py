@@ -15,8 +15,8 @@ import numpy as np
 
 from metabin_plugin.cli.outcome import sentence
 from metabin_plugin.engine import read_config
-from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import open_regular, reason
+from metabin_plugin.errors import DatasetError, SearchError
+from metabin_plugin.files import check_file, open_regular, reason
 from metabin_plugin.search.cameras import Cameras, complete_cameras
 from metabin_plugin.search.engine import (
     KINDS,
@@ -26,10 +26,10 @@ from metabin_plugin.search.engine import (
     append_index,
     build_index,
     check_gpu,
+    load_faiss,
     plan_index,
     remove_rows,
 )
-from metabin_plugin.search.faults import SearchError, check_output, load_faiss
 from metabin_plugin.search.features import (
     Describer,
     feature_source,
@@ -66,7 +66,7 @@ def _make(options: Namespace) -> None:
             "image, and lists or codes would have to be learned anew; leave --kind or --by-camera "
             "out"
         )
-    check_output(options.output, "--output")
+    check_file(options.output, "--output", SearchError)
     if options.features:
         _index_features(options)
     else:
@@ -336,7 +336,7 @@ def _without(gallery: Gallery, rows: np.ndarray) -> Gallery:
 
 
 def _merge(options: Namespace) -> None:
-    check_output(options.output, "--output")
+    check_file(options.output, "--output", SearchError)
     gallery = read_gallery(options.index)
     for path in options.others:
         gallery = _merged(gallery, read_gallery(path), options.index, path)

@@ -15,20 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from metabin_plugin.errors import SearchError
+from metabin_plugin.files import check_file, write_whole
 from metabin_plugin.search.cameras import complete_cameras, standardize
-from metabin_plugin.search.engine import on_gpu, search_index, set_probes
-from metabin_plugin.search.faults import (
-    SearchError,
-    check_output,
-    load_faiss,
-    write_csv,
-    write_file,
-)
+from metabin_plugin.search.engine import load_faiss, on_gpu, search_index, set_probes
 from metabin_plugin.search.features import Describer, find_queries, restored_config
 from metabin_plugin.search.index_file import Gallery, check_network, read_gallery
 from metabin_plugin.search.ranked_lists import GREEN, GREY, Tile, draw_sheet, save_sheet
 from metabin_plugin.search.vectors import NpyVectors, comparable, mean_query
-from metabin_plugin.text import visible
+from metabin_plugin.text import csv_file, visible
 
 COLUMNS = ("query", "rank", "path", "distance", "decision")
 MATCH, TOO_FAR, NOBODY = "match", "too far", "nobody"
@@ -87,8 +82,8 @@ def run(options: Namespace) -> None:
         raise SearchError("--threshold is nan; give a distance, or inf for any")
     if sheet == options.output:
         raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
-    check_output(options.output, "--output")
-    check_output(sheet, "--sheet")
+    check_file(options.output, "--output", SearchError)
+    check_file(sheet, "--sheet", SearchError)
     gallery = read_gallery(options.index)
     if gallery.cameras is None and options.camera:
         raise SearchError(f"--camera is given, but {options.index} is not by camera; leave it out")
@@ -114,9 +109,9 @@ def run(options: Namespace) -> None:
     found = list(_found(gallery, options.gallery_folder, opens, threshold, *nearest))
     if options.output.suffix == ".json":
         content = _as_json(options, gallery, queries, found, threshold)
-        write_file(options.output, lambda file: file.write(content))
     else:
-        write_csv(options.output, COLUMNS, _rows(queries.names, found))
+        content = csv_file(COLUMNS, _rows(queries.names, found), ".6f")
+    write_whole(options.output, lambda file: file.write(content), SearchError)
     print(f"Nearest {nearest[0].shape[1]} to {len(found)} queries: {options.output}")
     nobody = [
         threshold is not None and not any(entry.decision == MATCH for entry in entries)

@@ -11,8 +11,9 @@ import torch
 
 from metabin_plugin.data.build import build_nonempty_dataset
 from metabin_plugin.engine import read_config
+from metabin_plugin.errors import SearchError
 from metabin_plugin.evaluation import Images
-from metabin_plugin.search.faults import SearchError, check_output, write_csv
+from metabin_plugin.files import check_file, write_whole
 from metabin_plugin.search.features import Describer
 from metabin_plugin.search.ranked_lists import (
     GREEN,
@@ -25,6 +26,7 @@ from metabin_plugin.search.ranked_lists import (
     queries_of,
     save_sheet,
 )
+from metabin_plugin.text import csv_file
 
 COLUMNS = ("query", "identity", "average_precision", "rank", "path", "distance", "right")
 Row = tuple[int, float, Sequence[RankedImage]]
@@ -43,7 +45,7 @@ def run(options: Namespace) -> None:
         raise SearchError(
             f"--output {options.output} is no path of a figure; give one ending in .png"
         )
-    check_output(options.output, "--output")
+    check_file(options.output, "--output", SearchError)
     cfg = read_config(options.config_file, options.opts)
     dataset = build_nonempty_dataset(options.dataset, ["query", "gallery"], key="--dataset")
     items = [*dataset.query, *dataset.gallery]
@@ -62,7 +64,8 @@ def run(options: Namespace) -> None:
         else choose_queries(precisions, options.queries, options.which, options.seed)
     )
     rows = [(number, precisions[number], lists.list_of(number, options.top)) for number in chosen]
-    write_csv(options.output.with_suffix(".csv"), COLUMNS, table(dataset, rows))
+    content = csv_file(COLUMNS, table(dataset, rows), ".6f")
+    write_whole(options.output.with_suffix(".csv"), lambda file: file.write(content), SearchError)
     save_sheet(draw_sheet([tiles(dataset, row) for row in rows]), options.output)
     print(f"Ranked galleries of {len(rows)} queries: {options.output}")
 

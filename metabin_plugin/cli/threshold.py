@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from metabin_plugin.data.build import build_nonempty_dataset
+from metabin_plugin.errors import SearchError
 from metabin_plugin.evaluation import Images
 from metabin_plugin.operating_points import Proposal, propose_threshold
 from metabin_plugin.search.cameras import standardize
-from metabin_plugin.search.faults import SearchError, load_faiss
+from metabin_plugin.search.engine import load_faiss
 from metabin_plugin.search.features import Describer, cameras_of, restored_config
 from metabin_plugin.search.index_file import Gallery, check_network, read_gallery, write_gallery
 from metabin_plugin.text import shown

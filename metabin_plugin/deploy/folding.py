@@ -19,8 +19,8 @@ from metabin_plugin.norm.batch_instance_norm import (
     SynchronizedBatchNorm2d,
     choose_form,
 )
-from metabin_plugin.norm.convert import substitute
 from metabin_plugin.norm.formula import dense, instance_statistics, over_map
+from metabin_plugin.norm.network import substitute
 from metabin_plugin.precision import at_least_float32
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from fastreid.utils import comm
 from fastreid.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import Tensor
 
-from metabin_plugin.norm.gates import WHOLE, network_parts
+from metabin_plugin.norm.network import WHOLE, network_parts
 from metabin_plugin.run_folder import logged_scalars
 from metabin_plugin.text import shown
 

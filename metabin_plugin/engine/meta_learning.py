@@ -42,7 +42,7 @@ from metabin_plugin.meta import (
     triangular,
 )
 from metabin_plugin.modeling import MetaBIN, logged_name
-from metabin_plugin.norm.gates import clip_
+from metabin_plugin.norm.formula import clip_
 from metabin_plugin.weights.checkpoint_states import check_state
 
 _RATES = ("SOLVER.BASE_LR", "METABIN.INNER_LR.HIGH", "METABIN.OUTER_LR")

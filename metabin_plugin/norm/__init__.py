@@ -11,13 +11,16 @@ from metabin_plugin.norm.batch_instance_norm import (
     SynchronizedBatchNorm2d,
     batch_instance_norm,
 )
-from metabin_plugin.norm.convert import (
+from metabin_plugin.norm.network import (
     NORMS,
+    clip_gates_,
     convert_norm,
+    count_gates,
+    gate_parameters,
+    network_parts,
     set_norm_form,
     synchronize_norms,
 )
-from metabin_plugin.norm.gates import clip_gates_, count_gates, gate_parameters, network_parts
 
 __all__ = [
     "NORMS",

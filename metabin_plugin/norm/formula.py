@@ -39,6 +39,17 @@ class BatchStatistics(NamedTuple):
     samples: int | Tensor
 
 
+def clip_(gates: list[Tensor]) -> None:
+    """Clip gates to [0, 1], in place (Eq. 9 and 10).
+
+    Args:
+        gates: tensors that require no gradient.
+    """
+    if gates:
+        torch._foreach_clamp_min_(gates, 0.0)
+        torch._foreach_clamp_max_(gates, 1.0)
+
+
 def over_map(values: Tensor) -> Tensor:
     """Values (N, C), to be broadcast over a feature map."""
     return values[:, :, None, None]

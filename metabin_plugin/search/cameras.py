@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metabin_plugin.errors import SearchError
 from metabin_plugin.ranking import ROUNDINGS
 from metabin_plugin.search.engine import flat_rows
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.vectors import ROWS, comparable
 from metabin_plugin.text import shown
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from metabin_plugin.search.faults import SearchError, load_faiss
+from metabin_plugin.errors import SearchError
 from metabin_plugin.search.vectors import ROWS, ProgressBar, Vectors, sample
 
 KINDS = ("flat", "ivf", "ivf-pq")
@@ -21,6 +21,21 @@ TRAINING_PER_LIST = 64
 CODES = 256  # centres of one byte of a code
 FEWEST_PROBES = 8
 DIMENSIONS_PER_BYTE = 8
+
+
+def load_faiss() -> Any:
+    """Faiss, the module.
+
+    Raises:
+        SearchError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise SearchError(
+            "galleries are searched by Faiss, which is not installed; run `pip install faiss-cpu`"
+        ) from None
+    return faiss
 
 
 @dataclass(frozen=True)

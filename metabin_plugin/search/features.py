@@ -23,9 +23,8 @@ from metabin_plugin.data.build import build_nonempty_dataset, datasets_root
 from metabin_plugin.data.images import find_files
 from metabin_plugin.data.manifest import is_manifest, read_rows
 from metabin_plugin.engine import read_config, trained_network
-from metabin_plugin.errors import ConfigError, DatasetError
+from metabin_plugin.errors import ConfigError, DatasetError, SearchError
 from metabin_plugin.files import open_regular, reason
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.text import shown
 
 # Where and how fast features are computed is no part of what they are.

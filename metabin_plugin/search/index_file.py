@@ -28,10 +28,10 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
-from metabin_plugin.files import open_regular, reason
+from metabin_plugin.errors import SearchError
+from metabin_plugin.files import open_regular, reason, write_whole
 from metabin_plugin.search.cameras import Cameras, Moments, Statistics
-from metabin_plugin.search.engine import CODES, KINDS, METRICS, measure_of
-from metabin_plugin.search.faults import SearchError, load_faiss, write_file
+from metabin_plugin.search.engine import CODES, KINDS, METRICS, load_faiss, measure_of
 from metabin_plugin.search.vectors import ROWS
 from metabin_plugin.text import shown
 
@@ -187,7 +187,7 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
         write_index(gallery.index, put)
         file.write(crc.to_bytes(_CRC_BYTES, "little"))
 
-    write_file(path, write)
+    write_whole(path, write, SearchError)
 
 
 def read_gallery(path: Path) -> Gallery:

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from metabin_plugin.data.images import read_rgb
-from metabin_plugin.errors import DatasetError
+from metabin_plugin.errors import DatasetError, SearchError
 from metabin_plugin.evaluation import Images
+from metabin_plugin.files import write_whole
 from metabin_plugin.ranking import distance_chunks, evaluate_features
-from metabin_plugin.search.faults import SearchError, write_file
 
 IMAGE = (96, 192)
 FRAME = 4
@@ -189,7 +189,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
     Raises:
         SearchError: it cannot be written.
     """
-    write_file(path, lambda file: sheet.save(file, format="PNG"))
+    write_whole(path, lambda file: sheet.save(file, format="PNG"), SearchError)
 
 
 def shortened(text: str, characters: int) -> str:

@@ -18,9 +18,8 @@ from typing import NoReturn, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from metabin_plugin.errors import STATUS_BASE
-from metabin_plugin.files import open_regular, reason
-from metabin_plugin.search.faults import SearchError, write_file
+from metabin_plugin.errors import STATUS_BASE, SearchError
+from metabin_plugin.files import open_regular, reason, write_whole
 from metabin_plugin.text import shown
 
 ROWS = 16384  # of a block
@@ -289,9 +288,9 @@ class Parts:
 
     def _write(self, path: Path, features: np.ndarray, faults: list[str]) -> None:
         text = json.dumps(faults).encode()
-        write_file(path.with_suffix(".json"), lambda file: file.write(text))
+        write_whole(path.with_suffix(".json"), lambda file: file.write(text), SearchError)
         # Last the file whose presence says that the part is complete.
-        write_file(path, lambda file: np.save(file, features))
+        write_whole(path, lambda file: np.save(file, features), SearchError)
 
 
 def _identity(path: str) -> str:

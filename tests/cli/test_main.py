@@ -23,7 +23,7 @@ SCRIPTS = [
     *("train_net", "check_datasets", "make_manifest", "search", "visualize", "export_onnx", "demo"),
     *("convert_weights", "plot_embeddings", "plot_gates", "plot_gate_gradients", "plot_training"),
     *("benchmark", "make_demo_data", "extract_cuhk03", "crop_cuhk_sysu"),
-    *("make_key_reference", "make_patch_page"),
+    "make_reference_pages",
 ]
 PROJECTS = ["projects/AugMining/train_net.py", "projects/DIMN/train_net.py"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 
-import make_patch_page
+import make_reference_pages
 import metabin_plugin
 from metabin_plugin.compat.patching import Patch
 from metabin_plugin.modeling.backbones import FAMILIES
@@ -18,10 +18,8 @@ FOLDER = Path(metabin_plugin.__file__).parent
 
 
 def test_the_committed_page_is_that_of_the_declarations() -> None:
-    committed = (FOLDER / "compat" / "PATCHES.md").read_text(encoding="utf-8")
-    assert committed == make_patch_page.page(), (
-        "run tools/make_patch_page.py > metabin_plugin/compat/PATCHES.md"
-    )
+    committed = make_reference_pages.PATCH_PAGE.read_text(encoding="utf-8")
+    assert committed == make_reference_pages.patch_page(), "run tools/make_reference_pages.py"
 
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.change.__name__)

@@ -15,7 +15,7 @@ from torch import Tensor
 from metabin_plugin.compat.training import LossScaler
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.log import BINS, FeatureWatch, GateLog
-from metabin_plugin.norm.gates import THIRDS
+from metabin_plugin.norm.network import THIRDS
 from metabin_plugin.report.gates import gates_of_parts
 from tests.distributed import small_backbone
 from tests.engine.test_finite import infinite_gradient

@@ -26,9 +26,8 @@ from benchmarks.report import to_json
 from metabin_plugin.cli import index as index_command
 from metabin_plugin.cli.main import execute
 from metabin_plugin.engine import MetaBINTrainer, trained_network
-from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
+from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError, SearchError
 from metabin_plugin.evaluation import RankingEvaluator
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.features import Describer, restored_config
 from metabin_plugin.search.index_file import read_gallery, write_gallery
 from metabin_plugin.search.ranked_lists import GREEN, RED

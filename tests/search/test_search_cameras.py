@@ -21,9 +21,9 @@ from metabin_plugin.cli import index as index_command
 from metabin_plugin.cli import query as query_command
 from metabin_plugin.cli import threshold as threshold_command
 from metabin_plugin.cli.main import execute
+from metabin_plugin.errors import SearchError
 from metabin_plugin.ranking import standardize_by_camera
 from metabin_plugin.search.cameras import Cameras, Moments, standardize
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.features import find_gallery, find_queries
 from metabin_plugin.search.index_file import BY_CAMERA, MAGIC, Gallery, read_gallery, write_gallery
 from tests.campaigns import tries

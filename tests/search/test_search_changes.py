@@ -17,9 +17,8 @@ from PIL import Image
 
 from metabin_plugin.cli import index as index_command
 from metabin_plugin.cli.main import execute
-from metabin_plugin.errors import DatasetError
+from metabin_plugin.errors import DatasetError, SearchError
 from metabin_plugin.search.engine import search_index
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import Gallery, read_gallery
 from metabin_plugin.search.vectors import Parts
 from tests import processes

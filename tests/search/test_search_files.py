@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from metabin_plugin.cli.query import caption_lines
-from metabin_plugin.errors import DatasetError
+from metabin_plugin.errors import DatasetError, SearchError
+from metabin_plugin.files import check_file
 from metabin_plugin.search import vectors
-from metabin_plugin.search.faults import SearchError, check_output, write_csv
 from metabin_plugin.search.features import find_gallery, find_images, find_queries
 from metabin_plugin.search.ranked_lists import (
     FRAME,
@@ -31,7 +31,7 @@ from metabin_plugin.search.ranked_lists import (
     shortened,
 )
 from metabin_plugin.search.vectors import Parts
-from metabin_plugin.text import from_cell
+from metabin_plugin.text import csv_file, from_cell
 from tests.engine.tiny_data import write_manifest
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -276,15 +276,15 @@ def test_long_captions_keep_their_ends() -> None:
     assert shortened("a\nb\udcff", 20) == r"a\nb\udcff"
 
 
-def test_tables_hold_any_path(tmp_path: Path) -> None:
-    write_csv(tmp_path / "t.csv", ["path"], [["a,b.png"], ["ü.png"], ["\udcff.png"]])
-    lines = (tmp_path / "t.csv").read_bytes().split(b"\n")
+def test_tables_hold_any_path() -> None:
+    lines = csv_file(["path"], [["a,b.png"], ["ü.png"], ["\udcff.png"]], "").split(b"\n")
     assert lines[1:4] == [b'"a,b.png"', "ü.png".encode(), b"\xff.png"]
 
 
 def test_names_in_a_table_are_no_formulas(tmp_path: Path) -> None:
     names = ["=HYPERLINK(0)", "+1", "-1", "@SUM(1)", "\t=1", "'=1", "a=1"]
-    write_csv(tmp_path / "t.csv", ["path", "distance"], [[name, -0.25] for name in names])
+    content = csv_file(["path", "distance"], [[name, -0.25] for name in names], ".6f")
+    (tmp_path / "t.csv").write_bytes(content)
     with (tmp_path / "t.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
     assert [cell for cell, _ in rows] == [f"'{name}" for name in names[:-1]] + names[-1:]
@@ -296,10 +296,10 @@ def test_names_in_a_table_are_no_formulas(tmp_path: Path) -> None:
 def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SearchError, match="is a folder"):
-        check_output(tmp_path, "--output")
+        check_file(tmp_path, "--output", SearchError)
     with pytest.raises(SearchError, match="cannot be written"):
-        check_output(tmp_path / "file" / "x.csv", "--output")
-    check_output(tmp_path / "new" / "x.csv", "--output")
+        check_file(tmp_path / "file" / "x.csv", "--output", SearchError)
+    check_file(tmp_path / "new" / "x.csv", "--output", SearchError)
     assert (tmp_path / "new").is_dir()
 
 

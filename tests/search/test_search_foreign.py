@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metabin_plugin.cli.main import execute
+from metabin_plugin.errors import SearchError
 from metabin_plugin.search.engine import search_index
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import (
     MAGIC,
     NAMES_AS_JSON,

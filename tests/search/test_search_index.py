@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.search import draw_vectors
+from metabin_plugin.errors import SearchError
 from metabin_plugin.search.engine import build_index, plan_index, search_index, set_probes
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.index_file import (
     MAGIC,
     NAMES_AS_JSON,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from metabin_plugin.errors import SearchError
 from metabin_plugin.search.engine import Plan, plan_index
-from metabin_plugin.search.faults import SearchError
 
 
 @pytest.mark.parametrize(

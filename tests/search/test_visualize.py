@@ -13,9 +13,8 @@ from PIL import Image
 
 from metabin_plugin.cli.main import execute
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, SearchError
 from metabin_plugin.evaluation import Images
-from metabin_plugin.search.faults import SearchError
 from metabin_plugin.search.ranked_lists import (
     FRAME,
     GAP,

@@ -10,13 +10,14 @@ from metabin_plugin.data.datasets.cuhk import (
     DG_CUHK03_Labeled_Split,
     DG_CUHK03_Split,
 )
-from metabin_plugin.data.datasets.market_and_duke import (
+from metabin_plugin.data.datasets.large_datasets import (
+    DG_MSMT17,
     DG_DukeMTMC,
     DG_DukeMTMC_Split,
     DG_Market1501,
     DG_Market1501_Split,
+    DG_MSMT17_Split,
 )
-from metabin_plugin.data.datasets.msmt17 import DG_MSMT17, DG_MSMT17_Split
 from metabin_plugin.data.datasets.small_targets import DG_GRID, DG_PRID, DG_iLIDS, DG_VIPeR
 
 # The paper's five sources and four targets.

@@ -17,16 +17,17 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.measuring import measure_apart
+from metabin_plugin.errors import SearchError
 from metabin_plugin.search.engine import (
     KINDS,
     build_index,
     check_gpu,
+    load_faiss,
     on_gpu,
     plan_index,
     search_index,
     set_probes,
 )
-from metabin_plugin.search.faults import SearchError, load_faiss
 from metabin_plugin.search.index_file import Layout
 from metabin_plugin.search.vectors import ROWS, Comparable, NpyVectors
 

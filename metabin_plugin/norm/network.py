@@ -1,9 +1,10 @@
-"""Replacing the batch normalization layers of a network."""
+"""The norm layers of a network: replacing them, and finding their gates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from torch import nn
 
 from metabin_plugin.errors import NormError
@@ -15,6 +16,7 @@ from metabin_plugin.norm.batch_instance_norm import (
     SynchronizedBatchNorm2d,
     check_form,
 )
+from metabin_plugin.norm.formula import clip_
 
 NormFactory = Callable[..., nn.Module]
 
@@ -24,6 +26,9 @@ NORMS: Mapping[str, type[nn.Module]] = {
     "IN": InstanceNorm2d,
     "BNINHalf": HalfInstanceNorm2d,
 }
+
+# The network and the thirds of its layers, from the image to the feature (Fig. 4).
+WHOLE, THIRDS = "all", ("shallow", "middle", "deep")
 
 
 def convert_norm(module: nn.Module, norm: str | NormFactory) -> nn.Module:
@@ -94,6 +99,47 @@ def set_norm_form(module: nn.Module, form: str) -> None:
     for layer in module.modules():
         if isinstance(layer, MixedNorm2d):
             layer.form = form
+
+
+def network_parts(layers: Sequence[str]) -> dict[str, list[str]]:
+    """Layers of the whole network, and of its shallow, middle and deep third (paper, Fig. 4).
+
+    Args:
+        layers: names, from the image to the feature.
+
+    Returns:
+        Names by part. Where thirds cannot be equal, the first ones are a layer longer; those
+        without a layer are left out.
+    """
+    thirds = zip(THIRDS, np.array_split(np.array(layers, dtype=object), len(THIRDS)), strict=True)
+    parts = {part: names.tolist() for part, names in thirds if len(names)}
+    return {WHOLE: list(layers), **parts}
+
+
+def gate_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Gates (C,) of all batch-instance normalization layers, in the order of the network.
+
+    They go by the name that `named_parameters` of the network, or layer, gives them.
+    """
+    return {
+        f"{name}.gate" if name else "gate": layer.gate
+        for name, layer in module.named_modules()
+        if isinstance(layer, BatchInstanceNorm2d)
+    }
+
+
+def clip_gates_(module: nn.Module) -> None:
+    """Clip the gates of all batch-instance normalization layers into [0, 1], in place."""
+    clip_([gate.detach() for gate in gate_parameters(module).values()])
+
+
+def count_gates(module: nn.Module) -> tuple[int, int]:
+    """Number of batch-instance normalization layers and of gates (one per channel and layer).
+
+    The paper's MobileNetV2 x1.4 has 53 and 23,822.
+    """
+    gates = gate_parameters(module).values()
+    return len(gates), sum(gate.numel() for gate in gates)
 
 
 def substitute(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from fastreid.config import CfgNode, get_cfg
 
-import make_key_reference
+import make_reference_pages
 from augmining.config import add_augmining_config
 from dimn.config import add_dimn_config
-from make_key_reference import section, shown
+from make_reference_pages import section, shown
 from metabin_plugin import add_metabin_config
 from metabin_plugin.config.keys import KEYS
 from metabin_plugin.config.table import Choice, Key, Number
@@ -18,10 +18,11 @@ from metabin_plugin.errors import MetaBINError
 
 
 def test_the_committed_page_is_that_of_the_tables(tmp_path: Path) -> None:
-    written = tmp_path / "KEYS.md"
-    make_key_reference.main(["--output", str(written)])
-    committed = make_key_reference.PAGE.read_text(encoding="utf-8")
-    assert written.read_text(encoding="utf-8") == committed, "run tools/make_key_reference.py"
+    keys, patches = tmp_path / "KEYS.md", tmp_path / "PATCHES.md"
+    make_reference_pages.main(["--keys", str(keys), "--patches", str(patches)])
+    committed = make_reference_pages.KEY_PAGE.read_text(encoding="utf-8")
+    assert keys.read_text(encoding="utf-8") == committed, "run tools/make_reference_pages.py"
+    assert patches.read_text(encoding="utf-8") == make_reference_pages.patch_page()
 
 
 def test_every_key_is_there_with_its_default() -> None:
@@ -30,17 +31,17 @@ def test_every_key_is_there_with_its_default() -> None:
         add(cfg)
     keys = [
         *KEYS,
-        *(key for table in make_key_reference.project_tables().values() for key in table),
+        *(key for table in make_reference_pages.project_tables().values() for key in table),
     ]
     defaults = [(key.name, key.default) for key in keys]
-    assert sorted(map(repr, defaults)) == sorted(map(repr, make_key_reference.flat(cfg)))
+    assert sorted(map(repr, defaults)) == sorted(map(repr, make_reference_pages.flat(cfg)))
     assert min(len(key.comment) for key in keys) > 20
-    page = make_key_reference.page()
+    page = make_reference_pages.key_page()
     assert [page.count(f"| `{name}` |") for name, _ in defaults] == [1] * len(defaults)
 
 
 def test_what_the_papers_config_sets_otherwise_is_shown() -> None:
-    lines = make_key_reference.page().splitlines()
+    lines = make_reference_pages.key_page().splitlines()
     row = next(line for line in lines if "ITERS_PER_EPOCH" in line)
     assert [cell.strip() for cell in row.split("|")][1:4] == [
         "`METABIN.ITERS_PER_EPOCH`",
@@ -78,4 +79,4 @@ def test_a_row_keeps_the_table_whole() -> None:
 
 def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(MetaBINError, match=r"absent.*cannot be written"):
-        make_key_reference.main(["--output", str(tmp_path / "absent" / "KEYS.md")])
+        make_reference_pages.main(["--keys", str(tmp_path / "absent" / "KEYS.md")])

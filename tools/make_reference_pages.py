@@ -1,17 +1,22 @@
-"""Write configs/KEYS.md: every config key of the plugin and of its projects, from their tables.
+"""Write the pages that come from the code: all config keys, and all changes made to fastreid.
 
-python tools/make_key_reference.py [--output configs/KEYS.md]
+python tools/make_reference_pages.py [--keys configs/KEYS.md]
+    [--patches metabin_plugin/compat/PATCHES.md]
 
-The tables are KEYS in metabin_plugin/config/keys.py and in the config.py of each project.
+Keys come from the tables KEYS in metabin_plugin/config/keys.py and in the config.py of each
+project; changes from what is declared with @patch.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +25,14 @@ from metabin_plugin.cli.arguments import answer_help
 from metabin_plugin.cli.outcome import run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "configs" / "KEYS.md"
+KEY_PAGE = ROOT / "configs" / "KEYS.md"
+PATCH_PAGE = ROOT / "metabin_plugin" / "compat" / "PATCHES.md"
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page (configs/KEYS.md)")
+    parser.add_argument("--keys", type=Path, default=KEY_PAGE, help="the page of config keys")
+    parser.add_argument("--patches", type=Path, default=PATCH_PAGE, help="the page of changes")
 
 
 if __name__ == "__main__":
@@ -36,49 +43,60 @@ metabin_plugin.register()
 
 from fastreid.config import CfgNode
 
+from metabin_plugin.compat.patching import Patch
 from metabin_plugin.config.keys import KEYS
 from metabin_plugin.config.table import Key
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import MetaBINError
-from metabin_plugin.files import reason, replace_file
+from metabin_plugin.files import write_whole
+from metabin_plugin.registration import all_patches
 
-ABOUT = """# Config keys
+ABOUT_KEYS = """# Config keys
 
-Written by `python tools/make_key_reference.py` from the tables in
+Written by `python tools/make_reference_pages.py` from the tables in
 [`metabin_plugin/config/keys.py`](../metabin_plugin/config/keys.py) and in the projects'
 `config.py`; change them there. Symbols are those of the method; section, equation and table
 numbers are the paper's. Every key can be set in a YAML file, or as `KEY VALUE` behind a command.
 fastreid's own keys (`MODEL`, `DATASETS`, `SOLVER` ...) are in its [`config/defaults.py`](https://github.com/JDAI-CV/fast-reid/blob/master/fastreid/config/defaults.py).
 """
 
+ABOUT_PATCHES = """# What the plugin changes in fastreid 1.4.0
 
-class KeyReferenceError(MetaBINError):
-    """The page of keys cannot be written."""
+`metabin_plugin.register()` makes these changes in the memory of its process, each once, and touches
+no file of fastreid. Where several change the same thing, the later one calls the earlier. What a
+module of fastreid defines is replaced in all its modules and registries that hold it.
+
+Each says what is wrong in fastreid (*fault*), what the plugin does about it (*now*), and when it
+does nothing (*unless*; without that line it always acts). The page is written by
+`python tools/make_reference_pages.py` from what is declared with `@patch` in the code; change it
+there. See [`patching.py`](patching.py).
+"""
+# Where a docstring goes on with arguments and the like.
+_SECTION = re.compile(r"^\w+:$", re.MULTILINE)
+
+
+class PageError(MetaBINError):
+    """A page cannot be written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the page and write it.
+    """Make the pages and write them.
 
     Raises:
-        KeyReferenceError: it cannot be written.
+        PageError: one cannot be written.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     describe(parser)
-    output = parser.parse_args(arguments).output
-    content = page().encode()
-    try:
-        replace_file(output, lambda file: file.write(content))
-    except OSError as error:
-        raise KeyReferenceError(
-            f"--output {output} cannot be written ({reason(error)}); give a file in a folder that "
-            "is there"
-        ) from error
+    options = parser.parse_args(arguments)
+    keys, patches = key_page().encode(), patch_page().encode()
+    write_whole(options.keys, lambda file: file.write(keys), PageError)
+    write_whole(options.patches, lambda file: file.write(patches), PageError)
 
 
-def page() -> str:
-    """The whole page."""
+def key_page() -> str:
+    """The page of config keys, with a section for each of their nodes."""
     recipe = dict(flat(read_config(str(ROOT / "configs" / "MetaBIN.yml"), [])))
-    parts = [ABOUT]
+    parts = [ABOUT_KEYS]
     for node, keys in by_node(KEYS).items():
         about = "Beside fastreid's own." if node != "METABIN" else ""
         parts.append(section(node, about, keys, recipe))
@@ -164,6 +182,32 @@ def escaped(text: str) -> str:
     for sign in ("|", "*", "<"):
         text = text.replace(sign, f"\\{sign}")
     return text
+
+
+def patch_page() -> str:
+    """The page of changes, with a section for each package of fastreid."""
+    parts = [ABOUT_PATCHES]
+    for package, patches in groupby(sorted(all_patches(), key=_package), key=_package):
+        parts += [f"## {package}\n", *map(_patch_entry, patches)]
+    return "\n".join(parts)
+
+
+def _package(patch: Patch) -> str:
+    return ".".join(patch.targets[0].split(":")[0].split(".")[:2])
+
+
+def _patch_entry(patch: Patch) -> str:
+    change = patch.change
+    folders = change.__module__.split(".")[1:]
+    path = "/".join(folders[1:] if folders[0] == "compat" else ["..", *folders])
+    now = _SECTION.split(inspect.getdoc(change) or "")[0]
+    lines = (
+        f"{', '.join(f'`{target}`' for target in patch.targets)}\n",
+        f"- *Fault:* {patch.fault}",
+        f"- *Now:* {' '.join(now.split())} [`{change.__name__}`]({path}.py)",
+        *([f"- *Unless:* {patch.unless}"] if patch.unless else []),
+    )
+    return "\n".join(lines).replace("``", "`") + "\n"
 
 
 if __name__ == "__main__":
