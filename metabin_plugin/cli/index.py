@@ -89,7 +89,9 @@ def _cameras_of_features(options: Namespace, by_camera: bool, names: Names) -> l
         if options.cameras:
             raise SearchError("--cameras are of an index by camera; leave them out, or --by-camera")
         return []
-    known = _read_each(options.cameras, "--cameras", len(names)) if options.cameras else []
+    known = _read_each(options.cameras, "--cameras", len(names)) if options.cameras else ()
+    # As in a manifest.
+    known = [camera.strip() for camera in known]
     given = getattr(options, "camera", "")
     if not known and not given:
         raise SearchError(
@@ -294,7 +296,8 @@ def _recommend(gallery: Gallery) -> None:
 
 
 def _remove(options: Namespace) -> None:
-    given = [*options.images, *(_read_lines(options.list, "--list") if options.list else ())]
+    listed = _read_lines(options.list, "--list") if options.list else ()
+    given = [*options.images, *filter(None, listed)]
     if not given:
         raise SearchError("nothing is named to be removed; give paths of images, or --list")
     gallery = read_gallery(options.index)
@@ -311,7 +314,8 @@ def _rows_of(gallery: Gallery, given: Sequence[str], index: Path) -> np.ndarray:
         SearchError: a path or name is of none.
     """
     folder = gallery.header.folder
-    paths = [os.path.relpath(path, folder) if folder else path for path in given]
+    # An empty path, which has no way from anywhere, is what an unset variable of a shell gives.
+    paths = [os.path.relpath(path, folder) if folder and path else path for path in given]
     meant: dict[str, list[int]] = {name: [] for name in (*given, *paths)}
     for row, name in enumerate(gallery.names):
         if name in meant:
@@ -403,7 +407,8 @@ def _read_each(path: Path, option: str, count: int) -> Names:
 
 def _read_lines(path: Path, option: str) -> Names:
     try:
-        with open_regular(path) as file, io.TextIOWrapper(file, encoding="utf-8") as lines:
+        # Some editors begin a file with a mark, which is no part of its first line.
+        with open_regular(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:
             return Names.of(line.rstrip("\n") for line in lines)
     except (OSError, UnicodeDecodeError) as error:
         raise SearchError(

@@ -333,6 +333,22 @@ def test_images_are_removed_by_paths_and_names(
     assert left == {name: before[name] for name in left}
 
 
+def test_an_empty_line_in_a_list_of_images_names_none(photos: Path, tmp_path: Path) -> None:
+    index, names = tmp_path / "g.index", tmp_path / "list.txt"
+    index_images(photos, index)
+    names.write_text("\nnorth/1.png\n\nsouth/a.png\n\n")
+    execute(["remove", str(index), "--list", str(names)])
+    assert len(read_gallery(index).names) == 5
+    content = index.read_bytes()
+    # What an unset variable of a shell gives.
+    with pytest.raises(SearchError, match="has no ''; correct it"):
+        execute(["remove", str(index), ""])
+    names.write_text("\n\n")
+    with pytest.raises(SearchError, match="nothing is named"):
+        execute(["remove", str(index), "--list", str(names)])
+    assert index.read_bytes() == content
+
+
 def test_images_of_two_indexes_are_merged_once(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

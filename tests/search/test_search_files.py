@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metabin_plugin.cli.main import execute
 from metabin_plugin.cli.query import caption_lines
 from metabin_plugin.errors import DatasetError, SearchError
 from metabin_plugin.files import check_file
 from metabin_plugin.search import vectors
 from metabin_plugin.search.features import find_gallery, find_images, find_queries
+from metabin_plugin.search.index_file import read_gallery
 from metabin_plugin.search.ranked_lists import (
     FRAME,
     GAP,
@@ -291,6 +293,41 @@ def test_names_in_a_table_are_no_formulas(tmp_path: Path) -> None:
     assert [from_cell(cell) for cell, _ in rows] == names
     # A number stays one.
     assert {distance for _, distance in rows} == {"-0.250000"}
+
+
+# As editors and spreadsheets write a list.
+ENDINGS = {"marked": b"\xef\xbb\xbf%s", "by Windows": b"\xef\xbb\xbf%s\r\n", "ended": b"%s\n"}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_lists_of_any_editor_are_the_same_lists(tmp_path: Path, how: str) -> None:
+    np.save(tmp_path / "g.npy", np.random.default_rng(0).normal(size=(6, 3)))
+    plain, other = tmp_path / "plain.index", tmp_path / "other.index"
+
+    def write(name: str, lines: list[str], form: bytes) -> str:
+        end = b"\r\n" if b"\r" in form else b"\n"
+        (tmp_path / name).write_bytes(form.replace(b"%s", end.join(n.encode() for n in lines)))
+        return str(tmp_path / name)
+
+    for output, form in ((plain, b"%s"), (other, ENDINGS[how])):
+        ids = ["--ids", write("ids.txt", list("abcdef"), form)]
+        cameras = ["--cameras", write("cameras.txt", ["gate", "gate", *["yard"] * 4], form)]
+        make = ["index", "--features", str(tmp_path / "g.npy"), "--output", str(output)]
+        execute([*make, "--by-camera", *ids, *cameras])
+        execute(["remove", str(output), "--list", write("list.txt", ["b", "f"], form)])
+    assert other.read_bytes() == plain.read_bytes()
+
+
+def test_spaces_around_the_name_of_a_camera_make_no_other_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.random.default_rng(0).normal(size=(4, 3)))
+    (tmp_path / "c.txt").write_text("gate\ngate \n yard\nyard\n")
+    make = ["index", "--by-camera", "--features", str(tmp_path / "g.npy")]
+    make += ["--cameras", str(tmp_path / "c.txt"), "--output", str(tmp_path / "g.index")]
+    execute(make)
+    assert list(read_gallery(tmp_path / "g.index").cameras or ()) == [*["gate"] * 2, *["yard"] * 2]
+    (tmp_path / "c.txt").write_text("gate\n \nyard\nyard\n")
+    with pytest.raises(SearchError, match="that of 1 is not known"):
+        execute(make)
 
 
 def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
