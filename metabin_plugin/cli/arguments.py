@@ -167,7 +167,7 @@ def index(parser: ArgumentParser) -> None:
 
     With --by-camera features are compared as METABIN.TEST.CAMERA_STANDARDIZATION evaluates them,
     less what the images of a camera have in common. A manifest or a data set says which camera took
-    an image; the index is flat.
+    an image, --camera which one took all of a folder. The index is flat.
     """
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--gallery", help="folder of images, manifest (.csv) or data set")
@@ -176,6 +176,7 @@ def index(parser: ArgumentParser) -> None:
     parser.add_argument("--metric", choices=METRICS, help="of --features (cosine)")
     parser.add_argument("--by-camera", action="store_true", help="standardize features by camera")
     _cameras(parser)
+    _camera(parser)
     _config(parser, default="", help="the config of the training")
     parser.add_argument("--output", type=Path, required=True, help="the index file to write")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave such images out")

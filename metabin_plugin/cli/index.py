@@ -66,6 +66,15 @@ def _make(options: Namespace) -> None:
             "image, and lists or codes would have to be learned anew; leave --kind or --by-camera "
             "out"
         )
+    for option in ("lists", "probes", "bytes", "training"):
+        value = getattr(options, option)
+        if options.by_camera and value is not None:
+            raise SearchError(
+                f"--{option} is {value!r}, but an index by camera is flat, and has no use for it; "
+                "leave it out"
+            )
+    if options.camera and not options.by_camera:
+        raise SearchError("--camera is for an index by camera; leave it out, or add --by-camera")
     check_file(options.output, "--output", SearchError)
     if options.features:
         _index_features(options)
@@ -89,16 +98,16 @@ def _cameras_of_features(options: Namespace, by_camera: bool, names: Names) -> l
         if options.cameras:
             raise SearchError("--cameras are of an index by camera; leave them out, or --by-camera")
         return []
-    known = _read_each(options.cameras, "--cameras", len(names)) if options.cameras else ()
-    # As in a manifest.
-    known = [camera.strip() for camera in known]
-    given = getattr(options, "camera", "")
-    if not known and not given:
+    if options.cameras:
+        lines = _read_each(options.cameras, "--cameras", len(names))
+        # As in a manifest, spaces around a name are no part of it.
+        return complete_cameras([line.strip() for line in lines], names, options.camera)
+    if not options.camera:
         raise SearchError(
             "the index is by camera, and those of --features are not known; give --cameras, a text "
-            "file with a line for each"
+            "file with a line for each, or --camera, if one took all"
         )
-    return complete_cameras(known or [""] * len(names), names, given)
+    return [options.camera] * len(names)
 
 
 def _index_images(options: Namespace) -> None:
@@ -108,11 +117,14 @@ def _index_images(options: Namespace) -> None:
             "a network's, and a manifest has cameras"
         )
     folder, found, cameras = find_gallery(options.gallery)
-    if options.by_camera and not cameras:
-        raise SearchError(
-            f"--gallery {shown(options.gallery)} does not say which camera took an image; give a "
-            "manifest, which `metabin manifest` makes, or leave --by-camera out"
-        )
+    if options.by_camera:
+        if not cameras and not options.camera:
+            raise SearchError(
+                f"--gallery {shown(options.gallery)} does not say which camera took an image; give "
+                "--camera, if one took all, a manifest, which `metabin manifest` makes, or leave "
+                "--by-camera out"
+            )
+        cameras = complete_cameras(cameras or [""] * len(found), found, options.camera)
     names = Names.of(found)
     del found
     cfg = read_config(options.config_file, options.opts)

@@ -384,7 +384,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         ("has 59 lines for 60 features", [*make, *short]),
         ("that of 1 is not known; give --camera", [*make, *empty]),
         ("has values that are not finite", [*make, *bad]),
-        ("no use for it; leave it out", [*make, *options, "--lists", "2"]),
+        *(
+            (f"{option} is 2, but an index by camera is flat, .* leave it out$", [*words, "2"])
+            for option in ("--lists", "--probes", "--bytes", "--training")
+            for words in [[*make, *options, option]]
+        ),
         ("are of an index by camera; leave them", ["index", *options, "--output", str(path)]),
         ("not known; give --cameras", ["add", str(path), *options[:2]]),
         ("camera of each image is known without", ["add", str(path), *options, "--camera", "a"]),
@@ -529,7 +533,7 @@ def test_images_of_no_known_camera_are_refused(site: Path, monkeypatch: pytest.M
     write_targets(site / "targets")
     monkeypatch.setenv("FASTREID_DATASETS", str(site / "targets"))
     path, manifest = site / "g.index", site / "site.csv"
-    with pytest.raises(SearchError, match="does not say which camera took an image; give a manife"):
+    with pytest.raises(SearchError, match="does not say which camera took an image; give --camera"):
         make(site, path, site / "photos", "--by-camera")
     with pytest.raises(SearchError, match="--ids, --metric and --cameras belong to --features"):
         make(site, path, manifest, "--by-camera", "--cameras", "c.txt")
@@ -559,6 +563,47 @@ def test_images_of_no_known_camera_are_refused(site: Path, monkeypatch: pytest.M
         with pytest.raises(SearchError, match=words):
             execute(arguments)
         assert path.read_bytes() == content
+
+
+def test_a_gallery_of_one_camera_says_which_one(site: Path) -> None:
+    """Folders of cameras become the index of their manifest, whose rows are in the same order."""
+    path, whole, north = site / "g.index", site / "whole.index", site / "photos" / "north"
+    make(site, path, north, "--by-camera", "--camera", "gate")
+    execute(["add", str(path), "--gallery", str(site / "photos" / "south"), "--camera", "yard"])
+    rows = ["path,pid,camid,subset"]
+    rows += [f"photos/north/{n}.png,{n},gate,gallery" for n in "123"]
+    rows += [f"photos/south/{n}.png,{n},yard,gallery" for n in "abcd"]
+    (site / "cameras.csv").write_text("".join(f"{row}\n" for row in rows))
+    make(site, whole, site / "cameras.csv", "--by-camera")
+    assert path.read_bytes() == whole.read_bytes()
+
+    content, manifest = path.read_bytes(), str(site / "site.csv")
+    wrong = [
+        (
+            "--camera is for an index by camera; .* add --by-camera",
+            [str(north), "--camera", "gate"],
+        ),
+        ("is known without; leave it out", [manifest, "--by-camera", "--camera", "gate"]),
+        (
+            "give --camera, if one took all, a manifest, .* or leave --by",
+            [str(north), "--by-camera"],
+        ),
+    ]
+    for words, arguments in wrong:
+        with pytest.raises(SearchError, match=words):
+            make(site, path, *arguments)
+        assert path.read_bytes() == content
+
+
+def test_features_of_one_camera_need_no_list(tmp_path: Path) -> None:
+    rows, _ = draw(30)
+    listed, named_ = tmp_path / "listed.index", tmp_path / "named.index"
+    options = write(tmp_path, "g", rows, ["gate"] * 30)
+    index(listed, options)
+    index(named_, [*options[:2], "--camera", "gate"])
+    assert named_.read_bytes() == listed.read_bytes()
+    with pytest.raises(SearchError, match="known without; leave it out"):
+        index(named_, [*options, "--camera", "gate"])
 
 
 def test_an_image_that_cannot_be_read_takes_its_camera_along(
