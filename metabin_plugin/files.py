@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -146,6 +146,21 @@ def check_file(path: Path, option: str, error: type[MetaBINError]) -> None:
     if path.is_dir():
         raise error(f"{option} {path} is a folder; give the path of a file")
     make_folder_of(path, error)
+
+
+def check_not_read(
+    path: Path, option: str, read: Iterable[str | os.PathLike[str]], error: type[MetaBINError]
+) -> None:
+    """Refuse to write over a file that the same command reads.
+
+    Args:
+        path: the file to write, which may be there.
+        option: what names it, for the sentence.
+        read: files, and folders and names of other things, which no file is.
+        error: what to raise where it is one of them.
+    """
+    if path.exists() and any(os.path.exists(one) and os.path.samefile(path, one) for one in read):
+        raise error(f"{option} {path} is a file that is read; give another path")
 
 
 def make_folder_of(path: Path, error: type[MetaBINError]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from metabin_plugin.cli.outcome import sentence
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import DatasetError, SearchError
-from metabin_plugin.files import check_file, open_regular, reason
+from metabin_plugin.files import check_file, check_not_read, open_regular, reason
 from metabin_plugin.search.cameras import Cameras, complete_cameras
 from metabin_plugin.search.engine import (
     KINDS,
@@ -76,6 +76,8 @@ def _make(options: Namespace) -> None:
     if options.camera and not options.by_camera:
         raise SearchError("--camera is for an index by camera; leave it out, or add --by-camera")
     check_file(options.output, "--output", SearchError)
+    given = options.features, options.ids, options.cameras, options.gallery, options.config_file
+    check_not_read(options.output, "--output", filter(None, given), SearchError)
     if options.features:
         _index_features(options)
     else:
@@ -96,7 +98,7 @@ def _index_features(options: Namespace) -> None:
 def _cameras_of_features(options: Namespace, by_camera: bool, names: Names) -> list[str]:
     if not by_camera:
         if options.cameras:
-            raise SearchError("--cameras are of an index by camera; leave them out, or --by-camera")
+            raise SearchError("--cameras are of an index by camera; leave them out, or make one")
         return []
     if options.cameras:
         lines = _read_each(options.cameras, "--cameras", len(names))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from metabin_plugin.errors import SearchError
-from metabin_plugin.files import check_file, write_whole
+from metabin_plugin.files import check_file, check_not_read, write_whole
 from metabin_plugin.search.cameras import complete_cameras, standardize
 from metabin_plugin.search.engine import load_faiss, on_gpu, search_index, set_probes
 from metabin_plugin.search.features import Describer, find_queries, restored_config
@@ -89,10 +89,15 @@ def run(options: Namespace) -> None:
         raise SearchError(f"--camera is given, but {options.index} is not by camera; leave it out")
     if options.probes is not None:
         set_probes(gallery.index, options.probes)
+    ready = [Path(name).suffix for name in options.queries] == [".npy"]
+    paths, cameras = ([], []) if ready else find_queries(options.queries)
+    for option, path in (("--output", options.output), ("--sheet", sheet)):
+        check_not_read(path, option, [options.index, *options.queries, *paths], SearchError)
+        _check_no_image(path, option, gallery, options.gallery_folder)
     queries = (
         _read_features(gallery, Path(options.queries[0]), options.camera)
-        if [Path(name).suffix for name in options.queries] == [".npy"]
-        else _describe(gallery, options)
+        if ready
+        else _describe(gallery, options, paths, cameras)
     )
     if gallery.cameras is not None:
         gallery.cameras.make_comparable(gallery.index, gallery.header.metric)
@@ -134,8 +139,19 @@ def run(options: Namespace) -> None:
         print(f"Contact sheet of {len(drawn)}: {sheet}")
 
 
-def _describe(gallery: Gallery, options: Namespace) -> Queries:
-    paths, said = find_queries(options.queries)
+def _check_no_image(path: Path, option: str, gallery: Gallery, folder: str) -> None:
+    """Refuse to write over an image of the gallery."""
+    if not gallery.header.folder or not path.exists():
+        return
+    file, home = path.resolve(), Path(folder or gallery.header.folder).resolve()
+    # Of millions of names none is looked at for a file in another folder.
+    if file.is_relative_to(home) and str(file.relative_to(home)) in gallery.names:
+        raise SearchError(f"{option} {path} is a file that is read; give another path")
+
+
+def _describe(
+    gallery: Gallery, options: Namespace, paths: Sequence[str], said: Sequence[str]
+) -> Queries:
     if not gallery.header.config:
         raise SearchError("the index was made of features, without a network; ask by a .npy file")
     cameras = _known_cameras(gallery, said, paths, options.camera)

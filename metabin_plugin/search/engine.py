@@ -279,10 +279,12 @@ def search_index(
     Returns:
         Distances as evaluation has them (Q, K), one minus the cosine or squared Euclidean, and
         numbers of the entries (Q, K), K being at most ``top``. Entries at equal distance are
-        ordered by number. Where the lists searched hold fewer entries, the last numbers are -1.
+        ordered by number. Where the lists searched hold fewer entries, or such whose distance is
+        beyond all numbers, the last numbers are -1.
     """
     scores, rows = index.search(np.ascontiguousarray(queries), min(top, index.ntotal))
     distances = 1 - scores if metric == "cosine" else scores
+    rows[~np.isfinite(distances)] = -1
     distances[rows < 0] = np.inf
     order = np.lexsort((rows, distances))
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)

@@ -477,6 +477,8 @@ def _check_header(header: Header, layout: Layout) -> None:
         raise ValueError("it has another metric")
     if not all(map(_is_text, (header.plan, header.folder, header.config, header.calibration))):
         raise ValueError("a text of its header is not a text")
+    if "\0" in header.folder:
+        raise ValueError("no path can have the name of its folder")
     if not isinstance(header.probe, list) or not all(map(_is_finite, header.probe)):
         raise ValueError("its probe is not a list of numbers")
     if header.threshold is not None and not _is_finite(header.threshold):

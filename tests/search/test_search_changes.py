@@ -16,13 +16,14 @@ import pytest
 from PIL import Image
 
 from metabin_plugin.cli import index as index_command
+from metabin_plugin.cli import query as query_command
 from metabin_plugin.cli.main import execute
 from metabin_plugin.errors import DatasetError, SearchError
 from metabin_plugin.search.engine import search_index
 from metabin_plugin.search.index_file import Gallery, read_gallery
 from metabin_plugin.search.vectors import Parts
 from tests import processes
-from tests.engine.tiny_data import CONFIGS
+from tests.engine.tiny_data import CONFIGS, write_manifest
 
 DIMENSION = 6
 KINDS = {
@@ -347,6 +348,63 @@ def test_an_empty_line_in_a_list_of_images_names_none(photos: Path, tmp_path: Pa
     with pytest.raises(SearchError, match="nothing is named"):
         execute(["remove", str(index), "--list", str(names)])
     assert index.read_bytes() == content
+
+
+def test_no_command_writes_over_what_it_reads(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_command, "Describer", Describer)
+    monkeypatch.chdir(tmp_path)
+    _, (first, second) = write_features(tmp_path, 80, 2)
+    for name in ("ids.txt", "cameras.txt"):
+        (tmp_path / name).write_text("a\n" * 40)
+    write_manifest(tmp_path, "site", 1, identities=2, images=3, subset="test")
+    shutil.copy(photos / "north" / "1.png", "person.png")
+    Path("ready.index").symlink_to("ready")
+    index_features(first, Path("ready"), "flat")
+    index_images(photos, Path("g.index"))
+    features = ["--features", first.name, "--ids", "ids.txt"]
+    by_camera = ["--by-camera", "--cameras", "cameras.txt"]
+    config = ["--config-file", str(CONFIGS / "MetaBIN.yml")]
+    asks = {
+        "1.png": ["photos/north/1.png"],
+        "photos/north/2.png": ["photos/north"],
+        # Of the gallery, and not asked for.
+        "photos/south/a.png": ["person.png"],
+        "person.png": ["photos/south", "./person.png"],
+        "site/1_0.png": ["site.csv"],
+    }
+    Path("1.png").symlink_to("photos/north/1.png")
+    lines = [
+        *(["index", *features, *by_camera, "--output", path] for path in (first.name, "ids.txt")),
+        ["index", *features, *by_camera, "--output", "cameras.txt"],
+        ["index", *config, "--gallery", "site.csv", "--output", "site.csv"],
+        ["query", "ready.index", second.name, "--output", second.name],
+        ["query", "ready", second.name, "--output", "ready"],
+        ["query", "g.index", "site.csv", "--output", "site.csv"],
+        *(
+            ["query", "g.index", *queries, "--output", str(Path(sheet).with_suffix(end))]
+            for sheet, queries in asks.items()
+            for end in (".csv", ".json")
+        ),
+        *(
+            ["query", "g.index", *queries, "--output", "f.csv", "--sheet", sheet]
+            for sheet, queries in asks.items()
+        ),
+    ]
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = contents()
+    for line in lines:
+        with pytest.raises(SearchError, match=r"^--\w+ \S+ is a file that is read; give another"):
+            execute(line)
+        assert contents() == before
+    # Former results are none of these.
+    for _ in range(2):
+        execute(["query", "g.index", "person.png", "--output", "photos/found.csv"])
+    assert Path("photos/found.png").exists()
 
 
 def test_images_of_two_indexes_are_merged_once(
