@@ -8,7 +8,10 @@ from pathlib import Path
 
 from fastreid.config import CfgNode
 
+from metabin_plugin.data.build import datasets_root
+from metabin_plugin.data.manifest import find_manifest, is_manifest
 from metabin_plugin.engine import trained_network
+from metabin_plugin.files import check_not_read
 from metabin_plugin.report.embeddings import (
     Panel,
     choose,
@@ -69,6 +72,9 @@ def plot_embeddings(options: Namespace) -> None:
     targets = options.datasets or list(configs[0].DATASETS.TESTS)
     if not targets:
         raise FigureError("DATASETS.TESTS is empty; name targets by --datasets")
+    manifests = [find_manifest(name, datasets_root()) for name in targets if is_manifest(name)]
+    for path in (beside(options.output), beside(options.output, "distances")):
+        check_not_read(path, "--output", manifests, FigureError)
     panels = {
         label: map_targets(cfg, targets, options.identities)
         for label, cfg in zip(labels, configs, strict=True)

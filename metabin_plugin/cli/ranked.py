@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from metabin_plugin.data.build import build_nonempty_dataset
+from metabin_plugin.data.manifest import is_manifest
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import SearchError
 from metabin_plugin.evaluation import Images
-from metabin_plugin.files import check_file, write_whole
+from metabin_plugin.files import check_file, check_not_read, write_whole
 from metabin_plugin.search.features import Describer
 from metabin_plugin.search.ranked_lists import (
     GREEN,
@@ -49,6 +50,10 @@ def run(options: Namespace) -> None:
     cfg = read_config(options.config_file, options.opts)
     dataset = build_nonempty_dataset(options.dataset, ["query", "gallery"], key="--dataset")
     items = [*dataset.query, *dataset.gallery]
+    numbers = options.output.with_suffix(".csv")
+    read = [*([dataset.file] if is_manifest(options.dataset) else ()), *(item[0] for item in items)]
+    for path in (options.output, numbers):
+        check_not_read(path, "--output", read, SearchError)
     features, _ = Describer(cfg).describe([item[0] for item in items])
     labels = (np.array(column) for column in zip(*(item[1:3] for item in items), strict=True))
     images = Images(torch.from_numpy(features), *labels)
@@ -65,7 +70,7 @@ def run(options: Namespace) -> None:
     )
     rows = [(number, precisions[number], lists.list_of(number, options.top)) for number in chosen]
     content = csv_file(COLUMNS, table(dataset, rows), ".6f")
-    write_whole(options.output.with_suffix(".csv"), lambda file: file.write(content), SearchError)
+    write_whole(numbers, lambda file: file.write(content), SearchError)
     save_sheet(draw_sheet([tiles(dataset, row) for row in rows]), options.output)
     print(f"Ranked galleries of {len(rows)} queries: {options.output}")
 

@@ -13,7 +13,7 @@ import torch
 from metabin_plugin.cli.main import execute
 from metabin_plugin.engine import MetaBINTrainer, read_config
 from metabin_plugin.errors import MetaBINError
-from tests.engine.tiny_data import CONFIGS, tiny_options
+from tests.engine.tiny_data import CONFIGS, tiny_options, write_manifest
 from tests.processes import ROOT, run_script
 
 SMALL = ("DATALOADER.NUM_WORKERS", "0")
@@ -157,6 +157,13 @@ def test_what_users_get_wrong_is_said_in_one_sentence(
     for words, figure, (checkpoint, *more) in wrong:
         with pytest.raises(MetaBINError, match=words):
             execute(["plot", figure, checkpoint, "--output", str(tmp_path / "x.png"), *more])
+    manifest = write_manifest(tmp_path, "site", 0, subset="test")
+    content = manifest.read_bytes()
+    maps = ["plot", embeddings, weights, "--output", str(manifest.with_suffix(".png"))]
+    with pytest.raises(MetaBINError, match=r"site\.csv is a file that is read; give another path"):
+        execute([*maps, "--datasets", str(manifest)])
+    assert manifest.read_bytes() == content
+    manifest.unlink()
     done = command("plot_training.py", tmp_path, "--output", tmp_path / "x.png")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "metrics.json cannot be read" in done.stderr

@@ -143,6 +143,11 @@ def test_what_users_get_wrong_is_said_in_one_sentence(tmp_path: Path) -> None:
             run(tmp_path, *options)
     with pytest.raises(SearchError, match=r"give one ending in \.png"):
         run(tmp_path, "--output", "ranked.csv")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in ("target.png", "target/0_1.png"):
+        with pytest.raises(SearchError, match=r"target\S+ is a file that is read; give another"):
+            run(tmp_path, "--output", str(tmp_path / name))
+    assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(SearchError, match="no query shows 77"):
         run(tmp_path, "--ids", "77")
     weights = tmp_path / "weights.pth"
