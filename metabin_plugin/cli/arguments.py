@@ -256,7 +256,9 @@ def query(parser: ArgumentParser) -> None:
 
     An index by camera is asked with the camera of each image: --camera says it of files and
     folders; a manifest in their place, of which the queries are taken, says it itself. The index
-    must have images of that camera.
+    must have images of that camera. Its table has two more columns at the end, `query_camera` and
+    `camera`: which one took the query (of several images of one person all of theirs), and which
+    one the gallery image. JSON has `cameras`, one for each image of a query, and `camera`.
     """
     parser.add_argument("index", type=Path, help="what `index` wrote")
     parser.add_argument(

@@ -26,6 +26,8 @@ from metabin_plugin.search.vectors import NpyVectors, comparable, mean_query
 from metabin_plugin.text import csv_file, visible
 
 COLUMNS = ("query", "rank", "path", "distance", "decision")
+# Behind them, where the index is by camera.
+OF_CAMERAS = ("query_camera", "camera")
 MATCH, TOO_FAR, NOBODY = "match", "too far", "nobody"
 
 
@@ -38,12 +40,14 @@ class Queries:
             the command line names.
         features: float32 (Q, D), comparable by the index's metric.
         images: paths of the images of each query; none of ready features.
+        cameras: those of the images, or rows, of each query; none where the index has none.
         spread: what is added to all distances, see ``mean_query``.
     """
 
     names: Sequence[str]
     features: np.ndarray
     images: Sequence[Sequence[str]]
+    cameras: Sequence[Sequence[str]]
     spread: float = 0.0
 
 
@@ -58,6 +62,7 @@ class Found:
         image: the path, "" if it is an identifier.
         decision: ``MATCH`` below the threshold, else ``TOO_FAR``, or ``NOBODY`` if no entry of the
             query is a match; "" without a threshold.
+        camera: which one took its image; "" where the index has none.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Found:
     distance: float
     image: str
     decision: str
+    camera: str
 
 
 def run(options: Namespace) -> None:
@@ -103,8 +109,13 @@ def run(options: Namespace) -> None:
         gallery.cameras.make_comparable(gallery.index, gallery.header.metric)
     if options.one_person:
         mean, spread = mean_query(queries.features, gallery.header.metric)
-        images = [path for paths in queries.images for path in paths]
-        queries = Queries([shlex.join(options.queries)], mean, [images] if images else [], spread)
+        queries = Queries(
+            [shlex.join(options.queries)],
+            mean,
+            _together(queries.images),
+            _together(queries.cameras),
+            spread,
+        )
     index = on_gpu(gallery.index) if options.gpu else gallery.index
     distances, places = search_index(index, queries.features, options.top, gallery.header.metric)
     nearest = distances + queries.spread, places
@@ -115,7 +126,8 @@ def run(options: Namespace) -> None:
     if options.output.suffix == ".json":
         content = _as_json(options, gallery, queries, found, threshold)
     else:
-        content = csv_file(COLUMNS, _rows(queries.names, found), ".6f")
+        columns = COLUMNS if gallery.cameras is None else (*COLUMNS, *OF_CAMERAS)
+        content = csv_file(columns, _rows(queries, found), ".6f")
     write_whole(options.output, lambda file: file.write(content), SearchError)
     print(f"Nearest {nearest[0].shape[1]} to {len(found)} queries: {options.output}")
     nobody = [
@@ -158,14 +170,26 @@ def _describe(
     describer = Describer(restored_config(gallery.header.config, options.opts))
     check_network(gallery.header, describer.probe())
     features, _ = describer.describe(paths)
-    return Queries(paths, _comparable(gallery, features, cameras), [[path] for path in paths])
+    rows = _comparable(gallery, features, cameras)
+    return Queries(paths, rows, _alone(paths), _alone(cameras))
+
+
+def _alone(of_images: Sequence[str]) -> list[list[str]]:
+    """What is said of images, each of which is a query."""
+    return [[one] for one in of_images]
+
+
+def _together(of_queries: Sequence[Sequence[str]]) -> list[list[str]]:
+    """What is said of queries that are one query."""
+    return [list(itertools.chain.from_iterable(of_queries))] if of_queries else []
 
 
 def _known_cameras(
     gallery: Gallery, cameras: Sequence[str], images: Sequence[str], given: str
 ) -> Sequence[str]:
+    """The camera of each image; none where the index has none."""
     if gallery.cameras is None:
-        return cameras
+        return []
     cameras = complete_cameras(cameras, images, given)
     gallery.cameras.check_known(cameras, images)
     return cameras
@@ -189,7 +213,7 @@ def _read_features(gallery: Gallery, path: Path, camera: str) -> Queries:
     features = np.concatenate(list(vectors.blocks()))
     names = [str(number) for number in range(len(features))]
     cameras = _known_cameras(gallery, [""] * len(names), names, camera)
-    return Queries(names, _comparable(gallery, features, cameras), [])
+    return Queries(names, _comparable(gallery, features, cameras), [], _alone(cameras))
 
 
 def is_near(folder: str, index: Path) -> bool:
@@ -209,13 +233,18 @@ def _found(
     distances: np.ndarray,
     rows: np.ndarray,
 ) -> Iterator[list[Found]]:
+    own = gallery.cameras
+    called = [] if own is None else list(own.statistics)
     for some, entries in zip(distances.tolist(), rows.tolist(), strict=True):
         near = [pair for pair in zip(entries, some, strict=True) if pair[0] >= 0]
         decisions = _decisions([distance for _, distance in near], threshold)
         paths = [gallery.path(row, folder) for row, _ in near]
+        cameras = ["" if own is None else called[own.places[row]] for row, _ in near]
         yield [
-            Found(gallery.names[row], path, distance, path if opens else "", decision)
-            for (row, distance), path, decision in zip(near, paths, decisions, strict=True)
+            Found(gallery.names[row], path, distance, path if opens else "", decision, camera)
+            for (row, distance), path, decision, camera in zip(
+                near, paths, decisions, cameras, strict=True
+            )
         ]
 
 
@@ -244,10 +273,12 @@ def _say_who_is_nobody(
     print(f"{sum(nobody)} of {len(found)} queries are {NOBODY} by the threshold {threshold:.6f}")
 
 
-def _rows(names: Sequence[str], found: Sequence[Sequence[Found]]) -> Iterator[tuple[object, ...]]:
-    for name, entries in zip(names, found, strict=True):
+def _rows(queries: Queries, found: Sequence[Sequence[Found]]) -> Iterator[tuple[object, ...]]:
+    for place, (name, entries) in enumerate(zip(queries.names, found, strict=True)):
+        cameras = ", ".join(dict.fromkeys(queries.cameras[place])) if queries.cameras else ""
         for rank, entry in enumerate(entries, start=1):
-            yield name, rank, entry.path, entry.distance, entry.decision
+            of_cameras = (cameras, entry.camera) if queries.cameras else ()
+            yield name, rank, entry.path, entry.distance, entry.decision, *of_cameras
 
 
 def _as_json(
@@ -266,11 +297,13 @@ def _as_json(
                 "path": entry.path,
                 "distance": entry.distance,
                 "decision": entry.decision or None,
+                **({"camera": entry.camera} if queries.cameras else {}),
             }
             for rank, entry in enumerate(found[place], start=1)
         ]
         images = list(queries.images[place]) if queries.images else []
-        return {"query": queries.names[place], "images": images, "found": entries}
+        cameras = {"cameras": queries.cameras[place]} if queries.cameras else {}
+        return {"query": queries.names[place], "images": images, **cameras, "found": entries}
 
     content = {
         "index": str(options.index),

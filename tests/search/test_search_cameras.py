@@ -487,6 +487,62 @@ def test_images_are_indexed_added_and_asked_by_camera(
         execute([*ask, str(site / "photos" / "north" / "1.png"), str(site / "site.csv")])
 
 
+def test_an_answer_says_by_which_cameras_its_images_are(site: Path) -> None:
+    path, found = site / "g.index", site / "f.csv"
+    make(site, path, site / "site.csv", "--by-camera")
+    with (site / "site.csv").open(newline="") as file:
+        camera_of = {str(site / row["path"]): row["camid"] for row in csv.DictReader(file)}
+    one = str(site / "photos" / "north" / "1.png")
+    camera_of[one] = "yard"
+    ask = ["query", str(path), one, str(site / "site.csv"), "--camera", "yard", "--top", "4"]
+    execute([*ask, "--output", str(found)])
+    with found.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ["query", "rank", "path", "distance", "decision"]
+    assert list(rows[0]) == [*columns, "query_camera", "camera"]
+    assert len(rows) == 7 * 4
+    for row in rows:
+        assert row["query_camera"] == camera_of[row["query"]]
+        assert row["camera"] == camera_of[row["path"]]
+    assert {row["camera"] for row in rows} == {"yard", "gate"}
+
+    execute([*ask, "--output", str(found.with_suffix(".json"))])
+    said = json.loads(found.with_suffix(".json").read_text())["queries"]
+    assert [query["cameras"] for query in said] == [["yard"], *[["gate"]] * 6]
+    entries = [entry for query in said for entry in query["found"]]
+    assert [entry["camera"] for entry in entries] == [row["camera"] for row in rows]
+
+    execute([*ask, "--one-person", "--output", str(found)])
+    execute([*ask, "--one-person", "--output", str(found.with_suffix(".json"))])
+    with found.open(newline="") as file:
+        assert [row["query_camera"] for row in csv.DictReader(file)] == ["yard, gate"] * 4
+    (query,) = json.loads(found.with_suffix(".json").read_text())["queries"]
+    assert query["cameras"] == ["yard", *["gate"] * 6] and len(query["images"]) == 7
+
+    # Readers of an index without cameras find what they always found.
+    make(site, path, site / "site.csv")
+    execute(["query", str(path), one, "--output", str(found)])
+    execute(["query", str(path), one, "--output", str(found.with_suffix(".json"))])
+    assert found.read_text().splitlines()[0].split(",") == columns
+    (query,) = json.loads(found.with_suffix(".json").read_text())["queries"]
+    assert list(query) == ["query", "images", "found"]
+    assert list(query["found"][0]) == ["rank", "path", "distance", "decision"]
+
+
+def test_ready_features_have_the_camera_that_is_given(tmp_path: Path) -> None:
+    rows, cameras = draw(30)
+    index(tmp_path / "g.index", write(tmp_path, "g", rows, cameras))
+    np.save(tmp_path / "q.npy", rows[:3])
+    ask = ["query", str(tmp_path / "g.index"), str(tmp_path / "q.npy"), "--camera", "yard"]
+    execute([*ask, "--output", str(tmp_path / "f.csv")])
+    execute([*ask, "--output", str(tmp_path / "f.json"), "--one-person"])
+    with (tmp_path / "f.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert (row["query_camera"], row["camera"]) == ("yard", cameras[int(row["path"])])
+    (query,) = json.loads((tmp_path / "f.json").read_text())["queries"]
+    assert (query["cameras"], query["images"]) == (["yard"] * 3, [])
+
+
 def test_a_threshold_is_that_of_standardized_features(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
