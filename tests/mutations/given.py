@@ -14,7 +14,7 @@ from tests.distributed import small_backbone
 from tests.engine.tiny_data import CONFIGS, tiny_options, write_manifest
 from tests.mutations.warm_process import ERR, EVENTS, OUT, PLACES, Command, WarmProcess
 
-KINDS = ("checkpoint", "index", "manifest", "config", "jpeg")
+KINDS = ("checkpoint", "index", "index_by_camera", "manifest", "config", "jpeg")
 # Two epochs of one iteration; a resumed run has the second before it.
 EPOCHS = 2
 _SHORT = {
@@ -35,7 +35,7 @@ class Given:
     Attributes:
         root: folder of all that is below.
         data: what the commands may read: images, manifests, ``config.yml``, the run ``out``,
-            ``gallery.index``, ``photo.jpg``.
+            ``gallery.index``, ``site.index`` (by camera, with a threshold), ``photo.jpg``.
         outside: what no command may touch.
     """
 
@@ -54,6 +54,7 @@ class Given:
         names = {
             "checkpoint": f"out/{(self.data / 'out' / 'last_checkpoint').read_text()}",
             "index": "gallery.index",
+            "index_by_camera": "site.index",
             "manifest": "source0.csv",
             "config": "config.yml",
             "jpeg": "photo.jpg",
@@ -86,6 +87,16 @@ class Given:
         query = str(self.data / "target" / "0_0.png")
         line = ["tools/search.py", "query", str(path), query, "--output", str(folder / "found.csv")]
         return path, self._of(folder, line)
+
+    def _index_by_camera(self, number: int, folder: Path) -> tuple[Path, Command]:
+        path, line = self._index(number, folder)
+        line.line.extend(["--camera", "0"])
+        if number % 3 == 1:
+            line = self._of(folder, ["tools/search.py", "remove", str(path), "0_1.png"])
+        elif number % 3 == 2:
+            merge = ["tools/search.py", "merge", str(path), str(self.data / "more.index")]
+            line = self._of(folder, [*merge, "--output", str(path)])
+        return path, line
 
     def _manifest(self, number: int, folder: Path) -> tuple[Path, Command]:
         path = folder / "source0.csv"
@@ -158,9 +169,21 @@ def make_given(root: Path, process: WarmProcess) -> Given:
     _keep_first_epoch(given)
     line = ["tools/search.py", "index", "--config-file", str(given.data / "config.yml")]
     line += ["--gallery", str(given.data / "target"), "--output", str(given.data / "gallery.index")]
-    _make(given, process, [*line, "MODEL.WEIGHTS", str(given.original("checkpoint"))])
+    weights = ["MODEL.WEIGHTS", str(given.original("checkpoint"))]
+    _make(given, process, [*line, *weights])
+    line = ["tools/search.py", "index", "--config-file", str(given.data / "config.yml")]
+    for name in ("site.index", "more.index"):
+        gallery = ["--by-camera", "--gallery", str(given.data / "target.csv")]
+        _make(given, process, [*line, *gallery, "--output", str(given.data / name), *weights])
+    line = ["tools/search.py", "threshold", "--index", str(given.data / "site.index")]
+    line += ["--dataset", str(given.data / "target.csv"), "--false-match-rate", "0.5"]
+    _make(given, process, [*line, "--resamplings", "5"])
     # Each other tool once, on whole files.
-    for kind, number in (("index", 0), ("manifest", 1)):
+    for kind, number in (
+        ("index", 0),
+        *(("index_by_camera", n) for n in range(3)),
+        ("manifest", 1),
+    ):
         path, command = given.command(kind, number, given.root / kind)
         shutil.copy(given.original(kind), path)
         _make(given, process, command.line)

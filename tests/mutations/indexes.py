@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
+import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +16,14 @@ from typing import Any
 import faiss
 import numpy as np
 
-from metabin_plugin.search.index_file import MAGIC, NAMES_AS_JSON, Layout, Names, write_index
+from metabin_plugin.search.index_file import (
+    BY_CAMERA,
+    MAGIC,
+    NAMES_AS_JSON,
+    Layout,
+    Names,
+    write_index,
+)
 from tests.mutations.configs import change_text
 from tests.mutations.raw import change_bytes
 from tests.mutations.trees import change_tree, plain_values
@@ -61,17 +70,61 @@ def change(rng: random.Random, data: bytes, path: Path, outside: Path) -> tuple[
     return _joined(magic, [header, sizes, names], arrays, lengths), f"{what} {said}"
 
 
-def _parts(data: bytes) -> tuple[Any, Any, list[str], bytes]:
+def change_by_camera(
+    rng: random.Random, data: bytes, path: Path, outside: Path
+) -> tuple[bytes, str]:
+    """Change a part of an index by camera, or call it one of another version."""
+    parts, arrays = _split(data, 5)
+    values = [*plain_values(path, outside), lambda: _DEEP]
+    places = {"header": 0, "sizes": 1, "names": 2, "cameras": 3, "statistics": 4}
+    of_cameras = ("cameras", "statistics", "numbers")
+    what = rng.choice((*places, *of_cameras, "length", "arrays", "version"))
+    said, magic = "", BY_CAMERA
+    lengths: list[int | None] = [None] * 5
+    if what in ("header", "sizes", "cameras"):
+        place = places[what]
+        parts[place], said = change_tree(rng, json.loads(parts[place]), values)
+    elif what in places:
+        parts[places[what]], said = change_bytes(rng, parts[places[what]])
+    elif what == "numbers":
+        parts[4], said = _other_number(rng, parts[4])
+    elif what == "length":
+        lengths[0] = rng.choice((0, 1, 2**31, 2**62, 2**64 - 1))
+        rng.shuffle(lengths)
+    elif what == "arrays":
+        arrays, said = change_bytes(rng, arrays)
+    else:
+        magic = rng.choice((MAGIC, NAMES_AS_JSON, _FORMER))
+        said = repr(magic)
+    return _joined(magic, parts, arrays, lengths), f"{what} {said}"
+
+
+def _other_number(rng: random.Random, data: bytes) -> tuple[bytes, str]:
+    """Another number, whole or not, in the place of one of the last ones of eight bytes."""
+    number = rng.choice((0, -1, 7, 2**62, 0.0, -1.0, 1e-320, 1e300, 3e38, math.inf, math.nan))
+    new = struct.pack("<q" if isinstance(number, int) else "<d", number)
+    # Rows of cameras stand in front, of four bytes each.
+    place = len(data) - 8 * rng.randint(1, len(data) // 8)
+    return data[:place] + new + data[place + 8 :], f"{number} at {place}"
+
+
+def _split(data: bytes, count: int) -> tuple[list[Any], bytes]:
+    """The first parts of a file, and what is behind them."""
     place = len(MAGIC)
-    parts = []
-    for _ in range(3):
+    parts: list[Any] = []
+    for _ in range(count):
         end = place + _LENGTH_BYTES + int.from_bytes(data[place : place + _LENGTH_BYTES], "little")
         parts.append(data[place + _LENGTH_BYTES : end])
         place = end
+    return parts, data[place:-4]
+
+
+def _parts(data: bytes) -> tuple[Any, Any, list[str], bytes]:
+    parts, arrays = _split(data, 3)
     header, sizes = map(json.loads, parts[:2])
     start = _LENGTH_BYTES * (sizes["count"] + 1)
     names = Names(np.frombuffer(parts[2][:start], np.int64), parts[2][start:])
-    return header, sizes, list(names), data[place:-4]
+    return header, sizes, list(names), arrays
 
 
 def _table(names: list[str]) -> bytes:

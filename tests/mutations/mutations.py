@@ -16,6 +16,7 @@ Change = Callable[[random.Random, bytes, Path, Path], tuple[bytes, str]]
 _IN_FORM: dict[str, Change] = {
     "checkpoint": checkpoints.change,
     "index": indexes.change,
+    "index_by_camera": indexes.change_by_camera,
     "manifest": manifests.change,
     "config": configs.change,
     "jpeg": images.change,
@@ -27,7 +28,7 @@ def mutate(kind: str, number: int, original: bytes, path: Path, outside: Path) -
     """Write a mutated file.
 
     Args:
-        kind: "checkpoint", "index", "manifest", "config" or "jpeg".
+        kind: one of ``tests.mutations.given.KINDS``.
         number: which mutation of this kind.
         original: content of the whole file.
         path: where to write.

@@ -2,16 +2,18 @@
 
 ``MUTATIONS`` is the number of each kind; ``MUTATION_FIRST`` that of the first one. A failure names
 its number, and its files stay in the test's folder. To repeat number 17 of the indexes:
-``MUTATION_FIRST=17 MUTATIONS=1 pytest -s tests/mutations -k "refused and index"``.
+``MUTATION_FIRST=17 MUTATIONS=1 pytest -s tests/mutations -k "refused and index]"``.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import shutil
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metabin_plugin.search.index_file import read_gallery
 from tests.mutations.audit import Openings
 from tests.mutations.given import EPOCHS, KINDS, Given, make_given
 from tests.mutations.mutations import mutate
@@ -178,11 +181,23 @@ def result_faults(kind: str, folder: Path) -> list[str]:
         final = torch.load(folder / "out" / "model_final.pth", weights_only=True)
         stands = (final["epoch"], final["progress"]["iteration"])
         return [] if stands == (EPOCHS - 1, EPOCHS) else [f"ends at epoch, iteration {stands}"]
-    if kind == "index":
-        with open(folder / "found.csv", newline="") as file:
-            rows = list(csv.reader(file))
-        return [] if len(rows) > 1 else ["nothing was found"]
+    if kind in ("index", "index_by_camera"):
+        return index_faults(folder)
     return []
+
+
+def index_faults(folder: Path) -> list[str]:
+    """What is wrong with the answer of an index that was taken, or with the index made of it."""
+    content = (folder / "gallery.index").read_bytes()
+    if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
+        return ["a damaged index was taken"]
+    if not (folder / "found.csv").exists():
+        read_gallery(folder / "gallery.index")
+        return []
+    with open(folder / "found.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    strange = [row for row in rows if not math.isfinite(float(row["distance"]))]
+    return [f"found {strange[0]}"] if strange else [] if rows else ["nothing was found"]
 
 
 def last_line(text: str) -> str:
