@@ -267,6 +267,7 @@ def _in_one_folder(
     """
     former = gallery.header.folder
     try:
+        former, folder = _by_one_name(former, folder)
         common = os.path.commonpath([former, folder])
     except ValueError:
         raise SearchError(
@@ -281,6 +282,16 @@ def _in_one_folder(
     header = replace(gallery.header, folder=common)
     own = below(former, gallery.names)
     return replace(gallery, header=header, names=own), below(folder, names)
+
+
+def _by_one_name(former: str, folder: str) -> tuple[str, str]:
+    """Two folders, one of them by another path if links would make two places of one.
+
+    Images that are named through a link would be in an index twice.
+    """
+    real = os.path.realpath(former), os.path.realpath(folder)
+    seen = os.path.normpath(os.path.join(former, os.path.relpath(real[1], real[0])))
+    return (former, seen) if os.path.realpath(seen) == real[1] else real
 
 
 def _extend(
@@ -330,16 +341,27 @@ def _rows_of(gallery: Gallery, given: Sequence[str], index: Path) -> np.ndarray:
     folder = gallery.header.folder
     # An empty path, which has no way from anywhere, is what an unset variable of a shell gives.
     paths = [os.path.relpath(path, folder) if folder and path else path for path in given]
-    meant: dict[str, list[int]] = {name: [] for name in (*given, *paths)}
+    real = [_through_links(path, folder) if folder and path else path for path in given]
+    meant: dict[str, list[int]] = {name: [] for name in (*given, *paths, *real)}
     for row, name in enumerate(gallery.names):
         if name in meant:
             meant[name].append(row)
     # A name can also be the path from here of another image, which is what a shell completes.
-    found = [meant[path] or meant[name] for path, name in zip(paths, given, strict=True)]
+    found = [
+        next(filter(None, map(meant.__getitem__, ways)), [])
+        for ways in zip(paths, real, given, strict=True)
+    ]
     for name, rows in zip(given, found, strict=True):
         if not rows:
             raise SearchError(f"{index} has no {shown(name)!r}; correct it, or leave it out")
     return np.unique(np.array([row for rows in found for row in rows], np.int64))
+
+
+def _through_links(path: str, folder: str) -> str:
+    """The way from a folder to an image, which may itself be a link, whatever they are called."""
+    place, name = os.path.split(path)
+    way = os.path.relpath(os.path.realpath(place), os.path.realpath(folder))
+    return os.path.normpath(os.path.join(way, name))
 
 
 def _without(gallery: Gallery, rows: np.ndarray) -> Gallery:

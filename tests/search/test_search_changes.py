@@ -350,6 +350,55 @@ def test_an_empty_line_in_a_list_of_images_names_none(photos: Path, tmp_path: Pa
     assert index.read_bytes() == content
 
 
+def test_a_folder_of_two_names_is_one_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a mounted disk or a home folder often has, and `cd` into a link gives."""
+    index, whole, other = (tmp_path / f"{name}.index" for name in ("g", "whole", "other"))
+    link = tmp_path / "link"
+    link.symlink_to(photos)
+    index_images(photos, whole)
+    content = whole.read_bytes()
+    for first, more in [
+        (photos, link),
+        (photos / "north", link),
+        (photos / "north", link / "south"),
+        (link / "north", photos),
+    ]:
+        index_images_by(tmp_path, first, index)
+        execute(["add", str(index), "--gallery", str(more)])
+        assert list(read_gallery(index).names) == list(read_gallery(whole).names)
+        assert vectors_by_name(index) == vectors_by_name(whole)
+        found = read_gallery(index)
+        assert os.path.realpath(found.path(0)) == str(photos / "north" / "1.png")
+        # Further images of the same folder do not get another name.
+        execute(["add", str(index), "--gallery", str(photos)])
+        assert list(read_gallery(index).names) == list(found.names)
+        index_images_by(tmp_path, first, index)
+        index_images_by(tmp_path, more, other)
+        execute(["merge", str(index), str(other), "--output", str(index)])
+        assert vectors_by_name(index) == vectors_by_name(whole)
+
+    monkeypatch.chdir(photos / "north")
+    execute(
+        ["remove", str(whole), str(link / "south" / "a.png"), "../../link/north/2.png", "3.png"]
+    )
+    assert list(read_gallery(whole).names) == [f"{n}.png" for n in ("north/1", *SOUTH[1:])]
+    whole.write_bytes(content)
+    # An image that is a link is not the one that it leads to.
+    (photos / "north" / "4.png").symlink_to(photos / "south" / "b.png")
+    with pytest.raises(SearchError, match=r"has no '.*4\.png'; correct it"):
+        execute(["remove", str(whole), str(link / "north" / "4.png")])
+
+
+SOUTH = [f"south/{name}" for name in "abcd"]
+
+
+def index_images_by(folder: Path, gallery: Path, output: Path) -> None:
+    config = ["--config-file", str(CONFIGS / "MetaBIN.yml"), "--gallery", str(gallery)]
+    execute(["index", *config, "--output", str(output), "MODEL.WEIGHTS", str(folder / "0.pth")])
+
+
 def test_no_command_writes_over_what_it_reads(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
