@@ -516,7 +516,7 @@ def _camera(parser: ArgumentParser) -> None:
 
 
 def _pairs(parser: ArgumentParser, help: str = "KEY VALUE pairs") -> None:
-    parser.add_argument("opts", nargs=REMAINDER, help=help)
+    parser.add_argument("opts", nargs=REMAINDER, type=_of_pairs, help=help)
 
 
 def _checkpoints(parser: ArgumentParser, output: str, *, has_labels: bool) -> None:
@@ -530,12 +530,25 @@ def _labels(parser: ArgumentParser) -> None:
     parser.add_argument("--labels", nargs="+", help="a name for each (the end of its path)")
 
 
+def _of_pairs(word: str) -> str:
+    # Of a value, a negative number for example, two dashes are not the start.
+    if word.startswith("--"):
+        raise argparse.ArgumentTypeError(
+            f"{word} is behind the KEY VALUE pairs; give options before them"
+        )
+    return word
+
+
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of whole numbers; give 3,17 for example"
+        ) from None
 
 
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be; give a whole number, 0 or more")
+    return int(text)

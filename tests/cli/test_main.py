@@ -92,6 +92,52 @@ def test_what_is_no_command_is_refused_at_once(
     assert capsys.readouterr().err.startswith("usage: metabin")
 
 
+PAIRS = {
+    "train": ["--config", "x.yml"],
+    "eval": [],
+    "check": ["--config", "x.yml"],
+    "index": ["--gallery", "x", "--output", "x.index"],
+    "ranked": ["--config", "x.yml", "--dataset", "x"],
+    "export": ["--output", "x.onnx"],
+    "demo": ["--output", "x"],
+}
+
+
+@pytest.mark.parametrize("command", PAIRS)
+def test_an_option_behind_the_pairs_is_told_its_place(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or it would be taken for a key, or for a pair without its value."""
+    pairs = ["MODEL.WEIGHTS", "x.pth", "SOLVER.BASE_LR", "-1"]
+    assert parse([command, *PAIRS[command], *pairs]).opts == pairs
+    for last in (["--skip-unreadable"], ["--output", "y"]):
+        with pytest.raises(SystemExit) as end:
+            parse([command, *PAIRS[command], *pairs, *last])
+        assert end.value.code == 2
+        said = capsys.readouterr().err
+        assert f"{last[0]} is behind the KEY VALUE pairs; give options before them" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ranked --config x.yml --dataset x --ids 3,x", "--ids: '3,x' is no list of whole numbers"),
+        ("demo --seeds one", "--seeds: 'one' is no list of whole numbers; give 3,17 for example"),
+        ("check --datasets x --workers two", "--workers: 'two' cannot be; give a whole number"),
+        (
+            "check --datasets x --workers -1",
+            "--workers: '-1' cannot be; give a whole number, 0 or more",
+        ),
+    ],
+)
+def test_what_is_no_number_is_said_in_words(
+    line: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(line.split())
+    assert words in capsys.readouterr().err
+
+
 def test_training_takes_the_arguments_of_fastreid() -> None:
     from fastreid.engine import default_argument_parser
 
