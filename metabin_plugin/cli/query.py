@@ -80,15 +80,17 @@ def run(options: Namespace) -> None:
         SearchError: an option, the index or a query cannot be used.
     """
     load_faiss()
+    check_file(options.output, "--output", SearchError)
     sheet = options.sheet or options.output.with_suffix(".png")
     for option, value in (("--top", options.top), ("--sheet-rows", options.sheet_rows)):
         if value < 1:
             raise SearchError(f"{option} is {value!r}; give at least 1")
     if options.threshold is not None and math.isnan(options.threshold):
         raise SearchError("--threshold is nan; give a distance, or inf for any")
+    if options.sheet and sheet.suffix.lower() != ".png":
+        raise SearchError(f"--sheet {sheet} is no path of a contact sheet; give one ending in .png")
     if sheet == options.output:
         raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
-    check_file(options.output, "--output", SearchError)
     check_file(sheet, "--sheet", SearchError)
     gallery = read_gallery(options.index)
     if gallery.cameras is None and options.camera:
@@ -96,6 +98,8 @@ def run(options: Namespace) -> None:
     if options.probes is not None:
         set_probes(gallery.index, options.probes)
     ready = [Path(name).suffix for name in options.queries] == [".npy"]
+    if ready and options.opts:
+        raise SearchError("--opts are of a network, and features come without; leave them out")
     paths, cameras = ([], []) if ready else find_queries(options.queries)
     for option, path in (("--output", options.output), ("--sheet", sheet)):
         check_not_read(path, option, [options.index, *options.queries, *paths], SearchError)
@@ -123,7 +127,7 @@ def run(options: Namespace) -> None:
     opens = bool(folder) and (bool(options.gallery_folder) or is_near(folder, options.index))
     threshold = gallery.header.threshold if options.threshold is None else options.threshold
     found = list(_found(gallery, options.gallery_folder, opens, threshold, *nearest))
-    if options.output.suffix == ".json":
+    if options.output.suffix.lower() == ".json":
         content = _as_json(options, gallery, queries, found, threshold)
     else:
         columns = COLUMNS if gallery.cameras is None else (*COLUMNS, *OF_CAMERAS)
@@ -165,7 +169,9 @@ def _describe(
     gallery: Gallery, options: Namespace, paths: Sequence[str], said: Sequence[str]
 ) -> Queries:
     if not gallery.header.config:
-        raise SearchError("the index was made of features, without a network; ask by a .npy file")
+        raise SearchError(
+            "the index was made of features, without a network; ask by one .npy file, alone"
+        )
     cameras = _known_cameras(gallery, said, paths, options.camera)
     describer = Describer(restored_config(gallery.header.config, options.opts))
     check_network(gallery.header, describer.probe())

@@ -303,6 +303,27 @@ def test_beyond_the_threshold_there_is_nobody(
         execute(["threshold", "--index", str(index), "--dataset", "x.csv"])
 
 
+def test_what_ready_features_have_no_use_for_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.eye(3))
+    index, found, features = tmp_path / "g.index", tmp_path / "f.csv", str(tmp_path / "g.npy")
+    execute(["index", "--features", features, "--output", str(index)])
+    ask = ["query", str(index), "--output", str(found)]
+    wrong = [
+        (r"without a network; ask by one \.npy file, alone$", [features, features]),
+        (r"--output \. is a folder", [features, "--output", "."]),
+        ("--output / is a folder", [features, "--output", "/"]),
+        ("--opts are of a network, .* leave them out", [features, "--opts", "TEST.METRIC", "x"]),
+        ("--sheet .*f.jpg is no path of a contact sheet; give one ending in .png",
+         [features, "--sheet", str(tmp_path / "f.jpg")]),
+    ]  # fmt: skip
+    for words, arguments in wrong:
+        with pytest.raises(SearchError, match=words):
+            execute([*ask, *arguments])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g.index", "g.npy"]
+    execute(["query", str(index), features, "--output", str(found.with_suffix(".JSON"))])
+    assert json.loads(found.with_suffix(".JSON").read_text())["index"] == str(index)
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_images_of_one_person_are_as_far_as_they_are_in_the_mean(
     tmp_path: Path, metric: str
