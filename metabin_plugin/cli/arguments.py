@@ -512,7 +512,10 @@ def _cameras(parser: ArgumentParser) -> None:
 
 
 def _camera(parser: ArgumentParser) -> None:
-    parser.add_argument("--camera", default="", metavar="NAME", help="which one took the images")
+    # As in a manifest, spaces around a name are no part of it.
+    parser.add_argument(
+        "--camera", type=str.strip, default="", metavar="NAME", help="which one took the images"
+    )
 
 
 def _pairs(parser: ArgumentParser, help: str = "KEY VALUE pairs") -> None:

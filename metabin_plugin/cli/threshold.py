@@ -104,10 +104,12 @@ def _in_words(found: Proposal, rate: float, options: Namespace) -> str:
 
 def _report(gallery: Gallery, found: Proposal, rate: float) -> None:
     nearer = round(found.false_match_rate * found.different)
-    print(
-        f"{nearer:,} of {found.different:,} comparisons of different people are nearer, and "
-        f"{found.true_match_rate:.1%} of {found.same:,} of the same person"
+    same = (
+        f", and {found.true_match_rate:.1%} of {found.same:,} of the same person"
+        if found.same
+        else "; there is no comparison of the same person, of whom other cameras' images are needed"
     )
+    print(f"{nearer:,} of {found.different:,} comparisons of different people are nearer{same}")
     entries = gallery.index.ntotal
     print(
         f"A person who is none of the {entries:,} images of the index is expected to be taken for "

@@ -585,6 +585,26 @@ def test_a_threshold_is_that_of_standardized_features(
     assert read_gallery(path).cameras.caution() == ""  # type: ignore[union-attr]
 
 
+def test_a_threshold_without_images_of_one_person_says_so(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, manifest = site / "g.index", site / "site.csv"
+    make(site, path, manifest)
+    # Nobody of the queries is in the gallery.
+    lines = [re.sub(r"(,)(\d)(,\w+,gallery)", r"\g<1>9\g<2>\g<3>", line)
+             for line in manifest.read_text().splitlines()]  # fmt: skip
+    (site / "strangers.csv").write_text("\n".join(lines))
+    find = ["threshold", "--index", str(path), "--false-match-rate", "0.1", "--resamplings", "20"]
+    execute([*find, "--dataset", str(site / "strangers.csv")])
+    said = capsys.readouterr().out
+    assert "nan" not in said
+    assert "are nearer; there is no comparison of the same person, of whom other" in said
+    execute([*find, "--dataset", str(manifest)])
+    assert re.search(
+        r"are nearer, and \d+\.\d% of 18 of the same person\n", capsys.readouterr().out
+    )
+
+
 def test_images_of_no_known_camera_are_refused(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_targets(site / "targets")
     monkeypatch.setenv("FASTREID_DATASETS", str(site / "targets"))

@@ -325,6 +325,8 @@ def test_spaces_around_the_name_of_a_camera_make_no_other_one(tmp_path: Path) ->
     make += ["--cameras", str(tmp_path / "c.txt"), "--output", str(tmp_path / "g.index")]
     execute(make)
     assert list(read_gallery(tmp_path / "g.index").cameras or ()) == [*["gate"] * 2, *["yard"] * 2]
+    execute([*make[:4], "--camera", "hall ", *make[6:]])
+    assert list(read_gallery(tmp_path / "g.index").cameras or ()) == ["hall"] * 4
     (tmp_path / "c.txt").write_text("gate\n \nyard\nyard\n")
     with pytest.raises(SearchError, match="that of 1 is not known"):
         execute(make)
