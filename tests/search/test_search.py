@@ -488,7 +488,7 @@ def test_features_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 8)).save(tmp_path / "image.png")
     wrong = [
         ("of 4 values and the index of 5", [*ask, str(tmp_path / "q.npy")]),
-        ("without a network; ask by a .npy file", [*ask, str(tmp_path / "image.png")]),
+        ("without a network; ask by one .npy file", [*ask, str(tmp_path / "image.png")]),
         ("has 2 lines for 5 features", [*base, "--ids", str(tmp_path / "ids.txt")]),
         ("come without a network", [*base, "MODEL.WEIGHTS", "x.pth"]),
         ("is no index of this tool", ["query", str(tmp_path / "ids.txt"), "x.png"]),
