@@ -22,13 +22,14 @@ from metabin_plugin.deploy.export import (
     check_packages,
     fold_network,
     image_size,
+    operators,
     random_images,
     to_onnx,
 )
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.modeling.mobilenetv2 import InvertedResidual, MobileNetV2
-from metabin_plugin.norm import BatchInstanceNorm2d, convert_norm
+from metabin_plugin.norm import BatchInstanceNorm2d, InstanceNorm2d, convert_norm
 from tests.distributed import small_backbone
 from tests.engine.tiny_data import tiny_config, tiny_options
 from tests.processes import ROOT, run_script
@@ -140,6 +141,17 @@ def test_older_operators_compute_the_same(tmp_path: Path, is_small: bool, opset:
     assert [(entry.key, entry.value) for entry in model.metadata_props] == [("key", "value")]
     images = [random_images(count, size, seed=count) for count in (1, 3)]
     assert check_onnx(content, network, images) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_network_of_instance_normalization_has_plain_operators_too() -> None:
+    norms = InstanceNorm2d(4), nn.ReLU(), nn.InstanceNorm2d(4, affine=True), nn.ReLU()
+    layers = nn.Conv2d(3, 4, 3), *norms, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    network = nn.Sequential(*layers).eval()
+    network = fold_network(network, (12, 8), tolerance=0).network
+    content = to_onnx(network, random_images(2, (12, 8)), {})
+    assert "InstanceNormalization" not in operators(content)
+    assert check_onnx(content, network, [random_images(n, (12, 8)) for n in (1, 3)]) < 1e-4
 
 
 class Calls(nn.Module):
