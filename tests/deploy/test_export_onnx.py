@@ -23,6 +23,7 @@ from metabin_plugin.deploy.export import (
     fold_network,
     image_size,
     operators,
+    preparation,
     random_images,
     to_onnx,
 )
@@ -36,6 +37,7 @@ from tests.processes import ROOT, run_script
 
 TOOL = "tools/export_onnx.py"
 SIZE = ["INPUT.SIZE_TEST", "[64, 32]"]
+CROP = ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[24, 16]"]
 PLAIN = {
     *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "ReduceMean", "Gather", "Unsqueeze"),
     *("Conv", "MaxPool", "Relu"),
@@ -347,3 +349,18 @@ class InPieces(nn.Module):
 def test_a_network_that_folding_spoils_is_refused() -> None:
     with pytest.raises(ExportError, match="changes its features by"):
         fold_network(InPieces().eval(), (4, 4), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (SIZE, "resized (bicubic) to height 64, width 32"),
+        ([*SIZE, *CROP], "resized (bicubic) to height 64, width 32, the middle of it, height 24, "),
+        (["INPUT.SIZE_TEST", "[64]", *CROP], "to 64 on the shorter side, the middle of it, height"),
+        (["INPUT.SIZE_TEST", "[0]", *CROP], "the middle of it, height 24, width 16"),
+    ],
+)
+def test_the_file_says_how_its_images_are_made(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    assert words in preparation(tiny_config(tmp_path, *options))
