@@ -51,8 +51,8 @@ KEYS = (
     Key(
         "METABIN.STEPS_COUNT_WARMUP",
         False,
-        comment="fastreid counts SOLVER.STEPS from the end of the warm-up. True counts them from "
-        'the start of training, as the paper does ("0.1x at 40 and 70 epochs").',
+        comment="fastreid counts SOLVER.STEPS from the end of the warm-up, or of DELAY_EPOCHS. True "
+        'counts them from the start of training, as the paper does ("0.1x at 40 and 70 epochs").',
     ),
     Key(
         "METABIN.FIRST_BASE_UPDATES",

@@ -564,8 +564,8 @@ def _check_cosine(solver: CfgNode, iters_per_epoch: int) -> None:
 def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     """A config whose ``SOLVER.STEPS`` make fastreid decay at these epochs of the whole training.
 
-    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, so its milestones
-    lie later by the epochs before.
+    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, or behind
+    ``SOLVER.DELAY_EPOCHS`` where that is later, so its milestones lie later by the epochs before.
 
     Args:
         cfg: the config; it is not changed.
@@ -574,7 +574,8 @@ def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     Returns:
         A copy with the milestones moved back by the epochs that the scheduler does not see.
     """
-    unseen = max(0, math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch) - 1)
+    in_warmup = math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch)
+    unseen = max(in_warmup - 1, cfg.SOLVER.DELAY_EPOCHS)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]

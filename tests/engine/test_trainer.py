@@ -15,6 +15,7 @@ from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.trainer import ClipGatesHook, steps_from_start
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.registries import HOOK_REGISTRY
+from tests.distributed import small_backbone
 from tests.engine.starting import started
 from tests.engine.tiny_data import HALF_PRECISION, tiny_config
 
@@ -285,6 +286,35 @@ def test_learning_rate_decays_at_the_papers_epochs(tmp_path: Path) -> None:
     assert by_epoch[10:40] == pytest.approx([0.01] * 30)
     assert by_epoch[40:70] == pytest.approx([0.001] * 30)
     assert by_epoch[70:] == pytest.approx([0.0001] * 30)
+
+
+@pytest.mark.parametrize("delay", [0, 2, 5])
+@pytest.mark.parametrize("warmup", [0, 3, 8])
+def test_steps_count_from_the_start_whatever_comes_before_them(
+    tmp_path: Path, warmup: int, delay: int
+) -> None:
+    """fastreid's epoch scheduler waits for the longer of the warm-up and ``DELAY_EPOCHS``."""
+    options = {
+        "SOLVER.WARMUP_ITERS": warmup,
+        "SOLVER.DELAY_EPOCHS": delay,
+        "SOLVER.STEPS": [7, 9],
+        "SOLVER.MAX_EPOCH": 11,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *words))
+    hook = next(h for h in trainer._hooks if type(h).__name__ == "LRScheduler")
+    rates = []
+    with trainer.storage:
+        for trainer.epoch in range(11):
+            for _ in range(2):
+                rates.append(trainer.optimizer.param_groups[0]["lr"])
+                hook.after_step()
+                trainer.iter += 1
+            hook.after_epoch()
+    expected = [0.01 * 0.1 ** sum(epoch >= step for step in (7, 9)) for epoch in range(11)]
+    assert rates[warmup:] == pytest.approx(
+        [rate for rate in expected for _ in range(2)][warmup:]
+    )
 
 
 def test_steps_stay_where_they_are_without_a_warm_up(tmp_path: Path) -> None:
