@@ -18,6 +18,7 @@ from fastreid.utils import comm
 from torch import Tensor
 
 from metabin_plugin.compat.training import LossScaler, autocast_dtype, build_grad_scaler
+from metabin_plugin.config.keys import LARGEST_SEED
 from metabin_plugin.data import DomainBalancedSampler
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.data.sampler import stream_seed
@@ -423,7 +424,7 @@ def _own_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Any:
         batch_size=size,
         batch_key="METABIN.IMS_PER_BATCH",
         # Another stream than that of a balanced base loader.
-        seed=seed + 1,
+        seed=(seed + 1) % (LARGEST_SEED + 1),
     )
     cfg = cfg.clone()
     cfg.defrost()

@@ -11,6 +11,7 @@ from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
 
+from metabin_plugin.config.keys import LARGEST_SEED
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.trainer import ClipGatesHook, steps_from_start
 from metabin_plugin.errors import ConfigError
@@ -106,6 +107,24 @@ def test_a_meta_batch_of_another_size_has_its_own_loader(tmp_path: Path) -> None
     trainer = started(tiny_config(tmp_path, "METABIN.IMS_PER_BATCH", "6"))
     assert len(next(trainer.hook("MetaLearningHook").batches)["images"]) == 6
     assert len(next(trainer._trainer._data_loader_iter)["images"]) == 12
+
+
+@pytest.mark.parametrize("sampler", ["DomainBalancedSampler", "GraphSampler"])
+@pytest.mark.parametrize("seed", [0, LARGEST_SEED])
+def test_batches_of_any_seed_go_on(tmp_path: Path, seed: int, sampler: str) -> None:
+    options = ["METABIN.SEED", str(seed), "DATALOADER.SAMPLER_TRAIN", sampler]
+    options += ["METABIN.IMS_PER_BATCH", "6", *small_backbone.OPTIONS]
+    first, second = (started(tiny_config(tmp_path, *options)) for _ in range(2))
+    hooks = [trainer.hook("MetaLearningHook") for trainer in (first, second)]
+    for batches in (hooks[0].batches, first.base_batches):
+        next(batches)
+    hooks[1].load_state_dict(hooks[0].state_dict())
+    second.base_batches.load_state_dict(first.base_batches.state_dict())
+    for goes_on, resumed in (
+        (hooks[0].batches, hooks[1].batches),
+        (first.base_batches, second.base_batches),
+    ):
+        assert next(goes_on)["img_paths"] == next(resumed)["img_paths"]
 
 
 def test_the_reference_draws_base_batches_over_the_union(tmp_path: Path) -> None:
