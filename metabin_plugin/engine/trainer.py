@@ -225,8 +225,9 @@ class MetaBINTrainer(DefaultTrainer):
 
     def build_writers(self) -> list[Any]:
         """fastreid's writers of the log, and where there are gates two before them."""
-        gates, solver = gate_parameters(self.model), self.cfg.SOLVER
-        watch = FeatureWatch(self.cfg.MODEL.LOSSES.TRI.NORM_FEAT, solver.BASE_LR)
+        gates, losses = gate_parameters(self.model), self.cfg.MODEL.LOSSES
+        raw_triplets = "TripletLoss" in losses.NAME and not losses.TRI.NORM_FEAT
+        watch = FeatureWatch(raw_triplets, self.cfg.SOLVER.BASE_LR)
         own = [GateLog(gates), watch] if gates else []
         self._writers = [*own, *super().build_writers()]
         return self._writers
