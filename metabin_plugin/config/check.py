@@ -402,8 +402,9 @@ def _check_architecture(cfg: CfgNode) -> None:
     _check_vit(cfg.MODEL)
     name = cfg.MODEL.META_ARCHITECTURE
     # Others may have losses of their own.
-    if name in ("Baseline", "MetaBIN", *_ARCHITECTURES):
-        losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one=True)
+    if name in ("Baseline", "BaselineWithLosses", "MetaBIN", *_ARCHITECTURES):
+        needs_one = not cfg.METABIN.BASE_LOSSES
+        losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one)
         losses.check("MODEL.LOSSES.NAME", cfg.MODEL.LOSSES.NAME)
     if name in _ARCHITECTURES:
         _ARCHITECTURES[name](cfg)

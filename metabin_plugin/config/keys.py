@@ -51,7 +51,7 @@ KEYS = (
     Key(
         "METABIN.STEPS_COUNT_WARMUP",
         False,
-        comment="fastreid counts SOLVER.STEPS from the end of the warm-up, or of DELAY_EPOCHS. True "
+        comment="fastreid counts SOLVER.STEPS from the end of warm-up or DELAY_EPOCHS. True "
         'counts them from the start of training, as the paper does ("0.1x at 40 and 70 epochs").',
     ),
     Key(

@@ -331,9 +331,7 @@ def test_steps_count_from_the_start_whatever_comes_before_them(
                 trainer.iter += 1
             hook.after_epoch()
     expected = [0.01 * 0.1 ** sum(epoch >= step for step in (7, 9)) for epoch in range(11)]
-    assert rates[warmup:] == pytest.approx(
-        [rate for rate in expected for _ in range(2)][warmup:]
-    )
+    assert rates[warmup:] == pytest.approx([rate for rate in expected for _ in range(2)][warmup:])
 
 
 def test_steps_stay_where_they_are_without_a_warm_up(tmp_path: Path) -> None:
