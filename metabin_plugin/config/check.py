@@ -177,6 +177,13 @@ def _check_meta_step(cfg: CfgNode) -> None:
             "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0, so that nothing warms "
             "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
         )
+    for side in ("META_TRAIN_LOSSES", "META_TEST_LOSSES"):
+        epsilon = cfg.MODEL.LOSSES.CE.EPSILON
+        if "MetaLearningHook" in node.HOOKS and "CrossEntropyLoss" in node[side] and epsilon < 0:
+            raise ConfigError(
+                f"METABIN.{side} has CrossEntropyLoss, which has no adaptive smoothing as "
+                f"MODEL.LOSSES.CE.EPSILON {epsilon!r} asks for; set EPSILON to 0 or more"
+            )
 
 
 def _check_compilation(node: CfgNode) -> None:
