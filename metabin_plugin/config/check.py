@@ -413,6 +413,12 @@ def _check_architecture(cfg: CfgNode) -> None:
         needs_one = not cfg.METABIN.BASE_LOSSES
         losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one)
         losses.check("MODEL.LOSSES.NAME", cfg.MODEL.LOSSES.NAME)
+        is_frozen = cfg.SOLVER.FREEZE_ITERS > 0 and "heads" in cfg.MODEL.FREEZE_LAYERS
+        if is_frozen and name != "MGN":
+            raise ConfigError(
+                "MODEL.FREEZE_LAYERS has 'heads', which fastreid puts into evaluation mode, where "
+                "it gives no class scores; name parts of it, such as heads.bottleneck"
+            )
     if name in _ARCHITECTURES:
         _ARCHITECTURES[name](cfg)
 
