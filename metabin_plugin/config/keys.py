@@ -96,7 +96,8 @@ KEYS = (
         _META_LOSSES,
         comment='Terms of the meta-train loss (Eq. 8): "ScatterLoss" (Eq. 6), "ShuffleLoss" '
         '(Eq. 7), "TripletLoss" (Eq. 3), "CrossEntropyLoss" (Eq. 2), and what else is registered. '
-        "Margin and label smoothing are those of MODEL.LOSSES.",
+        "Margin and label smoothing are those of MODEL.LOSSES, and nothing else: distances are "
+        "Euclidean, of raw features before the BNNeck, to the hardest samples.",
         symbol="L_mtr",
     ),
     Key(
