@@ -142,8 +142,12 @@ def fitting(parts: Sequence[str], width: int) -> str:
 
 
 def _sum_of_losses(storage: EventStorage, label: str, prefix: str) -> list[str]:
-    histories = storage.histories().items()
-    terms = [history.median(_LINE_WINDOW) for name, history in histories if name.startswith(prefix)]
+    terms = [
+        storage.history(name).median(_LINE_WINDOW)
+        for name, (_, iteration) in storage.latest().items()
+        # The meta step may end before the training.
+        if name.startswith(prefix) and iteration > storage.iter - _LINE_WINDOW
+    ]
     return [f"{label} {sum(terms):.4g}"] if terms else []
 
 
