@@ -73,7 +73,7 @@ class Episodes:
         self.num_domains = trainer.data_loader.dataset.num_domains
         self._num_meta_train = node.NUM_META_TRAIN
         self._inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)
-        self._period = max(1, round(node.INNER_LR.PERIOD * trainer.iters_per_epoch))
+        self._period = _period(node.INNER_LR, trainer.iters_per_epoch)
         self._knows_order = False
         _check_split(self._num_meta_train, self.num_domains, node.DOMAIN)
         _check_sides(self._num_meta_train, self.num_domains, batch_size, batch_key)
@@ -150,6 +150,18 @@ def mean_over_processes(tensors: Tensors) -> Tensors:
         name: part.view_as(tensor)
         for (name, tensor), part in zip(tensors.items(), parts, strict=True)
     }
+
+
+def _period(node: CfgNode, iters_per_epoch: int) -> int:
+    """Iterations of a rise and fall of the inner step size."""
+    period = round(node.PERIOD * iters_per_epoch)
+    if period < 2 and node.LOW < node.HIGH:
+        raise ConfigError(
+            f"METABIN.INNER_LR.PERIOD is {node.PERIOD!r} epochs of {iters_per_epoch} iterations, "
+            "less than 2 of them, so that the step size would stay at LOW; raise it, or set HIGH "
+            "to LOW"
+        )
+    return max(1, period)
 
 
 def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:

@@ -258,12 +258,24 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
         (["SOLVER.IMS_PER_BATCH", "13"], r"SOLVER\.IMS_PER_BATCH"),
         (["MODEL.BACKBONE.NORM", "BN"], r"MODEL\.BACKBONE\.NORM \"BIN\""),
         (["METABIN.INNER_LR.LOW", "0.5"], r"METABIN\.INNER_LR\.HIGH is 0\.1, below LOW"),
+        (["METABIN.INNER_LR.PERIOD", "0."], r"PERIOD is 0\.0 epochs of 2 iterations, .* at LOW;"),
+        (["METABIN.INNER_LR.PERIOD", "0.5"], r"PERIOD is 0\.5 epochs of 2 iterations, .* at LOW;"),
         (["MODEL.META_ARCHITECTURE", "Baseline"], r"needs MODEL\.META_ARCHITECTURE MetaBIN"),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         MetaBINTrainer(tiny_config(tmp_path, *options))
+
+
+@pytest.mark.parametrize(("period", "high"), [("1.", "0.1"), ("0.", "0.001")])
+def test_the_inner_step_size_reaches_both_of_its_ends(
+    tmp_path: Path, period: str, high: str
+) -> None:
+    options = ["METABIN.INNER_LR.PERIOD", period, "METABIN.INNER_LR.HIGH", high]
+    trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *options))
+    episodes = trainer.hook("MetaLearningHook").episodes
+    assert {episodes.inner_lr(number) for number in range(6)} == {0.001, float(high)}
 
 
 def test_one_domain_is_refused(tmp_path: Path) -> None:
