@@ -166,10 +166,14 @@ def _period(node: CfgNode, iters_per_epoch: int) -> int:
 
 def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
     if num_domains < 2:
+        other = (
+            "images of another camera"
+            if domain == "camera"
+            else 'set METABIN.DOMAIN "camera" for a single source'
+        )
         raise ConfigError(
             f"METABIN.DOMAIN {domain!r}: the training data has {num_domains} domain(s), and "
-            "meta-learning needs at least 2; add a data set to DATASETS.NAMES, or set "
-            'METABIN.DOMAIN "camera" for a single source'
+            f"meta-learning needs at least 2; add a data set to DATASETS.NAMES, or {other}"
         )
     if not 1 <= num_meta_train < num_domains:
         raise ConfigError(

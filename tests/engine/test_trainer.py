@@ -278,10 +278,26 @@ def test_the_inner_step_size_reaches_both_of_its_ends(
     assert {episodes.inner_lr(number) for number in range(6)} == {0.001, float(high)}
 
 
-def test_one_domain_is_refused(tmp_path: Path) -> None:
-    cfg = tiny_config(tmp_path, "SOLVER.IMS_PER_BATCH", "4", domains=1)
-    with pytest.raises(ConfigError, match=r"1 domain\(s\).*METABIN\.DOMAIN \"camera\""):
+@pytest.mark.parametrize(
+    ("domain", "advice"),
+    [
+        ("dataset", 'or set METABIN.DOMAIN "camera" for a single source'),
+        ("camera", "another camera"),
+    ],
+)
+def test_one_domain_is_refused(tmp_path: Path, domain: str, advice: str) -> None:
+    options = ["SOLVER.IMS_PER_BATCH", "4", "METABIN.DOMAIN", domain]
+    cfg = tiny_config(tmp_path, *options, domains=1)
+    manifest = tmp_path / "source0.csv"
+    lines = [line.split(",") for line in manifest.read_text().splitlines()]
+    one_camera = [
+        ",".join((path, person, "camid" if i == 0 else "0", part))
+        for i, (path, person, _, part) in enumerate(lines)
+    ]
+    manifest.write_text("\n".join(one_camera) + "\n")
+    with pytest.raises(ConfigError, match=r"1 domain\(s\)") as caught:
         MetaBINTrainer(cfg)
+    assert str(caught.value).endswith(advice)
 
 
 def test_a_missing_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
