@@ -177,6 +177,13 @@ def _check_meta_step(cfg: CfgNode) -> None:
             "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0, so that nothing warms "
             "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
         )
+    for side in ("META_TRAIN_LOSSES", "META_TEST_LOSSES"):
+        epsilon = cfg.MODEL.LOSSES.CE.EPSILON
+        if "MetaLearningHook" in node.HOOKS and "CrossEntropyLoss" in node[side] and epsilon < 0:
+            raise ConfigError(
+                f"METABIN.{side} has CrossEntropyLoss, which has no adaptive smoothing as "
+                f"MODEL.LOSSES.CE.EPSILON {epsilon!r} asks for; set EPSILON to 0 or more"
+            )
 
 
 def _check_compilation(node: CfgNode) -> None:
@@ -402,9 +409,16 @@ def _check_architecture(cfg: CfgNode) -> None:
     _check_vit(cfg.MODEL)
     name = cfg.MODEL.META_ARCHITECTURE
     # Others may have losses of their own.
-    if name in ("Baseline", "MetaBIN", *_ARCHITECTURES):
-        losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one=True)
+    if name in ("Baseline", "BaselineWithLosses", "MetaBIN", *_ARCHITECTURES):
+        needs_one = not cfg.METABIN.BASE_LOSSES
+        losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one)
         losses.check("MODEL.LOSSES.NAME", cfg.MODEL.LOSSES.NAME)
+        is_frozen = cfg.SOLVER.FREEZE_ITERS > 0 and "heads" in cfg.MODEL.FREEZE_LAYERS
+        if is_frozen and name != "MGN":
+            raise ConfigError(
+                "MODEL.FREEZE_LAYERS has 'heads', which fastreid puts into evaluation mode, where "
+                "it gives no class scores; name parts of it, such as heads.bottleneck"
+            )
     if name in _ARCHITECTURES:
         _ARCHITECTURES[name](cfg)
 

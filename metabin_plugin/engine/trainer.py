@@ -225,8 +225,9 @@ class MetaBINTrainer(DefaultTrainer):
 
     def build_writers(self) -> list[Any]:
         """fastreid's writers of the log, and where there are gates two before them."""
-        gates, solver = gate_parameters(self.model), self.cfg.SOLVER
-        watch = FeatureWatch(self.cfg.MODEL.LOSSES.TRI.NORM_FEAT, solver.BASE_LR)
+        gates, losses = gate_parameters(self.model), self.cfg.MODEL.LOSSES
+        raw_triplets = "TripletLoss" in losses.NAME and not losses.TRI.NORM_FEAT
+        watch = FeatureWatch(raw_triplets, self.cfg.SOLVER.BASE_LR)
         own = [GateLog(gates), watch] if gates else []
         self._writers = [*own, *super().build_writers()]
         return self._writers
@@ -564,8 +565,8 @@ def _check_cosine(solver: CfgNode, iters_per_epoch: int) -> None:
 def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     """A config whose ``SOLVER.STEPS`` make fastreid decay at these epochs of the whole training.
 
-    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, so its milestones
-    lie later by the epochs before.
+    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, or behind
+    ``SOLVER.DELAY_EPOCHS`` where that is later, so its milestones lie later by the epochs before.
 
     Args:
         cfg: the config; it is not changed.
@@ -574,7 +575,8 @@ def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     Returns:
         A copy with the milestones moved back by the epochs that the scheduler does not see.
     """
-    unseen = max(0, math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch) - 1)
+    in_warmup = math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch)
+    unseen = max(in_warmup - 1, cfg.SOLVER.DELAY_EPOCHS)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]
