@@ -152,6 +152,21 @@ BAD_VALUES = [
     ("INPUT.CJ.HUE", 0.6, "at most 0.5"),
     ("INPUT.CJ.BRIGHTNESS", -0.1, "at least 0"),
     ("INPUT.AUTOAUG.PROB", 2, "at most 1"),
+    ("INPUT.RPT.PROB", 1.5, "at most 1"),
+    ("INPUT.PADDING.MODE", "zero", "constant, edge, reflect, symmetric"),
+    ("INPUT.PADDING.SIZE", -1, "at least 0"),
+    ("INPUT.PADDING.SIZE", 1.5, "whole number"),
+    ("INPUT.CROP.SIZE", [224.5, 224], "whole number"),
+    ("INPUT.CROP.SCALE", [1, 0.5], "smaller one first"),
+    ("INPUT.CROP.RATIO", [1.3, 0.7], "smaller one first"),
+    ("MODEL.FREEZE_LAYERS", [1], "names only"),
+    ("MODEL.HEADS.SCALE", -1, "at least 0"),
+    ("MODEL.LOSSES.CE.EPSILON", 2.0, "at most 1"),
+    ("MODEL.LOSSES.CE.ALPHA", -0.2, "at least 0"),
+    ("MODEL.LOSSES.CIRCLE.GAMMA", -1, "at least 0"),
+    ("MODEL.LOSSES.CIRCLE.SCALE", -1.0, "at least 0"),
+    ("MODEL.LOSSES.COSFACE.GAMMA", -1, "at least 0"),
+    ("MODEL.LOSSES.COSFACE.SCALE", -1.0, "at least 0"),
     ("INPUT.AUTOAUG.ENABLED", True, "raise it, to 0.1"),
     ("INPUT.AUGMIX.ENABLED", True, "raise it, to 0.1"),
     ("SOLVER.ETA_MIN_LR", -1, "at least 0"),
@@ -244,6 +259,50 @@ def test_bad_values_are_refused_by_key(key: str, value: object, words: str) -> N
     sentence = refused(cfg)
     assert sentence.startswith(f"{key} ")
     assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("CLIP_GRADIENTS", {"CLIP_VALUE": -1.0}, "CLIP_GRADIENTS.CLIP_VALUE is -1.0; give it a"),
+        ("CLIP_GRADIENTS", {"CLIP_VALUE": 0}, "CLIP_GRADIENTS.CLIP_VALUE is 0; give it a"),
+        ("CLIP_GRADIENTS", {"CLIP_VALUE": float("nan")}, "CLIP_VALUE is nan; give it a"),
+        ("CLIP_GRADIENTS", {"NORM_TYPE": 0.0}, "CLIP_GRADIENTS.NORM_TYPE is 0.0; give it a"),
+        ("PRECISE_BN", {"NUM_ITER": 0}, "TEST.PRECISE_BN.NUM_ITER is 0; it must be at least 1"),
+        ("PRECISE_BN", {"NUM_ITER": 1.5}, "TEST.PRECISE_BN.NUM_ITER is 1.5; give it a whole"),
+    ],
+)
+def test_what_is_not_used_may_have_any_value(
+    section: str, values: dict[str, object], words: str
+) -> None:
+    cfg = good()
+    node = {**cfg.SOLVER, **cfg.TEST}[section]
+    node.update(values)
+    check_config(cfg)
+    node.ENABLED = True
+    assert words in refused(cfg)
+
+
+def test_the_largest_norm_of_a_gradient_is_one() -> None:
+    cfg = good()
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = float("inf")
+    check_config(cfg)
+
+
+def test_nesterov_needs_momentum() -> None:
+    cfg = good()
+    cfg.SOLVER.OPT, cfg.SOLVER.NESTEROV, cfg.SOLVER.MOMENTUM = "SGD", True, 0.0
+    assert refused(cfg).startswith("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0")
+    cfg.SOLVER.OPT = "Adam"
+    check_config(cfg)
+
+
+def test_a_teacher_moves_between_standing_still_and_following() -> None:
+    cfg = good()
+    cfg.MODEL.META_ARCHITECTURE, cfg.KD.EMA.ENABLED, cfg.KD.EMA.MOMENTUM = "Distiller", True, 5.0
+    cfg.METABIN.HOOKS = ()
+    assert refused(cfg).startswith("KD.EMA.MOMENTUM is 5.0; it must be at least 0 and at most 1")
 
 
 def test_synchronization_needs_the_architecture_that_has_it() -> None:

@@ -13,7 +13,7 @@ from fastreid.engine.train_loop import HookBase
 
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.trainer import ClipGatesHook, steps_from_start
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.engine.starting import started
 from tests.engine.tiny_data import HALF_PRECISION, tiny_config
@@ -239,11 +239,52 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
         (["MODEL.BACKBONE.NORM", "BN"], r"MODEL\.BACKBONE\.NORM \"BIN\""),
         (["METABIN.INNER_LR.LOW", "0.5"], r"METABIN\.INNER_LR\.HIGH is 0\.1, below LOW"),
         (["MODEL.META_ARCHITECTURE", "Baseline"], r"needs MODEL\.META_ARCHITECTURE MetaBIN"),
+        (["MODEL.HEADS.NUM_CLASSES", "11"], r"NUM_CLASSES is 11, but .* show 12 identities"),
+        (
+            ["MODEL.FREEZE_LAYERS", "['backbone','bakbone']", "SOLVER.FREEZE_ITERS", "1"],
+            r"FREEZE_LAYERS has 'bakbone', .* backbone, heads for example",
+        ),
+        (["MODEL.FREEZE_LAYERS", "['heads(']", "SOLVER.FREEZE_ITERS", "1"], r"has 'heads\('"),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         MetaBINTrainer(tiny_config(tmp_path, *options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["MODEL.HEADS.NUM_CLASSES", "13"],
+        ["MODEL.FREEZE_LAYERS", "['backbone.layer[12]','heads']", "SOLVER.FREEZE_ITERS", "1"],
+        # Nothing is frozen.
+        ["MODEL.FREEZE_LAYERS", "['bakbone']"],
+    ],
+)
+def test_values_that_can_work_are_not_refused(tmp_path: Path, options: list[str]) -> None:
+    trainer = started(tiny_config(tmp_path, *options))
+    with trainer.storage:
+        trainer.run_step()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fault"),
+    [
+        ("source9.csv", r"Manifest source9\.csv is neither"),
+        ("Nowhere", "TEST.PRECISE_BN.DATASET lists 'Nowhere'"),
+        ("Market1501", "TEST.PRECISE_BN.DATASET lists 'Market1501'"),
+        ("target.csv", r"TEST.PRECISE_BN.DATASET lists .*target\.csv', which has no train images"),
+    ],
+)
+def test_data_of_precise_statistics_are_asked_for_by_their_key(
+    tmp_path: Path, dataset: str, fault: str
+) -> None:
+    cfg = tiny_config(tmp_path, "TEST.PRECISE_BN.ENABLED", "True")
+    name = str(tmp_path / dataset) if dataset == "target.csv" else dataset
+    cfg.TEST.PRECISE_BN.DATASET = name
+    with pytest.raises(DatasetError, match=fault) as caught:
+        MetaBINTrainer(cfg)
+    assert "DATASETS.NAMES" not in str(caught.value)
 
 
 def test_one_domain_is_refused(tmp_path: Path) -> None:
