@@ -189,6 +189,11 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
         train = [photograph for photograph in photographs if photograph.subset == "train"]
         if not train:
             raise DatasetError("There are no images to train on; leave --config out")
+        if len({photograph.person for photograph in train}) == 1:
+            raise DatasetError(
+                "The images to train on show one person, and two are needed; add images of others, "
+                "or leave --config out"
+            )
         training = plan_training(train)
         has_test = len(train) < len(photographs)
         config = config_text(training, options.output, options.config, BASE, has_test=has_test)

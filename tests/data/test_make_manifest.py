@@ -552,6 +552,24 @@ def test_a_domain_of_one_person_cannot_be_trained_on() -> None:
         plan_training(shots)
 
 
+@pytest.mark.parametrize("layout", ["train/{}/{}.jpg", "x/{}/{}.jpg"])
+def test_one_person_to_train_on_is_refused_before_a_config_is_written(
+    tmp_path: Path, layout: str
+) -> None:
+    # The others are to be tested with: by their folder, or by --test-domains.
+    test = "test" if "train" in layout else "y"
+    tested = [f"{test}/cam{camera}/{who}.jpg" for who in ("b_1", "c_1") for camera in (1, 2)]
+    trained = [layout.format(f"cam{camera}", f"a_{shot}") for camera in (1, 2) for shot in (1, 2)]
+    photograph(tmp_path / "photos", *trained, *tested)
+    field = "subset" if "train" in layout else "domain"
+    arguments = ["--layout", f"{{{field}}}/{{camera}}/{{identity}}_*.jpg"]
+    arguments += ["--config", str(tmp_path / "own.yml")]
+    arguments += [] if "train" in layout else ["--test-domains", "y"]
+    with pytest.raises(DatasetError, match=r"one person, and two are needed.*leave --config out"):
+        make(tmp_path / "photos", *arguments)
+    assert not list(tmp_path.glob("own.*"))
+
+
 def test_a_folder_in_the_place_of_a_data_set_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"is a folder; make a manifest .*metabin manifest"):
         build_dataset(str(tmp_path))
@@ -610,6 +628,26 @@ def test_names_are_utf_8_whatever_the_locale_is(
     subprocess.run([sys.executable, "script.py", *options], env=environment, check=True)
     # What is made in one locale can be read in the other.
     assert [file.read_bytes() for file in made] == here
+
+
+DROPPING = """
+import sys
+from metabin_plugin.cli.main import main
+sys.argv = ["metabin", "check", "--drop-unreadable", "--workers", "0", "--datasets", "größe.csv"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_images_are_taken_out_whatever_the_locale_is(tmp_path: Path) -> None:
+    photograph(tmp_path, "größe 1.jpg", "größe 2.jpg", "größe 3.jpg")
+    (tmp_path / "größe 2.jpg").write_bytes(b"no image")
+    lines = ["path,pid,camid", *(f"größe {number}.jpg,{number},0" for number in (1, 2, 3))]
+    (tmp_path / "größe.csv").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "script.py").write_text(DROPPING, encoding="utf-8")
+    environment = {**os.environ, **C_LOCALE, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "script.py"], env=environment, cwd=tmp_path, check=True)
+    assert [row["pid"] for row in rows(tmp_path / "größe.csv")] == ["1", "3"]
 
 
 @pytest.mark.slow
