@@ -479,6 +479,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--output", "own.txt"], "needs another suffix; make it .csv"),
         (["--config", "own.csv"], "needs another suffix; make it .yml"),
         (["--layout", "{camera}/*"], "has no {identity}"),
+        (["--layout", "photos/{camera}/{identity}/*"], "00/0.jpg for example; give another --lay"),
     ],
 )
 def test_options_that_cannot_work_are_refused(

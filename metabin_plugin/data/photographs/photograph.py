@@ -121,10 +121,12 @@ def _read(layout: Layout, paths: Sequence[str]) -> dict[str, Labels]:
     labels = {path: found for path in paths if (found := layout.read(path))}
     strangers = [path for path in paths if path not in labels]
     if strangers:
+        remedy = "leave them out by --exclude, or give another --layout"
+        if len(strangers) == len(paths):
+            remedy = "give another --layout, of the paths below the folder"
         raise DatasetError(
             f"{len(strangers)} of {len(paths)} images do not follow the layout {layout}, "
-            f"{shown(strangers[0])} for example; leave them out by --exclude, or give another "
-            "--layout"
+            f"{shown(strangers[0])} for example; {remedy}"
         )
     if not paths:
         names = ", ".join(name for names in NAMES.values() for name in names)
