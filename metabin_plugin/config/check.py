@@ -244,6 +244,7 @@ _RULES: Mapping[str, Rule] = {
     "MODEL.BACKBONE.NAME": Choice(lambda: registered(BACKBONE_REGISTRY)),
     "MODEL.BACKBONE.NORM": Choice(lambda: [*_norms(), *registered(BACKBONE_NORM_REGISTRY)]),
     "MODEL.BACKBONE.FEAT_DIM": Count(1),
+    "MODEL.BACKBONE.LAST_STRIDE": Count(1),
     "MODEL.HEADS.NAME": Choice(lambda: registered(REID_HEADS_REGISTRY)),
     "MODEL.HEADS.NORM": Choice(_norms),
     "MODEL.HEADS.EMBEDDING_DIM": Count(0),
@@ -336,8 +337,10 @@ def _check_fastreid(cfg: CfgNode) -> None:
     _check_augmentation(cfg.INPUT)
     _check_crop(cfg.INPUT.CROP)
     _check_optimizer(cfg.SOLVER)
-    for key in ("SIZE_TRAIN", "SIZE_TEST"):
-        _check_size(f"INPUT.{key}", cfg.INPUT[key], cfg.INPUT.CROP.ENABLED)
+    is_cropped, is_padded = cfg.INPUT.CROP.ENABLED, cfg.INPUT.PADDING.ENABLED
+    # What was padded is cropped to this size.
+    _check_size("INPUT.SIZE_TRAIN", cfg.INPUT.SIZE_TRAIN, is_padded or is_cropped, not is_padded)
+    _check_size("INPUT.SIZE_TEST", cfg.INPUT.SIZE_TEST, is_cropped, True)
     if cfg.TEST.PRECISE_BN.ENABLED:
         check_values(cfg, _PRECISE_BN)
     if cfg.TEST.AQE.ENABLED:
@@ -405,11 +408,12 @@ def _check_device(name: str) -> None:
         )
 
 
-def _check_size(key: str, size: Any, cropped: bool) -> None:
-    if len(size) not in (1, 2):
+def _check_size(key: str, size: Any, is_cropped: bool, may_be_none: bool) -> None:
+    # Of a single number fastreid makes the shorter side, and only equal images fill a batch.
+    if len(size) != 2 and not (is_cropped and len(size) == 1):
         raise ConfigError(f"{key} is {shown_value(size)}; give it a height and a width in pixels")
-    # Without a size fastreid resizes nothing, and only equal images fill a batch.
-    low = 0 if cropped and not any(size) else 1
+    # Without a size it resizes nothing.
+    low = 0 if is_cropped and may_be_none and not any(size) else 1
     for pixels in size:
         Count(low, _LARGEST_SIDE).check(key, pixels)
 

@@ -126,6 +126,7 @@ BAD_VALUES = [
     ("MODEL.BACKBONE.NAME", "resnet", "build_resnet_backbone"),
     ("MODEL.BACKBONE.FEAT_DIM", 0, "at least 1"),
     ("MODEL.BACKBONE.NORM", "XN", "choose among BN"),
+    ("MODEL.BACKBONE.LAST_STRIDE", 0, "at least 1"),
     ("MODEL.HEADS.NAME", "Head", "EmbeddingHead"),
     ("MODEL.HEADS.NECK_FEAT", "behind", "before, after"),
     ("MODEL.HEADS.POOL_LAYER", "avgpool", "GlobalAvgPool"),
@@ -144,6 +145,7 @@ BAD_VALUES = [
     ("DATALOADER.NUM_WORKERS", 1.5, "whole number"),
     ("INPUT.SIZE_TRAIN", [], "height and a width"),
     ("INPUT.SIZE_TRAIN", [256, 128, 3], "height and a width"),
+    ("INPUT.SIZE_TEST", [256], "height and a width"),
     ("INPUT.SIZE_TRAIN", [256, 0], "at least 1"),
     ("INPUT.SIZE_TEST", [-1, -1], "at least 1"),
     ("INPUT.SIZE_TEST", ["256", 128], "whole number"),
@@ -403,9 +405,21 @@ def test_what_follows_a_checked_block_is_checked_again() -> None:
         pytest.fail("the block of a config that cannot work was run")
 
 
-def test_no_resizing_needs_a_crop() -> None:
+@pytest.mark.parametrize("key", ["SIZE_TRAIN", "SIZE_TEST"])
+@pytest.mark.parametrize("size", [[0, 0], [32], [0]])
+def test_no_resizing_and_one_side_need_a_crop(key: str, size: list[int]) -> None:
     cfg = good()
-    cfg.INPUT.SIZE_TRAIN = [0, 0]
-    assert "INPUT.SIZE_TRAIN" in refused(cfg)
+    cfg.INPUT.PADDING.ENABLED = False
+    cfg.INPUT[key] = size
+    assert f"INPUT.{key}" in refused(cfg)
     cfg.INPUT.CROP.ENABLED = True
+    check_config(cfg)
+
+
+def test_what_is_padded_is_cropped_to_a_size() -> None:
+    cfg = good()
+    cfg.INPUT.CROP.ENABLED = cfg.INPUT.PADDING.ENABLED = True
+    cfg.INPUT.SIZE_TRAIN = [0, 0]
+    assert refused(cfg).startswith("INPUT.SIZE_TRAIN is 0; it must be at least 1")
+    cfg.INPUT.SIZE_TRAIN = [32]
     check_config(cfg)
