@@ -149,8 +149,9 @@ def _sizes(node: CfgNode) -> dict[str, list[int]]:
     """Sizes of the images that training and evaluation read, by their keys; equal ones once."""
     if node.CROP.ENABLED:
         return {"INPUT.CROP.SIZE": list(node.CROP.SIZE)}
-    sizes = {f"INPUT.{key}": list(node[key]) for key in ("SIZE_TRAIN", "SIZE_TEST")}
-    return sizes if len({*map(tuple, sizes.values())}) > 1 else dict([*sizes.items()][:1])
+    train, test = list(node.SIZE_TRAIN), list(node.SIZE_TEST)
+    sizes = {"INPUT.SIZE_TRAIN": train}
+    return sizes if train == test else {**sizes, "INPUT.SIZE_TEST": test}
 
 
 @torch.no_grad()
