@@ -581,10 +581,10 @@ def _check_frozen_layers(patterns: Sequence[str], network: nn.Module) -> None:
         except re.error:
             is_found = False
         if not is_found:
-            parts = dict.fromkeys(name.split(".")[0] for name in names)
             raise ConfigError(
                 f"MODEL.FREEZE_LAYERS has {shown_value(pattern)}, with which the name of no "
-                f"parameter of the network begins; name parts of it, {', '.join(parts)} for example"
+                f"parameter of the network begins; name a part of it, {names[0].split('.')[0]} for "
+                "example"
             )
 
 
