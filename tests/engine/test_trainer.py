@@ -14,7 +14,7 @@ from fastreid.engine.train_loop import HookBase
 from metabin_plugin.config.keys import LARGEST_SEED
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.trainer import ClipGatesHook, steps_from_start
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.distributed import small_backbone
 from tests.engine.starting import started
@@ -252,6 +252,46 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ["MODEL.HEADS.NUM_CLASSES", "13"],
+        [
+            "MODEL.FREEZE_LAYERS",
+            "['backbone.layer[12]','heads.bottleneck']",
+            "SOLVER.FREEZE_ITERS",
+            "1",
+        ],
+        # Nothing is frozen.
+        ["MODEL.FREEZE_LAYERS", "['bakbone']"],
+    ],
+)
+def test_values_that_can_work_are_not_refused(tmp_path: Path, options: list[str]) -> None:
+    trainer = started(tiny_config(tmp_path, *options))
+    with trainer.storage:
+        trainer.run_step()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fault"),
+    [
+        ("source9.csv", r"Manifest source9\.csv is neither"),
+        ("Nowhere", "TEST.PRECISE_BN.DATASET lists 'Nowhere'"),
+        ("Market1501", "TEST.PRECISE_BN.DATASET lists 'Market1501'"),
+        ("target.csv", r"TEST.PRECISE_BN.DATASET lists .*target\.csv', which has no train images"),
+    ],
+)
+def test_data_of_precise_statistics_are_asked_for_by_their_key(
+    tmp_path: Path, dataset: str, fault: str
+) -> None:
+    cfg = tiny_config(tmp_path, "TEST.PRECISE_BN.ENABLED", "True")
+    name = str(tmp_path / dataset) if dataset == "target.csv" else dataset
+    cfg.TEST.PRECISE_BN.DATASET = name
+    with pytest.raises(DatasetError, match=fault) as caught:
+        MetaBINTrainer(cfg)
+    assert "DATASETS.NAMES" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["METABIN.NUM_META_TRAIN", "3"], r"METABIN\.NUM_META_TRAIN is 3 of 3 domains"),
@@ -261,6 +301,12 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
         (["METABIN.INNER_LR.PERIOD", "0."], r"PERIOD is 0\.0 epochs of 2 iterations, .* at LOW;"),
         (["METABIN.INNER_LR.PERIOD", "0.5"], r"PERIOD is 0\.5 epochs of 2 iterations, .* at LOW;"),
         (["MODEL.META_ARCHITECTURE", "Baseline"], r"needs MODEL\.META_ARCHITECTURE MetaBIN"),
+        (["MODEL.HEADS.NUM_CLASSES", "11"], r"NUM_CLASSES is 11, but .* show 12 identities"),
+        (
+            ["MODEL.FREEZE_LAYERS", "['backbone','bakbone']", "SOLVER.FREEZE_ITERS", "1"],
+            r"FREEZE_LAYERS has 'bakbone', .* backbone for example",
+        ),
+        (["MODEL.FREEZE_LAYERS", "['heads(']", "SOLVER.FREEZE_ITERS", "1"], r"has 'heads\('"),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
