@@ -24,7 +24,6 @@ from fastreid.evaluation.query_expansion import aqe
 from fastreid.evaluation.roc import evaluate_roc
 from fastreid.utils import comm
 from fastreid.utils.compute_dist import build_dist
-from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from metabin_plugin.data import ReadableDataset, build_reid_test_loader
@@ -401,6 +400,9 @@ def _percentages(
 
 
 def _true_positive_rates(distances: np.ndarray, labels: tuple[np.ndarray, ...]) -> dict[str, float]:
+    # Importing it takes longer than most evaluations need it.
+    from sklearn.metrics import roc_curve
+
     scores, is_other = evaluate_roc(distances, *labels)
     false_rates, true_rates, _ = roc_curve(is_other, scores)
     return {

@@ -23,8 +23,10 @@ def cross_entropy_loss(logits: Tensor, identities: Tensor, epsilon: float = 0.1)
     """Cross-entropy against smoothed identity labels (Eq. 2).
 
     The right class has probability `1 - epsilon`, each of the `K - 1` wrong ones
-    `epsilon / (K - 1)`. As in the authors' code, and unlike Eq. 2, the mean is over the samples
-    whose loss is not exactly zero, which makes a difference only where `epsilon` is 0.
+    `epsilon / (K - 1)`, as in the authors' code and in fastreid; the paper's reference for the
+    smoothing shares `epsilon` out among all K, the right one too (Szegedy et al., CVPR 2016). As in
+    the authors' code, and unlike Eq. 2, the mean is over the samples whose loss is not exactly
+    zero, which makes a difference only where `epsilon` is 0.
 
     Args:
         logits: classifier outputs (N, K).

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,12 +31,14 @@ class Network(NamedTuple):
     Attributes:
         session: takes "images", float32 (N, 3, height, width), and gives "features" (N, D).
         width, height: of the images.
+        resized: width and height that a photograph gets before its middle is taken.
         metric: what its features are compared by.
     """
 
     session: onnxruntime.InferenceSession
     width: int
     height: int
+    resized: tuple[int, int]
     metric: str
 
 
@@ -46,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("photographs", nargs="+", metavar="PHOTOGRAPH")
     args = parser.parse_args(arguments)
     network = load(args.model)
-    size = network.width, network.height
-    images = np.stack([read(path, size) for path in args.photographs])
+    images = np.stack([read(path, network) for path in args.photographs])
     (features,) = network.session.run(["features"], {"images": images})
     if np.ndim(features) != 2 or len(features) != len(images):
         raise ValueError(f"{args.model} does not give one row of features for each photograph")
@@ -72,7 +74,8 @@ def load(path: str) -> Network:
         session = onnxruntime.InferenceSession(
             file.read(), options, providers=["CPUExecutionProvider"]
         )
-    metric = session.get_modelmeta().custom_metadata_map.get("TEST.METRIC")
+    metadata = session.get_modelmeta().custom_metadata_map
+    metric = metadata.get("TEST.METRIC")
     inputs = {node.name: (node.type, *node.shape) for node in session.get_inputs()}
     kind, *shape = inputs.get("images", [""])
     sides: list[Any] = shape[2:]
@@ -85,20 +88,40 @@ def load(path: str) -> Network:
     elif metric not in METRICS:
         fault = f"has the metadata TEST.METRIC {metric}, and not one of {', '.join(METRICS)}"
     else:
-        return Network(session, sides[1], sides[0], metric)
+        resized = tested_size(metadata.get("INPUT.SIZE_TEST", str(sides)))
+        if resized is not None:
+            return Network(session, sides[1], sides[0], resized, metric)
+        fault = f"has the metadata INPUT.SIZE_TEST {metadata['INPUT.SIZE_TEST']}, not two sides"
     raise ValueError(f"{path} {fault}; give a file that export_onnx.py wrote")
 
 
-def read(path: str, size: tuple[int, int]) -> np.ndarray:
-    """An image as the network takes it: RGB, 0 to 255, float32 (3, height, width).
+def tested_size(text: str) -> tuple[int, int] | None:
+    """Width and height in which evaluation resizes photographs; None if the text is no such size.
+
+    Args:
+        text: "[height, width]".
+    """
+    match = re.fullmatch(r"[\[(](\d{1,4}), (\d{1,4})[\])]", text)
+    height, width = (int(side) for side in match.groups()) if match else (0, 0)
+    return (width, height) if all(0 < side <= LARGEST_SIDE for side in (height, width)) else None
+
+
+def read(path: str, network: Network) -> np.ndarray:
+    """An image as a network takes it: RGB, 0 to 255, float32 (3, height, width).
 
     Args:
         path: its file.
-        size: width and height.
+        network: the network. Where its images are smaller than what photographs are resized to, as
+            with INPUT.CROP, they are the middle of that.
     """
     with Image.open(regular(path), formats=FORMATS) as file:
         upright = ImageOps.exif_transpose(file).convert("RGB")
-    pixels = upright.resize(size, Image.Resampling.BICUBIC)
+    resized = upright.resize(network.resized, Image.Resampling.BICUBIC)
+    left, top = (
+        round((whole - part) / 2)
+        for whole, part in zip(network.resized, (network.width, network.height), strict=True)
+    )
+    pixels = resized.crop((left, top, left + network.width, top + network.height))
     return np.asarray(pixels, dtype=np.float32).transpose(2, 0, 1)
 
 

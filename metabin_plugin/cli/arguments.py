@@ -415,8 +415,9 @@ def export(parser: ArgumentParser) -> None:
         MODEL.WEIGHTS logs/metabin/model_final.pth [KEY VALUE ...]
 
     The file takes `images`: RGB, float32, 0 to 255, (batch, 3, height, width), resized as in
-    evaluation (bicubic, INPUT.SIZE_TEST). It gives `features`: what evaluation compares by
-    TEST.METRIC, without TEST.FLIP. METABIN.FOLD_TOLERANCE takes gates that are near 1 for 1.
+    evaluation (bicubic, INPUT.SIZE_TEST; with INPUT.CROP the middle of that). It gives `features`:
+    what evaluation compares by TEST.METRIC, without TEST.FLIP. METABIN.FOLD_TOLERANCE takes gates
+    that are near 1 for 1.
     """
     _config(parser, default="", help="the config of the training")
     parser.add_argument("--output", required=True, help="the ONNX file to write")

@@ -18,6 +18,7 @@ from metabin_plugin.deploy.export import (
     image_size,
     network_to_export,
     operators,
+    preparation,
     random_images,
     to_onnx,
 )
@@ -51,7 +52,7 @@ def run(options: Namespace) -> None:
     folding = fold_network(network, size, cfg.METABIN.FOLD_TOLERANCE)
     print(folding)
     content = to_onnx(
-        folding.network, random_images(2, size), metadata(cfg, size, folding), options.opset
+        folding.network, random_images(2, size), metadata(cfg, folding), options.opset
     )
     batches = [random_images(count, size, seed=count) for count in BATCH_SIZES]
     difference = check_onnx(content, folding.network, batches)
@@ -61,11 +62,11 @@ def run(options: Namespace) -> None:
     print(f"{output}: {len(content) / 1e6:.1f} MB, images (batch, 3, {size[0]}, {size[1]})")
 
 
-def metadata(cfg: CfgNode, size: tuple[int, int], folding: Folding) -> dict[str, str]:
+def metadata(cfg: CfgNode, folding: Folding) -> dict[str, str]:
     """What a user of the file has to know: by words, by config key, by counts."""
     values: dict[str, object] = {
         "metabin_plugin": metabin_plugin.__version__,
-        "images": f"RGB, float32, 0 to 255, resized (bicubic) to height {size[0]}, width {size[1]}",
+        "images": f"RGB, float32, 0 to 255, {preparation(cfg)}",
         "features": f"one row per image, compared by {cfg.TEST.METRIC} distance",
         "weights": os.path.basename(cfg.MODEL.WEIGHTS),
         "folding": folding,

@@ -43,9 +43,9 @@ def run(options: Namespace) -> None:
     exclude = [text_of(glob) for glob in options.exclude]
     files = find_photographs(options.folder)
     paths = [text_of(Path(path).as_posix()) for path in files.images]
-    layout, photographs, left_out = label_photographs(paths, pattern, exclude)
+    layout, photographs, left_out, of_no_use = label_photographs(paths, pattern, exclude)
     print(f"{options.folder} was read as {layout}; --layout says any other layout")
-    for line in said_of_files(files, left_out):
+    for line in (*said_of_files(files, left_out), *said_of_patterns(of_no_use, paths)):
         print(line)
     if "subset" not in layout.fields:
         tested = people_to_test(photographs, options)
@@ -109,6 +109,15 @@ def said_of_files(files: FoundFiles, left_out: Mapping[str, int]) -> Iterator[st
     if rest:
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in sorted(rest.items()))
         yield f"left out: files that are no images ({kinds})"
+
+
+def said_of_patterns(of_no_use: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
+    """A line for each pattern of --exclude that leaves nothing out."""
+    for glob in of_no_use:
+        folder = f"{glob.rstrip('/')}/"
+        is_folder = any(path.startswith(folder) for path in paths)
+        why = f"{folder}* is what is in that folder" if is_folder else "no path is like it"
+        yield f"--exclude {shown(glob)} leaves nothing out; {shown(why)}"
 
 
 def said_of_distractors(
@@ -180,6 +189,11 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
         train = [photograph for photograph in photographs if photograph.subset == "train"]
         if not train:
             raise DatasetError("There are no images to train on; leave --config out")
+        if len({photograph.person for photograph in train}) == 1:
+            raise DatasetError(
+                "The images to train on show one person, and two are needed; add images of others, "
+                "or leave --config out"
+            )
         training = plan_training(train)
         has_test = len(train) < len(photographs)
         config = config_text(training, options.output, options.config, BASE, has_test=has_test)

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -35,14 +35,41 @@ def sentence(error: MetaBINError) -> str:
 
 
 class _WithoutTraceback(logging.Filter):
-    """Lets the trainer log a user's error as its sentence."""
+    """Lets the trainer log a user's error as its sentence, and what only follows from another's."""
+
+    def __init__(self, follows: Callable[[BaseException], bool]) -> None:
+        super().__init__()
+        self._follows = follows
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
+        said = ""
         if isinstance(error, MetaBINError):
-            record.msg, record.args = f"{record.getMessage()} {sentence(error)}", ()
+            said = sentence(error)
+        elif error is not None and self._follows(error):
+            said = "the connection to another process of the run is gone"
+        if said:
+            record.msg, record.args = f"{record.getMessage()} {said}", ()
             record.exc_info = None
         return True
+
+
+@contextmanager
+def without_tracebacks(
+    follows: Callable[[BaseException], bool] = lambda error: False,
+) -> Iterator[None]:
+    """A block in which the trainer logs errors of the user without a traceback.
+
+    Args:
+        follows: whether an error is that the connection to another process is gone, which says why.
+    """
+    without = _WithoutTraceback(follows)
+    logger = logging.getLogger(_TRAINER_LOGGER)
+    logger.addFilter(without)
+    try:
+        yield
+    finally:
+        logger.removeFilter(without)
 
 
 class _Output(io.FileIO):
@@ -118,10 +145,8 @@ def run_cli(go_on: str = AGAIN) -> Iterator[None]:
     Raises:
         SystemExit: With this status, after the sentence was written to standard error.
     """
-    without_traceback = _WithoutTraceback()
-    logger = logging.getLogger(_TRAINER_LOGGER)
-    logger.addFilter(without_traceback)
     streams = ExitStack()
+    streams.enter_context(without_tracebacks())
     streams.enter_context(_printing_to_nobody("stdout"))
     streams.enter_context(_printing_to_nobody("stderr"))
     report, threading.excepthook = threading.excepthook, _report_error_of_thread
@@ -135,6 +160,5 @@ def run_cli(go_on: str = AGAIN) -> Iterator[None]:
         print(f"\nstopped; {go_on}", file=sys.stderr)
         raise SystemExit(STATUS_BASE + signal.SIGINT) from None
     finally:
-        logger.removeFilter(without_traceback)
         streams.close()
         threading.excepthook = report

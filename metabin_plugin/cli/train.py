@@ -7,7 +7,8 @@ from argparse import ArgumentParser, Namespace
 from fastreid.engine import launch
 
 from metabin_plugin.cli.arguments import train
-from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.cli.outcome import run_cli, without_tracebacks
+from metabin_plugin.compat.launching import peer_is_gone
 from metabin_plugin.engine.trainer import MetaBINTrainer, train_or_evaluate
 
 _GO_ON = (
@@ -42,10 +43,21 @@ def run(options: Namespace, trainer: type[MetaBINTrainer] = MetaBINTrainer) -> N
     """
     with run_cli(_GO_ON):
         launch(
-            train_or_evaluate,
+            run_here,
             options.num_gpus,
             num_machines=options.num_machines,
             machine_rank=options.machine_rank,
             dist_url=options.dist_url,
             args=(options, trainer),
         )
+
+
+def run_here(options: Namespace, trainer: type[MetaBINTrainer]) -> None:
+    """What each process does, whose log is the reader's if it is the first.
+
+    Args:
+        options: what the arguments of ``train`` gave.
+        trainer: what trains and evaluates.
+    """
+    with without_tracebacks(peer_is_gone):
+        train_or_evaluate(options, trainer)

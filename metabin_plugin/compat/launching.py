@@ -40,6 +40,11 @@ _PEER_IS_GONE = re.compile(
 )
 
 
+def peer_is_gone(error: BaseException) -> bool:
+    """Whether an error says that the connection to another process is gone, which has the cause."""
+    return bool(_PEER_IS_GONE.search(f"{type(error).__name__}: {error}"))
+
+
 def run_ranks(worker: Callable[..., None], args: tuple[Any, ...], count: int, first: int) -> None:
     """Run ``worker(local_rank, *args)`` in new processes, and wait until all of them have ended.
 

@@ -26,6 +26,9 @@ from metabin_plugin.text import shown
 
 logger = logging.getLogger(__name__)
 
+# Over which fastreid's line of the log takes the median of a loss.
+_LINE_WINDOW = 200
+
 
 @patch(
     "fastreid.config.config:CfgNode.load_yaml_with_base",
@@ -157,12 +160,22 @@ class _OneReport:
     "fastreid.utils.events:CommonMetricPrinter.write",
     fault="A run of fewer than three iterations writes twice in one iteration and ends in a "
     "``ZeroDivisionError``: fastreid measures no iteration time before the third, and estimates it "
-    "from its last line.",
-    unless="the iteration is another than at the last line.",
+    "from its last line. A loss that is computed no more stays in every line to the end.",
+    unless="the iteration is another than at the last line, and all losses are of the last 200.",
 )
 def write_once(original: Callable[..., Any], self: Any) -> None:
-    """Write one line an iteration."""
+    """Write one line an iteration, without losses that ended longer ago than it looks back."""
     from fastreid.utils.events import get_event_storage
 
-    if self._last_write is None or self._last_write[0] != get_event_storage().iter:
+    storage = get_event_storage()
+    if self._last_write is not None and self._last_write[0] == storage.iter:
+        return
+    begin = storage.iter - _LINE_WINDOW
+    ended = [
+        name for name, (_, last) in storage.latest().items() if "loss" in name and last <= begin
+    ]
+    left_out = {name: storage._history.pop(name) for name in ended}
+    try:
         original(self)
+    finally:
+        storage._history.update(left_out)

@@ -306,8 +306,10 @@ def before_profiled_step(self: Any) -> None:
 @patch(
     "fastreid.engine.defaults:DistributedDataParallel",
     fault="Its ``device_ids=[rank]``, which fastreid passes, raises a ValueError for a model on "
-    "CPU. Its ``broadcast_buffers`` is deprecated.",
-    unless="the model is on a GPU, and PyTorch has no ``forward_sync_buffers``.",
+    "CPU. Its ``broadcast_buffers`` is deprecated. A classifier that no loss of "
+    "``MODEL.LOSSES.NAME`` reads, as without CrossEntropyLoss, ends the second iteration.",
+    unless="the model is on a GPU, its losses read the classifier, and PyTorch has no "
+    "``forward_sync_buffers``.",
 )
 class AnyDeviceDataParallel(DistributedDataParallel):
     """``DistributedDataParallel`` as fastreid calls it, for a model on any device.
@@ -332,6 +334,9 @@ class AnyDeviceDataParallel(DistributedDataParallel):
         names = inspect.signature(DistributedDataParallel).parameters
         current = "forward_sync_buffers" in names
         kwargs["forward_sync_buffers" if current else "broadcast_buffers"] = broadcast_buffers
+        losses = getattr(module, "loss_kwargs", {}).get("loss_names")
+        if losses is not None and "CrossEntropyLoss" not in losses:
+            kwargs["find_unused_parameters"] = True
         super().__init__(module, device_ids=None if on_cpu else device_ids, **kwargs)
 
 

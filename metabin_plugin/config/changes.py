@@ -213,7 +213,7 @@ def _is_one_of(key: str, names: Sequence[str]) -> bool:
 
 
 def _without_folder(name: str) -> str:
-    return os.path.basename(name) if name.endswith(".csv") else name
+    return os.path.basename(name) if name.lower().endswith(".csv") else name
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

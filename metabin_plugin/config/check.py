@@ -177,6 +177,13 @@ def _check_meta_step(cfg: CfgNode) -> None:
             "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0, so that nothing warms "
             "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
         )
+    for side in ("META_TRAIN_LOSSES", "META_TEST_LOSSES"):
+        epsilon = cfg.MODEL.LOSSES.CE.EPSILON
+        if "MetaLearningHook" in node.HOOKS and "CrossEntropyLoss" in node[side] and epsilon < 0:
+            raise ConfigError(
+                f"METABIN.{side} has CrossEntropyLoss, which has no adaptive smoothing as "
+                f"MODEL.LOSSES.CE.EPSILON {epsilon!r} asks for; set EPSILON to 0 or more"
+            )
 
 
 def _check_compilation(node: CfgNode) -> None:
@@ -233,24 +240,40 @@ def _is_a(entry: object, base: type) -> bool:
     return isinstance(entry, type) and issubclass(entry, base)
 
 
+# Of an image, in pixels.
+_LARGEST_SIDE = 2**16
+
 _RULES: Mapping[str, Rule] = {
     "MODEL.META_ARCHITECTURE": Choice(lambda: registered(META_ARCH_REGISTRY)),
+    "MODEL.FREEZE_LAYERS": Names(),
     "MODEL.PIXEL_MEAN": Numbers(3),
     "MODEL.PIXEL_STD": Numbers(3, above=0),
     "MODEL.BACKBONE.NAME": Choice(lambda: registered(BACKBONE_REGISTRY)),
     "MODEL.BACKBONE.NORM": Choice(lambda: [*_norms(), *registered(BACKBONE_NORM_REGISTRY)]),
     "MODEL.BACKBONE.FEAT_DIM": Count(1),
+    "MODEL.BACKBONE.LAST_STRIDE": Count(1),
     "MODEL.HEADS.NAME": Choice(lambda: registered(REID_HEADS_REGISTRY)),
     "MODEL.HEADS.NORM": Choice(_norms),
     "MODEL.HEADS.EMBEDDING_DIM": Count(0),
     "MODEL.HEADS.NUM_CLASSES": Count(0),
+    "MODEL.HEADS.SCALE": Number(0),
+    # Below 0 the smoothing adapts itself, with ALPHA.
+    "MODEL.LOSSES.CE.EPSILON": Number(-1, 1),
+    "MODEL.LOSSES.CE.ALPHA": Number(0, 1),
     "MODEL.LOSSES.CE.SCALE": Number(0),
     "MODEL.LOSSES.TRI.MARGIN": Number(0),
     "MODEL.LOSSES.TRI.SCALE": Number(0),
+    "MODEL.LOSSES.CIRCLE.GAMMA": Number(0),
+    "MODEL.LOSSES.CIRCLE.SCALE": Number(0),
+    "MODEL.LOSSES.COSFACE.GAMMA": Number(0),
+    "MODEL.LOSSES.COSFACE.SCALE": Number(0),
     "INPUT.CROP.SIZE": Numbers(2, above=0),
     "INPUT.CROP.SCALE": Numbers(2, above=0),
     "INPUT.CROP.RATIO": Numbers(2, above=0),
     "INPUT.FLIP.PROB": Number(0, 1),
+    "INPUT.PADDING.MODE": Choice(("constant", "edge", "reflect", "symmetric")),
+    "INPUT.PADDING.SIZE": Count(0, _LARGEST_SIDE),
+    "INPUT.RPT.PROB": Number(0, 1),
     "INPUT.CJ.PROB": Number(0, 1),
     "INPUT.CJ.BRIGHTNESS": Number(0),
     "INPUT.CJ.CONTRAST": Number(0),
@@ -294,6 +317,7 @@ _EXPANSION: Mapping[str, Rule] = {
     "TEST.AQE.QE_K": Count(1),
     "TEST.AQE.ALPHA": Number(0),
 }
+_PRECISE_BN: Mapping[str, Rule] = {"TEST.PRECISE_BN.NUM_ITER": Count(1)}
 _DATA: Mapping[str, Rule] = {
     "DATASETS.NAMES": Names(),
     "DATASETS.TESTS": Names(),
@@ -318,8 +342,14 @@ def _check_fastreid(cfg: CfgNode) -> None:
         Count(0).check("SOLVER.STEPS", step)
     _check_device(cfg.MODEL.DEVICE)
     _check_augmentation(cfg.INPUT)
-    for key in ("SIZE_TRAIN", "SIZE_TEST"):
-        _check_size(f"INPUT.{key}", cfg.INPUT[key], cfg.INPUT.CROP.ENABLED)
+    _check_crop(cfg.INPUT.CROP)
+    _check_optimizer(cfg.SOLVER)
+    is_cropped, is_padded = cfg.INPUT.CROP.ENABLED, cfg.INPUT.PADDING.ENABLED
+    # What was padded is cropped to this size.
+    _check_size("INPUT.SIZE_TRAIN", cfg.INPUT.SIZE_TRAIN, is_padded or is_cropped, not is_padded)
+    _check_size("INPUT.SIZE_TEST", cfg.INPUT.SIZE_TEST, is_cropped, True)
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        check_values(cfg, _PRECISE_BN)
     if cfg.TEST.AQE.ENABLED:
         check_values(cfg, _EXPANSION)
         _check_alpha(cfg.TEST.AQE.ALPHA)
@@ -337,6 +367,31 @@ def _check_augmentation(node: CfgNode) -> None:
                 f"INPUT.{name}.ENABLED is True, but INPUT.{name}.PROB is 0, so that no image is "
                 "changed; raise it, to 0.1 for example"
             )
+
+
+def _check_crop(node: CfgNode) -> None:
+    for pixels in node.SIZE:
+        Count(1, _LARGEST_SIDE).check("INPUT.CROP.SIZE", pixels)
+    for key in ("SCALE", "RATIO"):
+        low, high = node[key]
+        if low > high:
+            raise ConfigError(
+                f"INPUT.CROP.{key} is {shown_value(node[key])}, an interval; give it the smaller "
+                "one first"
+            )
+
+
+def _check_optimizer(node: CfgNode) -> None:
+    if node.OPT == "SGD" and node.NESTEROV and node.MOMENTUM == 0:
+        raise ConfigError(
+            "SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0, which leaves nothing to look ahead "
+            "by; raise it, to 0.9 for example, or set NESTEROV False"
+        )
+    # A negative one would turn the steps around.
+    for key in ("CLIP_VALUE", "NORM_TYPE") if node.CLIP_GRADIENTS.ENABLED else ():
+        value = node.CLIP_GRADIENTS[key]
+        if not value > 0:
+            raise ConfigError(f"SOLVER.CLIP_GRADIENTS.{key} is {value!r}; give it a number above 0")
 
 
 def _check_device(name: str) -> None:
@@ -360,13 +415,14 @@ def _check_device(name: str) -> None:
         )
 
 
-def _check_size(key: str, size: Any, cropped: bool) -> None:
-    if len(size) not in (1, 2):
+def _check_size(key: str, size: Any, is_cropped: bool, may_be_none: bool) -> None:
+    # Of a single number fastreid makes the shorter side, and only equal images fill a batch.
+    if len(size) != 2 and not (is_cropped and len(size) == 1):
         raise ConfigError(f"{key} is {shown_value(size)}; give it a height and a width in pixels")
-    # Without a size fastreid resizes nothing, and only equal images fill a batch.
-    low = 0 if cropped and not any(size) else 1
+    # Without a size it resizes nothing.
+    low = 0 if is_cropped and may_be_none and not any(size) else 1
     for pixels in size:
-        Count(low, 2**16).check(key, pixels)
+        Count(low, _LARGEST_SIDE).check(key, pixels)
 
 
 def _check_alpha(alpha: float) -> None:
@@ -402,9 +458,16 @@ def _check_architecture(cfg: CfgNode) -> None:
     _check_vit(cfg.MODEL)
     name = cfg.MODEL.META_ARCHITECTURE
     # Others may have losses of their own.
-    if name in ("Baseline", "MetaBIN", *_ARCHITECTURES):
-        losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one=True)
+    if name in ("Baseline", "BaselineWithLosses", "MetaBIN", *_ARCHITECTURES):
+        needs_one = not cfg.METABIN.BASE_LOSSES
+        losses = Names(_MGN_LOSSES if name == "MGN" else _LOSSES, needs_one)
         losses.check("MODEL.LOSSES.NAME", cfg.MODEL.LOSSES.NAME)
+        is_frozen = cfg.SOLVER.FREEZE_ITERS > 0 and "heads" in cfg.MODEL.FREEZE_LAYERS
+        if is_frozen and name != "MGN":
+            raise ConfigError(
+                "MODEL.FREEZE_LAYERS has 'heads', which fastreid puts into evaluation mode, where "
+                "it gives no class scores; name parts of it, such as heads.bottleneck"
+            )
     if name in _ARCHITECTURES:
         _ARCHITECTURES[name](cfg)
 
@@ -464,6 +527,7 @@ def _check_moco(cfg: CfgNode) -> None:
 
 
 def _check_distiller(cfg: CfgNode) -> None:
+    Number(0, 1).check("KD.EMA.MOMENTUM", cfg.KD.EMA.MOMENTUM)
     files = {f"KD.{key}": cfg.KD[key] for key in ("MODEL_CONFIG", "MODEL_WEIGHTS")}
     for key, paths in files.items():
         Names().check(key, paths)

@@ -51,8 +51,8 @@ KEYS = (
     Key(
         "METABIN.STEPS_COUNT_WARMUP",
         False,
-        comment="fastreid counts SOLVER.STEPS from the end of the warm-up. True counts them from "
-        'the start of training, as the paper does ("0.1x at 40 and 70 epochs").',
+        comment="fastreid counts SOLVER.STEPS from the end of warm-up or DELAY_EPOCHS. True "
+        'counts them from the start of training, as the paper does ("0.1x at 40 and 70 epochs").',
     ),
     Key(
         "METABIN.FIRST_BASE_UPDATES",
@@ -96,7 +96,8 @@ KEYS = (
         _META_LOSSES,
         comment='Terms of the meta-train loss (Eq. 8): "ScatterLoss" (Eq. 6), "ShuffleLoss" '
         '(Eq. 7), "TripletLoss" (Eq. 3), "CrossEntropyLoss" (Eq. 2), and what else is registered. '
-        "Margin and label smoothing are those of MODEL.LOSSES.",
+        "Margin and label smoothing are those of MODEL.LOSSES, and nothing else: distances are "
+        "Euclidean, of raw features before the BNNeck, to the hardest samples.",
         symbol="L_mtr",
     ),
     Key(

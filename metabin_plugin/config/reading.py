@@ -32,13 +32,14 @@ MAX_DIGITS = 100
 # Not the parser in C, which is ten times as fast: deep nesting overruns its stack.
 _Loader = yaml.SafeLoader
 _NUMBERS = frozenset(["tag:yaml.org,2002:int", "tag:yaml.org,2002:float"])
+_MERGE = "tag:yaml.org,2002:merge"
 _BASE = "_BASE_"
 # A chain of configs; the longest of fastreid and of this plugin has four.
 _MOST_BASES = 20
 _URLS = ("http://", "https://")
 # What yacs says of a value of another type than the key's.
 _MISMATCH = re.compile(
-    r"Type mismatch \(<class '(?P<needed>\w+)'> vs\. <class '\w+'>\) with values "
+    r"Type mismatch \(<class '([\w.]+\.)?(?P<needed>\w+)'> vs\. <class '[\w.]+'>\) with values "
     r"\((?P<default>.*) vs\. (?P<value>.*)\) for config key: (?P<key>\S+)"
 )
 
@@ -86,11 +87,16 @@ def _as_keys_need(options: Sequence[str], cfg: CfgNode) -> list[str]:
         default = _value(cfg, words[number - 1])
         typed = _literal(words[number])
         # What Python reads as a list, or as anything but a text, is left to yacs.
-        if isinstance(default, tuple) and isinstance(typed, str):
-            words[number] = repr(tuple(name.strip() for name in typed.split(",")))
+        if _has_names(default) and isinstance(typed, str):
+            words[number] = repr(type(default)(name.strip() for name in typed.split(",")))
         elif isinstance(default, float) and type(typed) is int:
             words[number] = repr(float(typed))
     return words
+
+
+def _has_names(default: Any) -> bool:
+    """Whether a key's value is a list that is not one of numbers."""
+    return isinstance(default, (list, tuple)) and all(isinstance(entry, str) for entry in default)
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
@@ -111,6 +117,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (AttributeError, TypeError)):
         return "the file, or a key of it, holds no KEY: VALUE mapping where one is needed"
     mismatch = _MISMATCH.fullmatch(" ".join(str(error).split()))
+    if mismatch and mismatch["needed"] == CfgNode.__name__:
+        value = shown(mismatch["value"])
+        return f"{mismatch['key']} is {value}, but it is a section, which holds keys below it"
     if mismatch:
         return "{key} is {value}, but takes a {needed}, as {default} is".format(
             **{name: shown(text) for name, text in mismatch.groupdict().items()}
@@ -209,10 +218,10 @@ def read_yaml(text: str | bytes) -> Any:
         text: one document; bytes are UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: it is not YAML, has a tag of other objects, is larger than ``MAX_BYTES``, or
-            stands for more than ``MAX_VALUES`` values or ``MAX_CHARACTERS`` characters; or it
-            contains itself, has more than ``MAX_LEVELS`` levels, or a number of more than
-            ``MAX_DIGITS`` digits. Its text is one line.
+        ValueError: it is not YAML, has a tag of other objects or a key twice, is larger than
+            ``MAX_BYTES``, or stands for more than ``MAX_VALUES`` values or ``MAX_CHARACTERS``
+            characters; or it contains itself, has more than ``MAX_LEVELS`` levels, or a number of
+            more than ``MAX_DIGITS`` digits. Its text is one line.
     """
     size = len(text if isinstance(text, bytes) else text.encode(errors="surrogatepass"))
     if size > MAX_BYTES:
@@ -255,6 +264,8 @@ def _extent(node: yaml.Node, known: dict[int, _Extent | None]) -> _Extent:
     scalar = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
     if node.tag in _NUMBERS and scalar > MAX_DIGITS:
         raise ValueError(f"a number of {scalar:,} digits")
+    if isinstance(node, yaml.MappingNode):
+        _refuse_repeated_key(node)
     parts = [_extent(part, known) for part in _parts(node)]
     extent = _Extent(
         1 + sum(part.values for part in parts),
@@ -267,6 +278,21 @@ def _extent(node: yaml.Node, known: dict[int, _Extent | None]) -> _Extent:
             raise ValueError(f"YAML that stands for more than {limit:,} {what}")
     known[id(node)] = extent
     return extent
+
+
+def _refuse_repeated_key(node: yaml.MappingNode) -> None:
+    """Refuse a mapping of which PyYAML would drop all but the last of a key's values."""
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        # Several mappings may be merged into one.
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in lines:
+            raise ValueError(
+                f"the key {shown(repr(key.value))} in line {lines[name]} and again in line {line}"
+            )
+        lines[name] = line
 
 
 def _parts(node: yaml.Node) -> list[yaml.Node]:

@@ -149,6 +149,26 @@ def check_targets(names: Iterable[str]) -> None:
         require_matches(name, splits_of(dataset))
 
 
+def check_statistics_data(cfg: CfgNode) -> None:
+    """Check before a training that the data of ``TEST.PRECISE_BN`` are there. No image is read.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        DatasetError: precise statistics are asked for, and its dataset is unknown, missing or
+            without training images.
+    """
+    node = cfg.TEST.PRECISE_BN
+    if node.ENABLED:
+        build_nonempty_dataset(
+            node.DATASET,
+            ["train"],
+            key="TEST.PRECISE_BN.DATASET",
+            combineall=cfg.DATASETS.COMBINEALL,
+        )
+
+
 def require_matches(name: str, splits: Sequence[tuple[Items, Items]]) -> None:
     """Check that a target can be evaluated.
 

@@ -27,7 +27,10 @@ MAX_PIXELS = 1 << 26
 # A progressive JPEG has about 10. Each is decoded over the whole image, and a file of some hundred
 # kB can have thousands.
 MAX_SCANS = 64
-_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# Markers from here on are followed by a length, but for those of restarts and of an image's start.
+_FIRST_SEGMENT, _WITHOUT_LENGTH = 0xC0, range(0xD0, 0xD9)
 # What telephones and cameras write and Pillow reads with another package, or not at all.
 FOREIGN_PHOTOGRAPHS = frozenset(
     [".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".nef", ".orf", ".rw2"]
@@ -236,11 +239,27 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 def _check_scans(file: BinaryIO) -> None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # The marker cannot occur within the data of a scan.
-        scans = itertools.islice(re.finditer(_SCAN, content), MAX_SCANS + 1)
+        scans = itertools.islice(_scans(content), MAX_SCANS + 1)
         count = sum(1 for _ in scans)
     if count > MAX_SCANS:
         raise TooManyScansError(f"more than {MAX_SCANS} scans, where a JPEG has about 10")
+
+
+def _scans(content: mmap.mmap) -> Iterator[int]:
+    """The places of a JPEG's scans, as its decoder comes upon them.
+
+    Text that a camera wrote into the file may hold the same bytes, and so may what is behind the
+    image: a telephone's short film.
+    """
+    place = 0
+    while found := _MARKER.search(content, place):
+        marker, place = found[0][1], found.end()
+        if marker == _END_OF_IMAGE:
+            return
+        if marker == _START_OF_SCAN:
+            yield found.start()
+        if marker >= _FIRST_SEGMENT and marker not in _WITHOUT_LENGTH:
+            place += int.from_bytes(content[place : place + 2], "big")
 
 
 def readable_formats() -> list[str]:

@@ -417,7 +417,7 @@ def too_few_identities(name: str, count: int) -> DatasetError:
     """The error of a domain with less than two identities, whatever the batch."""
     return DatasetError(
         f"Domain {shown(repr(name))} has {count} identity in its training images, but at least 2 "
-        "are needed; remove it from DATASETS.NAMES or add images of other people"
+        "are needed; add images of other people to it, or leave its images out"
     )
 
 

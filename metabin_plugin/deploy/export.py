@@ -212,6 +212,27 @@ def image_size(cfg: CfgNode) -> tuple[int, int]:
     return size[0], size[1]
 
 
+def preparation(cfg: CfgNode) -> str:
+    """How a config's evaluation makes the network's images of photographs, in words.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        ConfigError: it leaves their size open.
+    """
+    height, width = image_size(cfg)
+    resized = list(cfg.INPUT.SIZE_TEST)
+    if not cfg.INPUT.CROP.ENABLED:
+        return f"resized (bicubic) to height {height}, width {width}"
+    middle = f"the middle of it, height {height}, width {width}"
+    if resized[0] < 1:
+        return middle
+    if len(resized) == 1:
+        return f"resized (bicubic) to {resized[0]} on the shorter side, {middle}"
+    return f"resized (bicubic) to height {resized[0]}, width {resized[1]}, {middle}"
+
+
 def random_images(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     """Images of noise (count, 3, height, width), float32 in [0, 255], the same for the same seed.
 

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from metabin_plugin.errors import NormError
 from metabin_plugin.norm import native
 from metabin_plugin.norm.batch_instance_norm import (
+    InstanceNorm2d,
     MixedNorm2d,
     SynchronizedBatchNorm2d,
     choose_form,
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Layers whose forward in evaluation is known; a subclass may compute anything else.
 _KNOWN = {layer.forward for layer in (nn.BatchNorm2d, MixedNorm2d, SynchronizedBatchNorm2d)}
+_KNOWN_INSTANCE = {layer.forward for layer in (nn.InstanceNorm2d, InstanceNorm2d)}
 
 
 class InferenceNorm2d(nn.Module):
@@ -343,6 +345,8 @@ def fold_norms(module: nn.Module, tolerance: float = 0.0, probe: Tensor | None =
     for layer in norms.values():
         replacements[layer], own = _fold(layer, convolutions.get(layer), tolerance)
         counts += own
+    instance_norms = [layer for layer in network.modules() if _is_instance_norm(layer)]
+    replacements |= {layer: _for_inference(layer) for layer in instance_norms}
     affine = [name for name, layer in norms.items() if layer not in convolutions]
     if affine:
         logger.info("No convolution feeds these layers alone: %s", ", ".join(affine))
@@ -351,11 +355,11 @@ def fold_norms(module: nn.Module, tolerance: float = 0.0, probe: Tensor | None =
     folded, constant, still_open, rounded = counts.tolist()
     return Folding(
         network,
-        layers=len(norms),
+        layers=len(replacements),
         identities=sum(isinstance(new, nn.Identity) for new in replacements.values()),
         folded_channels=folded,
         affine_channels=constant,
-        open_channels=still_open,
+        open_channels=still_open + sum(layer.num_features for layer in instance_norms),
         rounded_channels=rounded,
         difference=None if original is None else relative_difference(network(probe), original),
     )
@@ -368,6 +372,23 @@ def _can_fold(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
         and layer.running_mean is not None
         and not has_hooks(layer)
     )
+
+
+def _is_instance_norm(layer: nn.Module) -> TypeGuard[nn.InstanceNorm2d]:
+    return (
+        isinstance(layer, nn.InstanceNorm2d)
+        and type(layer).forward in _KNOWN_INSTANCE
+        and layer.affine
+        # With running statistics it computes something else in evaluation.
+        and layer.running_mean is None
+        and not has_hooks(layer)
+    )
+
+
+def _for_inference(layer: nn.InstanceNorm2d) -> InferenceNorm2d:
+    zeros = torch.zeros_like(layer.weight)
+    # Of a 1x1 map, less its own mean, the shift alone is left.
+    return InferenceNorm2d(zeros, zeros, layer.bias, layer.weight, layer.bias, layer.eps).eval()
 
 
 def _fold(

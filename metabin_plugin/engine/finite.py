@@ -300,15 +300,20 @@ def advice(cfg: CfgNode, rates: Sequence[str]) -> str:
     """
     return ", or ".join(
         [*_of_steps(cfg, rates), *_of_precision(cfg)]
-        or ["look at what the losses of MODEL.LOSSES compute"]
+        or [f"look at what the losses of {_of_losses(cfg)} compute"]
     )
+
+
+def _of_losses(cfg: CfgNode) -> str:
+    keys = {"MODEL.LOSSES": cfg.MODEL.LOSSES.NAME, "METABIN.BASE_LOSSES": cfg.METABIN.BASE_LOSSES}
+    return " and ".join(key for key, names in keys.items() if names)
 
 
 def _of_steps(cfg: CfgNode, rates: Sequence[str]) -> Iterator[str]:
     solver = cfg.SOLVER
     if not rates:
         start = "MODEL.WEIGHTS" if cfg.MODEL.WEIGHTS else "the weights that the training began with"
-        yield f"check {start} and the scales in MODEL.LOSSES"
+        yield f"check {start} and the scales of {_of_losses(cfg)}"
     values = {key: attrgetter(key)(cfg) for key in rates}
     lower = [f"{key} (now {value:g})" for key, value in values.items() if value > 0]
     if lower:

@@ -142,8 +142,12 @@ def fitting(parts: Sequence[str], width: int) -> str:
 
 
 def _sum_of_losses(storage: EventStorage, label: str, prefix: str) -> list[str]:
-    histories = storage.histories().items()
-    terms = [history.median(_LINE_WINDOW) for name, history in histories if name.startswith(prefix)]
+    terms = [
+        storage.history(name).median(_LINE_WINDOW)
+        for name, (_, iteration) in storage.latest().items()
+        # The meta step may end before the training.
+        if name.startswith(prefix) and iteration > storage.iter - _LINE_WINDOW
+    ]
     return [f"{label} {sum(terms):.4g}"] if terms else []
 
 
@@ -212,14 +216,14 @@ class FeatureWatch(EventWriter):
     loss (Eq. 6) is a mean cosine, and shows it.
 
     Args:
-        unit_triplets: whether the triplets are of unit features already,
-            ``MODEL.LOSSES.TRI.NORM_FEAT``.
+        raw_triplets: whether the base step has triplets of raw features: "TripletLoss" in
+            ``MODEL.LOSSES.NAME``, without ``MODEL.LOSSES.TRI.NORM_FEAT``.
         rate: the step size of the weights, ``SOLVER.BASE_LR``.
     """
 
-    def __init__(self, unit_triplets: bool, rate: float) -> None:
+    def __init__(self, raw_triplets: bool, rate: float) -> None:
         lower = f"lower SOLVER.BASE_LR, {rate!r} now"
-        self._advice = lower if unit_triplets else "set MODEL.LOSSES.TRI.NORM_FEAT True"
+        self._advice = "set MODEL.LOSSES.TRI.NORM_FEAT True" if raw_triplets else lower
         self._has_warned = False
 
     def write(self) -> None:

@@ -18,6 +18,7 @@ from fastreid.utils import comm
 from torch import Tensor
 
 from metabin_plugin.compat.training import LossScaler, autocast_dtype, build_grad_scaler
+from metabin_plugin.config.keys import LARGEST_SEED
 from metabin_plugin.data import DomainBalancedSampler
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.data.sampler import stream_seed
@@ -72,7 +73,7 @@ class Episodes:
         self.num_domains = trainer.data_loader.dataset.num_domains
         self._num_meta_train = node.NUM_META_TRAIN
         self._inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)
-        self._period = max(1, round(node.INNER_LR.PERIOD * trainer.iters_per_epoch))
+        self._period = _period(node.INNER_LR, trainer.iters_per_epoch)
         self._knows_order = False
         _check_split(self._num_meta_train, self.num_domains, node.DOMAIN)
         _check_sides(self._num_meta_train, self.num_domains, batch_size, batch_key)
@@ -151,12 +152,28 @@ def mean_over_processes(tensors: Tensors) -> Tensors:
     }
 
 
+def _period(node: CfgNode, iters_per_epoch: int) -> int:
+    """Iterations of a rise and fall of the inner step size."""
+    period = round(node.PERIOD * iters_per_epoch)
+    if period < 2 and node.LOW < node.HIGH:
+        raise ConfigError(
+            f"METABIN.INNER_LR.PERIOD is {node.PERIOD!r} epochs of {iters_per_epoch} iterations, "
+            "less than 2 of them, so that the step size would stay at LOW; raise it, or set HIGH "
+            "to LOW"
+        )
+    return max(1, period)
+
+
 def _check_split(num_meta_train: int, num_domains: int, domain: str) -> None:
     if num_domains < 2:
+        other = (
+            "images of another camera"
+            if domain == "camera"
+            else 'set METABIN.DOMAIN "camera" for a single source'
+        )
         raise ConfigError(
             f"METABIN.DOMAIN {domain!r}: the training data has {num_domains} domain(s), and "
-            "meta-learning needs at least 2; add a data set to DATASETS.NAMES, or set "
-            'METABIN.DOMAIN "camera" for a single source'
+            f"meta-learning needs at least 2; add a data set to DATASETS.NAMES, or {other}"
         )
     if not 1 <= num_meta_train < num_domains:
         raise ConfigError(
@@ -423,7 +440,7 @@ def _own_batches(cfg: CfgNode, trainer: DefaultTrainer, seed: int) -> Any:
         batch_size=size,
         batch_key="METABIN.IMS_PER_BATCH",
         # Another stream than that of a balanced base loader.
-        seed=seed + 1,
+        seed=(seed + 1) % (LARGEST_SEED + 1),
     )
     cfg = cfg.clone()
     cfg.defrost()

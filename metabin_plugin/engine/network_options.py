@@ -128,24 +128,30 @@ def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Mod
 
 def _check_features(network: nn.Module, cfg: CfgNode) -> None:
     backbone = cfg.MODEL.BACKBONE
-    key = "INPUT.CROP.SIZE" if cfg.INPUT.CROP.ENABLED else "INPUT.SIZE_TRAIN"
-    size = list(cfg.INPUT.CROP.SIZE if cfg.INPUT.CROP.ENABLED else cfg.INPUT.SIZE_TRAIN)
-    size = size * 2 if len(size) == 1 else size
-    try:
-        features = _try(
-            network.get_submodule("backbone"), torch.zeros((1, 3, *size)).to(cfg.MODEL.DEVICE)
-        )
-    except (AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{key} is {size!r}, on which {backbone.NAME} fails ({reason}); choose a size "
-            "that it takes"
-        ) from error
-    if isinstance(features, Tensor) and features.shape[1] != backbone.FEAT_DIM:
-        raise ConfigError(
-            f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM!r}, but {backbone.NAME} with DEPTH "
-            f"{backbone.DEPTH} gives {features.shape[1]} features; set it to that"
-        )
+    for key, size in _sizes(cfg.INPUT).items():
+        images = torch.zeros((1, 3, *(size * 2 if len(size) == 1 else size)))
+        try:
+            features = _try(network.get_submodule("backbone"), images.to(cfg.MODEL.DEVICE))
+        except (AssertionError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"{key} is {size!r}, on which {backbone.NAME} fails ({reason}); choose a size "
+                "that it takes"
+            ) from error
+        if isinstance(features, Tensor) and features.shape[1] != backbone.FEAT_DIM:
+            raise ConfigError(
+                f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM!r}, but {backbone.NAME} with DEPTH "
+                f"{backbone.DEPTH} gives {features.shape[1]} features; set it to that"
+            )
+
+
+def _sizes(node: CfgNode) -> dict[str, list[int]]:
+    """Sizes of the images that training and evaluation read, by their keys; equal ones once."""
+    if node.CROP.ENABLED:
+        return {"INPUT.CROP.SIZE": list(node.CROP.SIZE)}
+    train, test = list(node.SIZE_TRAIN), list(node.SIZE_TEST)
+    sizes = {"INPUT.SIZE_TRAIN": train}
+    return sizes if train == test else {**sizes, "INPUT.SIZE_TEST": test}
 
 
 @torch.no_grad()

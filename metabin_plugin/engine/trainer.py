@@ -7,10 +7,11 @@ import functools
 import logging
 import math
 import os
+import re
 import signal
 import weakref
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ from metabin_plugin.compat.training import use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
 from metabin_plugin.config.reading import read_config
-from metabin_plugin.data.build import check_targets, require_matches
+from metabin_plugin.config.table import shown_value
+from metabin_plugin.data.build import check_statistics_data, check_targets, require_matches
 from metabin_plugin.data.domains import require_one_domain_each, training_record
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.data.sampler import GraphSampler
@@ -107,6 +109,7 @@ class MetaBINTrainer(DefaultTrainer):
                 in_main_process(lambda: prepare_folder(cfg.OUTPUT_DIR))
             if cfg.TEST.EVAL_PERIOD > 0:
                 check_targets(cfg.DATASETS.TESTS)
+            check_statistics_data(cfg)
             if cfg.METABIN.SEED >= 0:
                 seed_all_rng(cfg.METABIN.SEED + comm.get_rank())
             self._configured_iters = cfg.METABIN.ITERS_PER_EPOCH
@@ -225,8 +228,9 @@ class MetaBINTrainer(DefaultTrainer):
 
     def build_writers(self) -> list[Any]:
         """fastreid's writers of the log, and where there are gates two before them."""
-        gates, solver = gate_parameters(self.model), self.cfg.SOLVER
-        watch = FeatureWatch(self.cfg.MODEL.LOSSES.TRI.NORM_FEAT, solver.BASE_LR)
+        gates, losses = gate_parameters(self.model), self.cfg.MODEL.LOSSES
+        raw_triplets = "TripletLoss" in losses.NAME and not losses.TRI.NORM_FEAT
+        watch = FeatureWatch(raw_triplets, self.cfg.SOLVER.BASE_LR)
         own = [GateLog(gates), watch] if gates else []
         self._writers = [*own, *super().build_writers()]
         return self._writers
@@ -451,8 +455,16 @@ class MetaBINTrainer(DefaultTrainer):
         """The config with the number of identities, where ``MODEL.HEADS.NUM_CLASSES`` is 0.
 
         fastreid's also writes it to ``OUTPUT_DIR``, which is another run's until this one begins.
+
+        Raises:
+            ConfigError: there are more identities than ``MODEL.HEADS.NUM_CLASSES``.
         """
         cfg = cfg.clone()
+        if 0 < cfg.MODEL.HEADS.NUM_CLASSES < num_classes:
+            raise ConfigError(
+                f"MODEL.HEADS.NUM_CLASSES is {cfg.MODEL.HEADS.NUM_CLASSES!r}, but the training "
+                f"images show {num_classes} identities; set it to 0, which counts them"
+            )
         if cfg.MODEL.HEADS.NUM_CLASSES == 0:
             was_frozen = cfg.is_frozen()
             cfg.defrost()
@@ -473,6 +485,17 @@ class MetaBINTrainer(DefaultTrainer):
             if cfg.METABIN.KEEP_MEMORY and torch.device(cfg.MODEL.DEVICE).type == "cpu":
                 keep_freed_memory()
             return build_network(super().build_model, cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Any:
+        """fastreid's ``build_optimizer``.
+
+        Raises:
+            ConfigError: ``MODEL.FREEZE_LAYERS`` would freeze nothing.
+        """
+        if cfg.SOLVER.FREEZE_ITERS > 0:
+            _check_frozen_layers(cfg.MODEL.FREEZE_LAYERS, model)
+        return super().build_optimizer(cfg, model)
 
     @classmethod
     def build_evaluator(
@@ -550,6 +573,22 @@ class ClipGatesHook(HookBase):
         clip_gates_(self.model)
 
 
+def _check_frozen_layers(patterns: Sequence[str], network: nn.Module) -> None:
+    # fastreid freezes what it finds, and of the rest says nothing that anybody would see.
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        try:
+            is_found = any(re.match(pattern, name) for name in names)
+        except re.error:
+            is_found = False
+        if not is_found:
+            raise ConfigError(
+                f"MODEL.FREEZE_LAYERS has {shown_value(pattern)}, with which the name of no "
+                f"parameter of the network begins; name a part of it, {names[0].split('.')[0]} for "
+                "example"
+            )
+
+
 def _check_cosine(solver: CfgNode, iters_per_epoch: int) -> None:
     # fastreid's has a length of 0 then, by which PyTorch divides.
     before = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
@@ -564,8 +603,8 @@ def _check_cosine(solver: CfgNode, iters_per_epoch: int) -> None:
 def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     """A config whose ``SOLVER.STEPS`` make fastreid decay at these epochs of the whole training.
 
-    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, so its milestones
-    lie later by the epochs before.
+    fastreid's epoch scheduler starts with the epoch in which the warm-up ends, or behind
+    ``SOLVER.DELAY_EPOCHS`` where that is later, so its milestones lie later by the epochs before.
 
     Args:
         cfg: the config; it is not changed.
@@ -574,7 +613,8 @@ def steps_from_start(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
     Returns:
         A copy with the milestones moved back by the epochs that the scheduler does not see.
     """
-    unseen = max(0, math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch) - 1)
+    in_warmup = math.ceil(cfg.SOLVER.WARMUP_ITERS / iters_per_epoch)
+    unseen = max(in_warmup - 1, cfg.SOLVER.DELAY_EPOCHS)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.STEPS = [max(1, step - unseen) for step in cfg.SOLVER.STEPS]

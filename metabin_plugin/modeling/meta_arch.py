@@ -256,7 +256,8 @@ class MetaBIN(BaselineWithLosses):
         if not self.gates:
             raise ConfigError(
                 "MODEL.META_ARCHITECTURE is MetaBIN, but the backbone has no gates; set "
-                'MODEL.BACKBONE.NORM "BIN"'
+                'MODEL.BACKBONE.NORM "BIN", or for a norm without gates '
+                'MODEL.META_ARCHITECTURE "Baseline" and METABIN.HOOKS "()"'
             )
         if episode_separation:
             for gate in self.gates.values():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.evaluation import Images
-from metabin_plugin.report.files import FigureError, new_figure
+from metabin_plugin.report.files import FigureError, drawn, new_figure
 
 # Fewer images than this have no neighbourhoods to map.
 FEWEST_IMAGES = 4
@@ -186,11 +186,11 @@ def draw_maps(panels: Mapping[str, Mapping[str, Panel]], lines: bool) -> Any:
     figure = new_figure(3.6 * len(targets) + 0.6, 3.8 * len(panels) + 0.6)
     rows = figure.subplots(len(panels), len(targets), squeeze=False)
     for (network, by_target), row in zip(panels.items(), rows, strict=True):
-        row[0].set_ylabel(network)
+        row[0].set_ylabel(drawn(network))
         for (name, panel), axes in zip(by_target.items(), row, strict=True):
             _draw_panel(axes, panel, lines)
             title = f"match / all distance {panel.distances.ratio:.3f}"
-            axes.set_title(f"{name.removeprefix('DG_')}: {title}", fontsize="medium")
+            axes.set_title(f"{drawn(name.removeprefix('DG_'))}: {title}", fontsize="medium")
     handles, labels = rows[0, 0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, ncols=2, loc="outside upper center")
     for handle in legend.legend_handles:

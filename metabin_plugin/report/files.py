@@ -51,6 +51,18 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def drawn(name: str) -> str:
+    """A name as matplotlib has to be given it to draw it as it is.
+
+    It takes what is between two dollar signs for a formula, and leaves a name that begins with _
+    out of legends.
+
+    Args:
+        name: of a run, a network or a target.
+    """
+    return f"{' ' * name.startswith('_')}{name}".replace("$", r"\$")
+
+
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure, complete or not at all.
 

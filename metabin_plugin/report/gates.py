@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from metabin_plugin.norm import network_parts
-from metabin_plugin.report.files import FigureError, new_figure
+from metabin_plugin.report.files import FigureError, drawn, new_figure
 from metabin_plugin.weights.checkpointer import network_state
 from metabin_plugin.weights.files import read_weight_file
 
@@ -112,7 +112,7 @@ def draw_gates(networks: Mapping[str, Gates]) -> Any:
         4, len(networks), squeeze=False, sharey="row", height_ratios=(3, 1.2, 1.5, 1.5)
     )
     for (title, gates), (layers, means, whole, parts) in zip(networks.items(), rows.T, strict=True):
-        layers.set_title(title)
+        layers.set_title(drawn(title))
         _stack(layers.bar, np.arange(1, len(gates) + 1), list(gates.values()))
         means.plot(range(1, len(gates) + 1), [g.mean() for g in gates.values()], ".-", color="k")
         means.sharex(layers)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metabin_plugin.files import reason
-from metabin_plugin.report.files import FigureError, new_figure
+from metabin_plugin.report.files import FigureError, drawn, new_figure
 from metabin_plugin.run_folder import METRICS, logged_scalars
 
 # Losses, step sizes and the accuracies that papers print; "*" stands for a target.
@@ -95,8 +95,8 @@ def draw_curves(runs: Mapping[str, Scalars], names: Sequence[str]) -> Any:
         for i, (run, scalars) in enumerate(runs.items()):
             curve = dict(sorted(scalars.get(name, {}).items()))
             # A run without the scalar keeps its colour and its place in the legend.
-            axes.plot(list(curve), list(curve.values()), ".-", label=run, color=f"C{i % 10}")
-        axes.set_title(name, fontsize="medium")
+            axes.plot(list(curve), list(curve.values()), ".-", label=drawn(run), color=f"C{i % 10}")
+        axes.set_title(drawn(name), fontsize="medium")
     for axes in panels[len(names) :]:
         axes.remove()
     figure.supxlabel("iteration")

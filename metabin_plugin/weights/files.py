@@ -382,12 +382,17 @@ def read_pickle(file: BinaryIO) -> Pickled:
 
     Raises:
         ValueError: it is damaged, or has what ``torch.save`` does not write.
-        RefusedObjectError: a storage has an unknown type.
+        RefusedObjectError: it makes an object, or a storage has an unknown type.
     """
-    start = file.tell()
+    start, named = file.tell(), ""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number > _MOST_INSTRUCTIONS:
             raise ValueError(f"a pickle of more than {_MOST_INSTRUCTIONS:,} instructions")
+        if opcode.name == "GLOBAL":
+            named = str(argument).replace(" ", ".")
+        # Of a whole network, or of the arguments of its training.
+        if opcode.name == "NEWOBJ" and named:
+            raise RefusedObjectError(named)
         if opcode.name not in _OPCODES:
             raise ValueError(f"pickle instruction {opcode.name}, which torch.save does not write")
         # Memory is reserved up to the largest index.

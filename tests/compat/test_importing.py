@@ -33,6 +33,25 @@ assert "torch._six" not in sys.modules
 print("patched")
 """
 
+START = """
+import sys
+import metabin_plugin
+metabin_plugin.register()
+import metabin_plugin.cli.train, metabin_plugin.cli.index, metabin_plugin.data.check
+print(*(name for name in ("sklearn", "scipy.stats", "matplotlib", "onnx") if name in sys.modules))
+from fastreid.evaluation import reid_evaluation
+curve = reid_evaluation.metrics.roc_curve
+import sklearn.metrics
+assert curve is sklearn.metrics.roc_curve
+assert sklearn.__version__ and sklearn.metrics.__name__ == "sklearn.metrics"
+"""
+
+
+def test_a_start_leaves_to_later_what_few_commands_need() -> None:
+    started = run_python("-c", START)
+    assert started.returncode == 0, started.stderr
+    assert started.stdout == "\n"
+
 
 def test_mapping_is_there_for_the_import_only():
     with collections_mapping():

@@ -26,3 +26,21 @@ def test_a_known_iteration_time_is_used(caplog):
         storage.put_scalar("time", 2.0)
         printer.write()
     assert "eta: 0:00:10" in caplog.text
+
+
+def test_a_loss_that_is_computed_no_more_is_not_told(caplog):
+    printer = CommonMetricPrinter(1000)
+    printer.logger.propagate = True
+    with EventStorage(0) as storage, caplog.at_level("INFO", printer.logger.name):
+        storage.epoch = 0
+        storage.put_scalar("mtrain_loss_scatter", 0.5)
+        for storage.iter in range(300):
+            storage.put_scalar("time", 2.0)
+            storage.put_scalar("total_loss", 2.0)
+            if storage.iter in (150, 299):
+                printer.write()
+        assert storage.history("mtrain_loss_scatter").latest() == 0.5
+    early, late = caplog.messages
+    assert "mtrain_loss_scatter: 0.5" in early
+    assert "mtrain_loss_scatter" not in late
+    assert "total_loss: 2" in late

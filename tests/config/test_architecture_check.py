@@ -36,8 +36,13 @@ def config(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "options",
-    [MGN, MOCO, (*DISTILLER, "KD.EMA.ENABLED", "True"), (*VIT, *BASELINE)],
-    ids=["MGN", "MoCo", "Distiller", "ViT"],
+    [
+        *(MGN, MOCO, (*DISTILLER, "KD.EMA.ENABLED", "True"), (*VIT, *BASELINE)),
+        # Without iterations nothing is frozen.
+        ("MODEL.FREEZE_LAYERS", '["heads"]'),
+        ("MODEL.FREEZE_LAYERS", '["backbone", "heads.bottleneck"]', "SOLVER.FREEZE_ITERS", "2"),
+    ],
+    ids=["MGN", "MoCo", "Distiller", "ViT", "frozen for no time", "frozen parts"],
 )
 def test_what_can_work_passes(options: tuple[str, ...], config) -> None:
     norm = "BN" if "build_vit_backbone" in options else "BIN"
@@ -65,6 +70,13 @@ def test_what_can_work_passes(options: tuple[str, ...], config) -> None:
             r"INPUT\.CROP\.SIZE has a height of 16",
         ),
         ((*MGN, "MODEL.LOSSES.NAME", '("CircleLoss",)'), r"among CrossEntropyLoss, TripletLoss$"),
+        *(
+            (
+                (*architecture, "MODEL.FREEZE_LAYERS", '["heads"]', "SOLVER.FREEZE_ITERS", "2"),
+                r"^MODEL\.FREEZE_LAYERS has 'heads', .*; name parts of it",
+            )
+            for architecture in ((), BASELINE, ("MODEL.META_ARCHITECTURE", "BaselineWithLosses"))
+        ),
         ((*MOCO, "MODEL.LOSSES.NAME", "()"), r"MODEL\.LOSSES\.NAME is empty"),
         ((*MOCO, "MODEL.QUEUE_SIZE", "11"), r"QUEUE_SIZE is 11, .* the 12 images"),
         ((*MOCO, "MODEL.QUEUE_SIZE", "0"), r"QUEUE_SIZE is 0"),

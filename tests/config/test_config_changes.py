@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from metabin_plugin.config.changes import Outcome, config_changes, refuse_another_run
+from metabin_plugin.config.changes import Change, Outcome, config_changes, refuse_another_run
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError, DatasetError, WeightsError
 from tests.engine.noisy_run import noisy_options, noisy_trainer
@@ -175,6 +175,14 @@ def test_an_unchanged_config_lists_nothing(tmp_path: Path) -> None:
     trainer = noisy_trainer(noisy_options(tmp_path))
     assert config_changes(trainer.cfg.dump(), trainer.cfg) == []
     assert str(config_changes("A: {B: 1}", trainer.cfg)[0]) == "A.B: 1 -> (absent)"
+
+
+@pytest.mark.parametrize("name", ["own.csv", "OWN.CSV", "own.Csv"])
+def test_manifests_of_any_suffix_may_move(name: str) -> None:
+    change = Change("DATASETS.NAMES", [f"old/{name}"], [f"new/{name}"])
+    assert change.outcome is Outcome.TAKES_EFFECT
+    other = Change("DATASETS.NAMES", [f"old/{name}"], [f"new/my{name}"])
+    assert other.outcome is Outcome.REFUSED
 
 
 def test_what_becomes_of_changed_keys_is_logged(tmp_path: Path, plugin_log: Any) -> None:

@@ -126,6 +126,7 @@ BAD_VALUES = [
     ("MODEL.BACKBONE.NAME", "resnet", "build_resnet_backbone"),
     ("MODEL.BACKBONE.FEAT_DIM", 0, "at least 1"),
     ("MODEL.BACKBONE.NORM", "XN", "choose among BN"),
+    ("MODEL.BACKBONE.LAST_STRIDE", 0, "at least 1"),
     ("MODEL.HEADS.NAME", "Head", "EmbeddingHead"),
     ("MODEL.HEADS.NECK_FEAT", "behind", "before, after"),
     ("MODEL.HEADS.POOL_LAYER", "avgpool", "GlobalAvgPool"),
@@ -144,6 +145,7 @@ BAD_VALUES = [
     ("DATALOADER.NUM_WORKERS", 1.5, "whole number"),
     ("INPUT.SIZE_TRAIN", [], "height and a width"),
     ("INPUT.SIZE_TRAIN", [256, 128, 3], "height and a width"),
+    ("INPUT.SIZE_TEST", [256], "height and a width"),
     ("INPUT.SIZE_TRAIN", [256, 0], "at least 1"),
     ("INPUT.SIZE_TEST", [-1, -1], "at least 1"),
     ("INPUT.SIZE_TEST", ["256", 128], "whole number"),
@@ -152,6 +154,21 @@ BAD_VALUES = [
     ("INPUT.CJ.HUE", 0.6, "at most 0.5"),
     ("INPUT.CJ.BRIGHTNESS", -0.1, "at least 0"),
     ("INPUT.AUTOAUG.PROB", 2, "at most 1"),
+    ("INPUT.RPT.PROB", 1.5, "at most 1"),
+    ("INPUT.PADDING.MODE", "zero", "constant, edge, reflect, symmetric"),
+    ("INPUT.PADDING.SIZE", -1, "at least 0"),
+    ("INPUT.PADDING.SIZE", 1.5, "whole number"),
+    ("INPUT.CROP.SIZE", [224.5, 224], "whole number"),
+    ("INPUT.CROP.SCALE", [1, 0.5], "smaller one first"),
+    ("INPUT.CROP.RATIO", [1.3, 0.7], "smaller one first"),
+    ("MODEL.FREEZE_LAYERS", [1], "names only"),
+    ("MODEL.HEADS.SCALE", -1, "at least 0"),
+    ("MODEL.LOSSES.CE.EPSILON", 2.0, "at most 1"),
+    ("MODEL.LOSSES.CE.ALPHA", -0.2, "at least 0"),
+    ("MODEL.LOSSES.CIRCLE.GAMMA", -1, "at least 0"),
+    ("MODEL.LOSSES.CIRCLE.SCALE", -1.0, "at least 0"),
+    ("MODEL.LOSSES.COSFACE.GAMMA", -1, "at least 0"),
+    ("MODEL.LOSSES.COSFACE.SCALE", -1.0, "at least 0"),
     ("INPUT.AUTOAUG.ENABLED", True, "raise it, to 0.1"),
     ("INPUT.AUGMIX.ENABLED", True, "raise it, to 0.1"),
     ("SOLVER.ETA_MIN_LR", -1, "at least 0"),
@@ -244,6 +261,50 @@ def test_bad_values_are_refused_by_key(key: str, value: object, words: str) -> N
     sentence = refused(cfg)
     assert sentence.startswith(f"{key} ")
     assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("CLIP_GRADIENTS", {"CLIP_VALUE": -1.0}, "CLIP_GRADIENTS.CLIP_VALUE is -1.0; give it a"),
+        ("CLIP_GRADIENTS", {"CLIP_VALUE": 0}, "CLIP_GRADIENTS.CLIP_VALUE is 0; give it a"),
+        ("CLIP_GRADIENTS", {"CLIP_VALUE": float("nan")}, "CLIP_VALUE is nan; give it a"),
+        ("CLIP_GRADIENTS", {"NORM_TYPE": 0.0}, "CLIP_GRADIENTS.NORM_TYPE is 0.0; give it a"),
+        ("PRECISE_BN", {"NUM_ITER": 0}, "TEST.PRECISE_BN.NUM_ITER is 0; it must be at least 1"),
+        ("PRECISE_BN", {"NUM_ITER": 1.5}, "TEST.PRECISE_BN.NUM_ITER is 1.5; give it a whole"),
+    ],
+)
+def test_what_is_not_used_may_have_any_value(
+    section: str, values: dict[str, object], words: str
+) -> None:
+    cfg = good()
+    node = {**cfg.SOLVER, **cfg.TEST}[section]
+    node.update(values)
+    check_config(cfg)
+    node.ENABLED = True
+    assert words in refused(cfg)
+
+
+def test_the_largest_norm_of_a_gradient_is_one() -> None:
+    cfg = good()
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = float("inf")
+    check_config(cfg)
+
+
+def test_nesterov_needs_momentum() -> None:
+    cfg = good()
+    cfg.SOLVER.OPT, cfg.SOLVER.NESTEROV, cfg.SOLVER.MOMENTUM = "SGD", True, 0.0
+    assert refused(cfg).startswith("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0")
+    cfg.SOLVER.OPT = "Adam"
+    check_config(cfg)
+
+
+def test_a_teacher_moves_between_standing_still_and_following() -> None:
+    cfg = good()
+    cfg.MODEL.META_ARCHITECTURE, cfg.KD.EMA.ENABLED, cfg.KD.EMA.MOMENTUM = "Distiller", True, 5.0
+    cfg.METABIN.HOOKS = ()
+    assert refused(cfg).startswith("KD.EMA.MOMENTUM is 5.0; it must be at least 0 and at most 1")
 
 
 def test_synchronization_needs_the_architecture_that_has_it() -> None:
@@ -344,9 +405,21 @@ def test_what_follows_a_checked_block_is_checked_again() -> None:
         pytest.fail("the block of a config that cannot work was run")
 
 
-def test_no_resizing_needs_a_crop() -> None:
+@pytest.mark.parametrize("key", ["SIZE_TRAIN", "SIZE_TEST"])
+@pytest.mark.parametrize("size", [[0, 0], [32], [0]])
+def test_no_resizing_and_one_side_need_a_crop(key: str, size: list[int]) -> None:
     cfg = good()
-    cfg.INPUT.SIZE_TRAIN = [0, 0]
-    assert "INPUT.SIZE_TRAIN" in refused(cfg)
+    cfg.INPUT.PADDING.ENABLED = False
+    cfg.INPUT[key] = size
+    assert f"INPUT.{key}" in refused(cfg)
     cfg.INPUT.CROP.ENABLED = True
+    check_config(cfg)
+
+
+def test_what_is_padded_is_cropped_to_a_size() -> None:
+    cfg = good()
+    cfg.INPUT.CROP.ENABLED = cfg.INPUT.PADDING.ENABLED = True
+    cfg.INPUT.SIZE_TRAIN = [0, 0]
+    assert refused(cfg).startswith("INPUT.SIZE_TRAIN is 0; it must be at least 1")
+    cfg.INPUT.SIZE_TRAIN = [32]
     check_config(cfg)

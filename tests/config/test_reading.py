@@ -107,6 +107,10 @@ FAULTS = {
         "/dev/zero, the _BASE_ of own.yml, cannot be read (Not a regular file)",
     ),
     "a folder as base": ("_BASE_: .", "cannot be read (Is a directory)"),
+    "a section twice": (
+        "SOLVER: {MAX_EPOCH: 3}\nTEST: {EVAL_PERIOD: 3}\nSOLVER: {BASE_LR: 0.1}",
+        "own.yml cannot be read (the key 'SOLVER' in line 1 and again in line 3)",
+    ),
     "no base": (
         "_BASE_: absent.yml",
         "absent.yml, the _BASE_ of own.yml, cannot be read (No such file",
@@ -172,6 +176,37 @@ def test_values_are_read_as_yacs_reads_them(tmp_path: Path) -> None:
 def test_names_need_no_brackets(typed: str, names: tuple[str, ...]) -> None:
     cfg = read_config("", ["DATASETS.NAMES", typed])
     assert names == cfg.DATASETS.NAMES
+
+
+@pytest.mark.parametrize("key", ["MODEL.FREEZE_LAYERS", "KD.MODEL_CONFIG", "KD.MODEL_WEIGHTS"])
+def test_names_of_fastreids_lists_need_no_brackets_either(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    (tmp_path / "own.yml").write_text(f"{section}: {{{name}: [former]}}")
+    for config in ("", str(tmp_path / "own.yml")):
+        for typed, names in (("a", ["a"]), ("a,b/c d", ["a", "b/c d"]), ("['a']", ["a"])):
+            assert read_config(config, [key, typed])[section][name] == names
+
+
+@pytest.mark.parametrize("key", ["INPUT.SIZE_TRAIN", "MODEL.PIXEL_MEAN", "SOLVER.STEPS"])
+def test_names_are_no_numbers(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is 128x64, but takes a list, as "):
+        read_config("", [key, "128x64"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("METABIN:", "METABIN is None, but it is a section"),
+        ("METABIN: camera", "METABIN is camera, but it is a section"),
+        ("MODEL: {LOSSES: [1]}", "MODEL.LOSSES is [1], but it is a section"),
+        ("OUTPUT_DIR: {A: 1}", "OUTPUT_DIR is A: 1, but takes a str, as logs/ is"),
+    ],
+)
+def test_sections_and_values_are_told_apart(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "own.yml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(str(tmp_path / "own.yml"), [])
+    assert words in str(caught.value) and "class" not in str(caught.value)
 
 
 def test_other_keys_are_read_as_ever() -> None:

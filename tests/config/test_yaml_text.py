@@ -64,6 +64,13 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "half a surrogate pair": ("a: \udcff", "special characters are not allowed"),
     "two documents": ("a: 1\n---\nb: 2", "single document"),
     "an unknown alias": ("*a", "undefined alias"),
+    "a key twice": (
+        "MODEL:\n  A: 1\nB: 2\nMODEL:\n  C: 3",
+        "'MODEL' in line 1 and again in line 4",
+    ),
+    "a key twice in a node": ("A:\n  B: 1\n  'B': 1", "'B' in line 2 and again in line 3"),
+    "a key twice in a list": ("A:\n- {B: 1, C: 2, B: 3}", "'B' in line 2 and again in line 2"),
+    "a number twice as key": ("1: 2\n1: 2", "'1' in line 1 and again in line 2"),
     "not YAML": ("a: [", "expected"),
 }
 
@@ -88,6 +95,9 @@ def test_what_is_no_plain_value_is_refused_soon(fault: str) -> None:
         ("day: 2001-02-03", {"day": datetime.date(2001, 2, 3)}),
         ("b: &b {x: 1, y: 2}\no: {<<: *b, y: 3}", {"b": {"x": 1, "y": 2}, "o": {"x": 1, "y": 3}}),
         ("[&a [1], *a]", [[1], [1]]),
+        ("a: {b: 1}\nc: {b: 2}\nb: 3", {"a": {"b": 1}, "c": {"b": 2}, "b": 3}),
+        ("a: &a {x: 1}\nb: &b {x: 2}\nc: {<<: *a, <<: *b}", None),
+        ("1: a\n'1': b", {1: "a", "1": "b"}),
         ("\ufeffa: ü", {"a": "ü"}),
         ("a: 日本".encode(), {"a": "日本"}),
         (b"\xef\xbb\xbfa: 1", {"a": 1}),

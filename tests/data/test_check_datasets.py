@@ -178,6 +178,27 @@ def test_a_domain_with_one_identity(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Domain 'lonely' has 1 identity" in problem
 
 
+@pytest.mark.parametrize("kind", ["dataset", "camera"])
+def test_advice_for_a_small_domain_is_about_its_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    # One manifest of three domains: to take it out of DATASETS.NAMES would leave no data at all.
+    manifest = write_manifest(tmp_path, "own", 1, identities=5)
+    head, *lines = manifest.read_text().splitlines()
+    domain = ["north", "north", "south", "south", "west"]
+    of_person = {str(person): name for person, name in enumerate(domain)}
+    cells = [line.split(",") for line in lines]
+    labelled = [f"{c[0]},{c[1]},{of_person[c[1]]},{c[3]},{of_person[c[1]]}" for c in cells]
+    manifest.write_text("\n".join([f"{head},domain", *labelled]))
+    options = ["--config-file", str(CONFIGS / "MetaBIN-demo.yml"), "METABIN.DOMAIN", kind]
+    options += ["DATASETS.NAMES", str(manifest), "DATASETS.TESTS", "()", "TEST.EVAL_PERIOD", "0"]
+    options += ["SOLVER.IMS_PER_BATCH", "24", "DATALOADER.NUM_INSTANCE", "4"]
+    (problem,) = Outcome(capsys, *options).problems
+    assert "has 1 identity" in problem and "west" in problem
+    assert "add images of other people to it, or leave its images out" in problem
+    assert "DATASETS.NAMES" not in problem
+
+
 def test_warnings_leave_the_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = write_manifest(tmp_path, "own", 1)
     lines = manifest.read_text().splitlines()
@@ -378,11 +399,34 @@ def test_a_distractor_is_not_the_person_of_its_label(
     assert Outcome(capsys, "--datasets", manifest).status == 0
 
 
+def test_a_picture_that_is_trained_on_as_two_people_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = drawn(tmp_path, "own", 0)
+    rows = [f"own/{k}.png,{k % 4},{k // 4},train" for k in range(8)]
+    Image.open(paths[0]).save(tmp_path / "again.bmp")
+    Image.new("RGB", (8, 8)).save(tmp_path / "black1.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "black2.png")
+    # Twice of the same person, and nothing to see on two others.
+    harmless = ["again.bmp,0,1,train", "black1.png,0,0,train", "black2.png,1,0,train"]
+    outcome = Outcome(capsys, "--datasets", manifest_of(tmp_path, "a.csv", [*rows, *harmless]))
+    assert (outcome.status, outcome.warnings) == (0, [])
+    one = manifest_of(tmp_path, "b.csv", [*rows, "again.bmp,3,1,train"])
+    others = [manifest_of(tmp_path, "c.csv", rows)]
+    others += [manifest_of(tmp_path, "d.csv", ["again.bmp,0,1,train", "black1.png,1,1,train"])]
+    for names in ([one], others):
+        outcome = Outcome(capsys, "--datasets", *names)
+        assert outcome.status == 0
+        (warning,) = [text for text in outcome.warnings if "show the picture" in text]
+        assert "1 training images show the picture of another person's image" in warning
+        assert "0.png" in warning and "again.bmp" in warning
+
+
 @pytest.mark.skipif(os.name != "posix", reason="no such names there")
 def test_names_are_shown_in_one_line_without_control_characters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = "a\x1b[31m\nb"
+    name = "a\x1b[31m\nb {x} %s {0}"
     paths = drawn(tmp_path, name, 0)
     files = [shutil.copy(path, tmp_path / f"{name}{path.name}") for path in paths]
     rows = [
@@ -398,7 +442,7 @@ def test_names_are_shown_in_one_line_without_control_characters(
     assert execute(["check", "--workers", "0", "--datasets", str(manifest)]) == 1
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
-    assert r"\x1b[31m\n" in printed
+    assert r"\x1b[31m\nb {x} %s {0}" in printed
     starts = ("|", "problem: ", "warning: ", "3 problem(s)", "4 problem(s)")
     assert all(line.startswith(starts) for line in printed.splitlines() if line)
 

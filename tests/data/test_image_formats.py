@@ -181,6 +181,54 @@ def test_a_jpeg_of_thousands_of_scans_is_not_decoded(tmp_path: Path) -> None:
     assert time.process_time() - before < 5
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, 16_000_000, np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("behind", [NOISE, b"\xff\xda" * 100], ids=["a film", "marks of scans"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_lies_behind_a_jpeg_is_none_of_its_scans(
+    tmp_path: Path, behind: bytes, progressive: bool
+) -> None:
+    # Telephones put a film of some MB behind a photograph that "moves".
+    path = tmp_path / "moving.jpg"
+    Image.new("RGB", (40, 80), "red").save(path, "JPEG", progressive=progressive)
+    path.write_bytes(path.read_bytes() + behind)
+    assert read_rgb(str(path)).size == (40, 80)
+    assert read_image(str(path)).size == (40, 80)
+
+
+def test_what_is_written_in_a_jpeg_is_none_of_its_scans(tmp_path: Path) -> None:
+    path = tmp_path / "written.jpg"
+    exif = Image.Exif()
+    # The tag of what a camera's maker writes.
+    exif[0x927C] = b"\xff\xda" * 100
+    Image.new("RGB", (40, 80), "red").save(path, "JPEG", comment=b"\xff\xda" * 100, exif=exif)
+    assert path.read_bytes().count(b"\xff\xda") > 200
+    assert read_rgb(str(path)).size == (40, 80)
+
+
+def test_scans_are_counted_whatever_stands_between_them(tmp_path: Path) -> None:
+    path = tmp_path / "scans.jpg"
+    Image.new("L", (64, 64)).save(path, "JPEG", progressive=True)
+    whole = path.read_bytes()
+    place = whole.rindex(b"\xff\xda")
+    end_in_a_comment = b"\xff\xfe\x00\x04\xff\xd9"
+    for between in (b"", b"\xff" * 9, b"\xff\x00", b"\xff\xd0", b"noise", end_in_a_comment):
+        path.write_bytes(whole[:place] + (between + whole[place:-2]) * 70 + whole[-2:])
+        with pytest.raises(DatasetError, match="more than 64 scans"):
+            read_rgb(str(path))
+
+
+def test_runs_of_marks_in_a_jpeg_take_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "marks.jpg"
+    Image.new("L", (64, 64)).save(path, "JPEG")
+    whole = path.read_bytes()
+    before = time.process_time()
+    path.write_bytes(whole[:-2] + b"\xff" * (1 << 24) + b"\x00" + whole[-2:])
+    assert read_rgb(str(path)).size == (64, 64)
+    assert time.process_time() - before < 5
+
+
 def test_text_in_an_image_is_no_bomb_either(tmp_path: Path) -> None:
     content = black_png(8, 8)
     packed = zlib.compress(bytes(1 << 28), 9)

@@ -203,7 +203,7 @@ def test_subsets_are_recognized_by_any_usual_name(train: str, query: str, galler
 
 
 def test_releases_may_be_beside_each_other() -> None:
-    layout, photographs, left_out = label_photographs(
+    layout, photographs, left_out, _ = label_photographs(
         [*release(above="market/"), *release(above="duke/"), "market/gt/1_c1.jpg", "own/1/2_c2.jpg"]
     )
     assert str(layout) == "{domain}/{subset}/{identity}_c{camera}*"
@@ -292,7 +292,7 @@ def test_a_layout_without_a_folder_of_a_subset_lists_their_names() -> None:
 
 def test_distractors_are_left_out_of_training_and_queries() -> None:
     names = ["0000_c1s1_000451_03.jpg", "0001_c1s1_000451_03.jpg", "0002_c1s1_000451_03.jpg"]
-    _, photographs, left_out = label_photographs(
+    _, photographs, left_out, _ = label_photographs(
         grid("{}/{}", ["train", "query", "gallery"], names)
     )
     assert [shot.subset for shot in photographs if shot.identity == "0000"] == ["gallery"]
@@ -303,7 +303,7 @@ def test_distractors_are_left_out_of_training_and_queries() -> None:
 
 def test_junk_and_excluded_paths_are_left_out() -> None:
     paths = ["1_c1.jpg", "2_c1.jpg", "-1_c1.jpg", "old/3.jpg"]
-    layout, photographs, left_out = label_photographs(paths, exclude=["old/*"])
+    layout, photographs, left_out, _ = label_photographs(paths, exclude=["old/*"])
     assert left_out == {"by --exclude": 1, "of identity -1, which is junk": 1}
     assert str(layout) == "{identity}_c{camera}*"
     assert [photograph.path for photograph in photographs] == paths[:2]

@@ -22,19 +22,22 @@ from metabin_plugin.deploy.export import (
     check_packages,
     fold_network,
     image_size,
+    operators,
+    preparation,
     random_images,
     to_onnx,
 )
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.modeling.mobilenetv2 import InvertedResidual, MobileNetV2
-from metabin_plugin.norm import BatchInstanceNorm2d, convert_norm
+from metabin_plugin.norm import BatchInstanceNorm2d, InstanceNorm2d, convert_norm
 from tests.distributed import small_backbone
 from tests.engine.tiny_data import tiny_config, tiny_options
 from tests.processes import ROOT, run_script
 
 TOOL = "tools/export_onnx.py"
 SIZE = ["INPUT.SIZE_TEST", "[64, 32]"]
+CROP = ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[24, 16]"]
 PLAIN = {
     *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "ReduceMean", "Gather", "Unsqueeze"),
     *("Conv", "MaxPool", "Relu"),
@@ -140,6 +143,17 @@ def test_older_operators_compute_the_same(tmp_path: Path, is_small: bool, opset:
     assert [(entry.key, entry.value) for entry in model.metadata_props] == [("key", "value")]
     images = [random_images(count, size, seed=count) for count in (1, 3)]
     assert check_onnx(content, network, images) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_network_of_instance_normalization_has_plain_operators_too() -> None:
+    norms = InstanceNorm2d(4), nn.ReLU(), nn.InstanceNorm2d(4, affine=True), nn.ReLU()
+    layers = nn.Conv2d(3, 4, 3), *norms, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    network = nn.Sequential(*layers).eval()
+    network = fold_network(network, (12, 8), tolerance=0).network
+    content = to_onnx(network, random_images(2, (12, 8)), {})
+    assert "InstanceNormalization" not in operators(content)
+    assert check_onnx(content, network, [random_images(n, (12, 8)) for n in (1, 3)]) < 1e-4
 
 
 class Calls(nn.Module):
@@ -335,3 +349,18 @@ class InPieces(nn.Module):
 def test_a_network_that_folding_spoils_is_refused() -> None:
     with pytest.raises(ExportError, match="changes its features by"):
         fold_network(InPieces().eval(), (4, 4), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (SIZE, "resized (bicubic) to height 64, width 32"),
+        ([*SIZE, *CROP], "resized (bicubic) to height 64, width 32, the middle of it, height 24, "),
+        (["INPUT.SIZE_TEST", "[64]", *CROP], "to 64 on the shorter side, the middle of it, height"),
+        (["INPUT.SIZE_TEST", "[0]", *CROP], "the middle of it, height 24, width 16"),
+    ],
+)
+def test_the_file_says_how_its_images_are_made(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    assert words in preparation(tiny_config(tmp_path, *options))

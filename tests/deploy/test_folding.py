@@ -40,8 +40,9 @@ def trained(network: nn.Module, open_share: float = 0.5) -> nn.Module:
     return network.eval()
 
 
-def backbone(name: str, depth: str, norm: str = "BIN") -> nn.Module:
+def backbone(name: str, depth: str, norm: str = "BIN", with_ibn: bool = False) -> nn.Module:
     cfg = get_cfg()
+    cfg.MODEL.BACKBONE.WITH_IBN = with_ibn
     cfg.MODEL.BACKBONE.NAME = f"build_{name}_backbone"
     cfg.MODEL.BACKBONE.DEPTH = depth
     cfg.MODEL.BACKBONE.PRETRAIN = False
@@ -58,6 +59,48 @@ def of_type(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
 
 
 NETWORKS = [("mobilenetv2", "1.0x-paper"), ("resnet", "18x"), ("resnet", "50x"), ("osnet", "x1_0")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("norm", ["IN", "DualNorm", "BNINHalf", "IBN"])
+def test_instance_normalization_is_in_plain_operators(norm: str, dtype: torch.dtype) -> None:
+    """Of every norm that has some, and of fastreid's own layers with some."""
+    with_ibn = norm == "IBN"
+    network = trained(backbone("resnet", "18x", "BN" if with_ibn else norm, with_ibn=with_ibn))
+    for layer in of_type(network, nn.InstanceNorm2d):
+        nn.init.uniform_(layer.weight, 0.5, 1.5)
+        nn.init.normal_(layer.bias, 0.3, 0.1)
+    folding = fold_norms(network.to(dtype))
+    assert not of_type(folding.network, nn.InstanceNorm2d)
+    images = IMAGES.to(dtype)
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-4
+    assert relative_difference(folding.network(images), network(images)) < tolerance
+    assert folding.open_channels > 0
+
+
+class OwnInstanceNorm2d(nn.InstanceNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "layer",
+    [
+        OwnInstanceNorm2d(3, affine=True),
+        nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
+        nn.InstanceNorm2d(3),
+    ],
+    ids=["own forward", "running statistics", "no affine map"],
+)
+def test_other_instance_normalization_is_left_as_it_is(layer: nn.InstanceNorm2d) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), layer).double().eval()
+    if layer.running_mean is not None:
+        layer.running_mean.normal_()
+    folding = fold_norms(network)
+    assert type(folding.network[1]) is type(layer) and folding.layers == 0
+    torch.testing.assert_close(folding.network(MAPS), network(MAPS), rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed import launched_run
+from metabin_plugin.cli.main import parse
+from metabin_plugin.cli.train import run
+from tests.distributed import launched_run, small_backbone
 from tests.distributed.test_ranks import is_running, wait_until
+from tests.engine.tiny_data import tiny_options
 from tests.processes import ROOT, fork_what_is_spawned, start
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -37,6 +40,31 @@ def launch_here(folder: Path) -> None:
         os.dup2(errors.fileno(), 2)
     fork_what_is_spawned()
     launched_run.main(folder)
+
+
+def train_here(folder: Path) -> None:
+    """The command with two processes, which are forks of this one."""
+    with (folder / "printed").open("wb") as printed:
+        for stream in (1, 2):
+            os.dup2(printed.fileno(), stream)
+    fork_what_is_spawned()
+    options = [*tiny_options(folder), *small_backbone.OPTIONS]
+    (folder / "source1" / "2_1.png").write_text("broken")
+    config = ["--num-gpus", "2", "--config-file", str(ROOT / "configs" / "MetaBIN.yml")]
+    run(parse(["train", *config, *options]))
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_of_two_processes_is_a_sentence(tmp_path: Path) -> None:
+    """Neither its own traceback nor that of the process that waits for it comes before it."""
+    process = start(train_here, tmp_path)
+    process.join(300)
+    process.kill()
+    printed = (tmp_path / "printed").read_text()
+    assert process.exitcode == 1, printed
+    assert printed.splitlines()[-1].startswith("error: Image ")
+    assert "Traceback" not in printed
+    assert "Exception during training:" in printed
 
 
 @pytest.mark.slow

@@ -34,6 +34,12 @@ VARIANTS = {
     ],
     "averaged": ["METABIN.AVERAGE.DECAY", "0.3"],
     "BAU": ["METABIN.BASE_LOSSES", '("Alignment", "Uniformity", "DomainUniformity")'],
+    # Without cross-entropy the classifier, and of triplets the BNNeck too, gets no gradient.
+    "triplets alone": ["MODEL.LOSSES.NAME", '("TripletLoss",)'],
+    "BAU alone": [
+        *("MODEL.LOSSES.NAME", "()"),
+        *("METABIN.BASE_LOSSES", '("Alignment", "Uniformity", "DomainUniformity")'),
+    ],
     "MLDG": ["METABIN.EPISODE_SEPARATION", "False", "METABIN.HOOKS", '("MLDGHook",)'],
 }
 

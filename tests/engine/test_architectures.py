@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,15 @@ def test_a_damaged_teacher_is_refused(tmp_path: Path) -> None:
     options = teacher(tmp_path, tmp_path / "damaged.pth", 12)
     with pytest.raises(WeightsError, match=r"damaged\.pth"):
         MetaBINTrainer(config(tmp_path, "Distiller", *options))
+
+
+@pytest.mark.parametrize("norm", ["BN", "IN", "BNINHalf", "DualNorm"])
+def test_a_norm_without_gates_is_built_as_the_refusal_says(tmp_path: Path, norm: str) -> None:
+    options = ("MODEL.BACKBONE.NORM", norm, "MODEL.HEADS.NUM_CLASSES", "4")
+    with pytest.raises(ConfigError, match="has no gates") as refusal:
+        MetaBINTrainer.build_model(tiny_config(tmp_path, *options))
+    _, _, advice = str(refusal.value).partition("for a norm without gates ")
+    pairs = re.findall(r'([A-Z_.]+) "([^"]*)"', advice)
+    assert pairs
+    options += tuple(word for pair in pairs for word in pair)
+    MetaBINTrainer(tiny_config(tmp_path, *options))

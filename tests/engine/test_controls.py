@@ -164,6 +164,13 @@ def test_the_step_size_does_not_decay(tmp_path: Path) -> None:
             ["METABIN.OUTER_LR_WARMUP", "True", "SOLVER.WARMUP_ITERS", "0"],
             "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0",
         ),
+        *(
+            (
+                ["MODEL.LOSSES.CE.EPSILON", "-1.0", f"METABIN.{side}", '("CrossEntropyLoss",)'],
+                f"METABIN.{side} has CrossEntropyLoss, which has no adaptive smoothing",
+            )
+            for side in ("META_TRAIN_LOSSES", "META_TEST_LOSSES")
+        ),
     ],
 )
 def test_what_cannot_be_together_is_refused(

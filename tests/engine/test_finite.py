@@ -181,6 +181,25 @@ def test_advice_names_nothing_that_is_so_already(
 
 
 @pytest.mark.parametrize(
+    ("names", "base_losses", "said"),
+    [
+        (("TripletLoss",), (), "MODEL.LOSSES"),
+        (("TripletLoss",), ("Uniformity",), "MODEL.LOSSES and METABIN.BASE_LOSSES"),
+        ((), ("Uniformity",), "METABIN.BASE_LOSSES"),
+    ],
+)
+def test_advice_names_the_losses_that_are_computed(
+    names: tuple[str, ...], base_losses: tuple[str, ...], said: str
+) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.LOSSES.NAME, cfg.METABIN.BASE_LOSSES = names, base_losses
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.BASE_LR = False, 0.0
+    assert advice(cfg, ()).endswith(f"and the scales of {said}")
+    # Of what is known, nothing is left to change.
+    assert advice(cfg, RATES[:1]) == f"look at what the losses of {said} compute"
+
+
+@pytest.mark.parametrize(
     ("options", "remedy"),
     [
         ((), "try another device or version of PyTorch"),
@@ -227,7 +246,7 @@ def test_the_first_layer_that_overflows_is_named(tmp_path: Path) -> None:
     # Nothing was trained yet.
     assert "lower SOLVER.BASE_LR" not in error
     assert error.endswith(
-        "check the weights that the training began with and the scales in MODEL.LOSSES"
+        "check the weights that the training began with and the scales of MODEL.LOSSES"
     )
 
 

@@ -170,13 +170,13 @@ def test_gates_are_fetched_once_and_only_for_an_iteration_that_is_written(
 
 
 @pytest.mark.parametrize(
-    ("unit_triplets", "advice"),
-    [(False, "set MODEL.LOSSES.TRI.NORM_FEAT True"), (True, "lower SOLVER.BASE_LR, 0.02 now")],
+    ("raw_triplets", "advice"),
+    [(True, "set MODEL.LOSSES.TRI.NORM_FEAT True"), (False, "lower SOLVER.BASE_LR, 0.02 now")],
 )
 def test_parallel_features_are_told_once(
-    unit_triplets: bool, advice: str, caplog: pytest.LogCaptureFixture
+    raw_triplets: bool, advice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = FeatureWatch(unit_triplets, 0.02)
+    watch = FeatureWatch(raw_triplets, 0.02)
     for cosines in ([0.8] * 15 + [0.999] * 5, [0.999] * 20, [1.0] * 20):
         with EventStorage(0) as storage:
             for cosine in cosines:
@@ -192,10 +192,25 @@ def test_a_training_without_the_scatter_loss_is_not_watched(
 ) -> None:
     with EventStorage(0) as storage:
         storage.put_scalar("loss_triplet", 0.3)
-        FeatureWatch(False, 0.02).write()
+        FeatureWatch(True, 0.02).write()
     assert not caplog.records
 
 
-def test_a_run_is_watched(tmp_path: Path) -> None:
-    writers = short_run(tmp_path).build_writers()
-    assert [type(writer) for writer in writers].count(FeatureWatch) == 1
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ([], "set MODEL.LOSSES.TRI.NORM_FEAT True"),
+        (["MODEL.LOSSES.TRI.NORM_FEAT", "True"], "lower SOLVER.BASE_LR, 0.01 now"),
+        # A loss that is not computed has no setting that could help.
+        (["MODEL.LOSSES.NAME", '("CrossEntropyLoss",)'], "lower SOLVER.BASE_LR, 0.01 now"),
+    ],
+)
+def test_a_run_is_watched(
+    tmp_path: Path, options: list[str], advice: str, plugin_log: pytest.LogCaptureFixture
+) -> None:
+    writers = short_run(tmp_path, *options).build_writers()
+    (watch,) = (writer for writer in writers if isinstance(writer, FeatureWatch))
+    with EventStorage(0) as storage:
+        storage.put_scalar("mtrain_loss_scatter", 1.0)
+        watch.write()
+    assert plugin_log.messages[-1].endswith(f"; {advice}")

@@ -191,6 +191,15 @@ def test_the_line_says_how_far_how_long_and_how_well() -> None:
         assert line_parts(storage, 5, 10) == ["iter 5/10", "Rank-1 45.0 (mean of 2)"]
 
 
+def test_losses_that_are_computed_no_more_are_not_shown() -> None:
+    """With METABIN.FREEZE_AFTER the meta step ends before the training does."""
+    with EventStorage() as storage:
+        storage.put_scalars(mtrain_loss_scatter=1.25, mtest_loss_triplet=0.25)
+        for storage.iter in range(100):
+            storage.put_scalar("total_loss", 2.0)
+        assert line_parts(storage, 100, 5000) == ["iter 100/5,000", "loss 2"]
+
+
 def test_numbers_are_not_cut_short() -> None:
     parts = ["epoch 1/2", "loss 2.345"]
     assert fitting(parts, 21) == "epoch 1/2  loss 2.345"

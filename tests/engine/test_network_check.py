@@ -39,6 +39,40 @@ def test_parts_that_do_not_fit_are_refused(options: list[str], words: str) -> No
         MetaBINTrainer.build_model(cfg)
 
 
+VIT = {
+    "MODEL.BACKBONE.NAME": "build_vit_backbone",
+    "MODEL.BACKBONE.DEPTH": "small",
+    "MODEL.BACKBONE.FEAT_DIM": "768",
+    "MODEL.BACKBONE.NORM": "BN",
+    "MODEL.HEADS.NUM_CLASSES": "3",
+    "INPUT.SIZE_TRAIN": "[32, 16]",
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "is_taken"), [("[32, 16]", True), ("[48, 16]", False), ("[16, 32]", False)]
+)
+def test_a_size_that_evaluation_would_fail_on_is_refused_before_training(
+    size: str, is_taken: bool
+) -> None:
+    pairs = {**VIT, "INPUT.SIZE_TEST": size}
+    options = [part for pair in pairs.items() for part in pair]
+    cfg = read_config(str(CONFIGS / "BN-demo.yml"), options)
+    if is_taken:
+        MetaBINTrainer.build_model(cfg)
+        return
+    with pytest.raises(ConfigError, match=r"INPUT\.SIZE_TEST is \[.*, on which build_vit"):
+        MetaBINTrainer.build_model(cfg)
+
+
+def test_without_resizing_no_size_is_tried() -> None:
+    resnet = ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x"]
+    options = [*resnet, "MODEL.BACKBONE.FEAT_DIM", "512", "MODEL.HEADS.NUM_CLASSES", "3"]
+    options += ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[32, 16]"]
+    options += ["MODEL.BACKBONE.NORM", "BN", "INPUT.SIZE_TEST", "[0, 0]"]
+    MetaBINTrainer.build_model(read_config(str(CONFIGS / "BN-demo.yml"), options))
+
+
 def test_trying_a_backbone_leaves_no_trace() -> None:
     backbone = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm2d(3))
     backbone[1].eval()

@@ -11,10 +11,12 @@ from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
 
+from metabin_plugin.config.keys import LARGEST_SEED
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.trainer import ClipGatesHook, steps_from_start
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.registries import HOOK_REGISTRY
+from tests.distributed import small_backbone
 from tests.engine.starting import started
 from tests.engine.tiny_data import HALF_PRECISION, tiny_config
 
@@ -105,6 +107,24 @@ def test_a_meta_batch_of_another_size_has_its_own_loader(tmp_path: Path) -> None
     trainer = started(tiny_config(tmp_path, "METABIN.IMS_PER_BATCH", "6"))
     assert len(next(trainer.hook("MetaLearningHook").batches)["images"]) == 6
     assert len(next(trainer._trainer._data_loader_iter)["images"]) == 12
+
+
+@pytest.mark.parametrize("sampler", ["DomainBalancedSampler", "GraphSampler"])
+@pytest.mark.parametrize("seed", [0, LARGEST_SEED])
+def test_batches_of_any_seed_go_on(tmp_path: Path, seed: int, sampler: str) -> None:
+    options = ["METABIN.SEED", str(seed), "DATALOADER.SAMPLER_TRAIN", sampler]
+    options += ["METABIN.IMS_PER_BATCH", "6", *small_backbone.OPTIONS]
+    first, second = (started(tiny_config(tmp_path, *options)) for _ in range(2))
+    hooks = [trainer.hook("MetaLearningHook") for trainer in (first, second)]
+    for batches in (hooks[0].batches, first.base_batches):
+        next(batches)
+    hooks[1].load_state_dict(hooks[0].state_dict())
+    second.base_batches.load_state_dict(first.base_batches.state_dict())
+    for goes_on, resumed in (
+        (hooks[0].batches, hooks[1].batches),
+        (first.base_batches, second.base_batches),
+    ):
+        assert next(goes_on)["img_paths"] == next(resumed)["img_paths"]
 
 
 def test_the_reference_draws_base_batches_over_the_union(tmp_path: Path) -> None:
@@ -232,13 +252,61 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ["MODEL.HEADS.NUM_CLASSES", "13"],
+        [
+            "MODEL.FREEZE_LAYERS",
+            "['backbone.layer[12]','heads.bottleneck']",
+            "SOLVER.FREEZE_ITERS",
+            "1",
+        ],
+        # Nothing is frozen.
+        ["MODEL.FREEZE_LAYERS", "['bakbone']"],
+    ],
+)
+def test_values_that_can_work_are_not_refused(tmp_path: Path, options: list[str]) -> None:
+    trainer = started(tiny_config(tmp_path, *options))
+    with trainer.storage:
+        trainer.run_step()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fault"),
+    [
+        ("source9.csv", r"Manifest source9\.csv is neither"),
+        ("Nowhere", "TEST.PRECISE_BN.DATASET lists 'Nowhere'"),
+        ("Market1501", "TEST.PRECISE_BN.DATASET lists 'Market1501'"),
+        ("target.csv", r"TEST.PRECISE_BN.DATASET lists .*target\.csv', which has no train images"),
+    ],
+)
+def test_data_of_precise_statistics_are_asked_for_by_their_key(
+    tmp_path: Path, dataset: str, fault: str
+) -> None:
+    cfg = tiny_config(tmp_path, "TEST.PRECISE_BN.ENABLED", "True")
+    name = str(tmp_path / dataset) if dataset == "target.csv" else dataset
+    cfg.TEST.PRECISE_BN.DATASET = name
+    with pytest.raises(DatasetError, match=fault) as caught:
+        MetaBINTrainer(cfg)
+    assert "DATASETS.NAMES" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["METABIN.NUM_META_TRAIN", "3"], r"METABIN\.NUM_META_TRAIN is 3 of 3 domains"),
         (["SOLVER.IMS_PER_BATCH", "13"], r"SOLVER\.IMS_PER_BATCH"),
         (["MODEL.BACKBONE.NORM", "BN"], r"MODEL\.BACKBONE\.NORM \"BIN\""),
         (["METABIN.INNER_LR.LOW", "0.5"], r"METABIN\.INNER_LR\.HIGH is 0\.1, below LOW"),
+        (["METABIN.INNER_LR.PERIOD", "0."], r"PERIOD is 0\.0 epochs of 2 iterations, .* at LOW;"),
+        (["METABIN.INNER_LR.PERIOD", "0.5"], r"PERIOD is 0\.5 epochs of 2 iterations, .* at LOW;"),
         (["MODEL.META_ARCHITECTURE", "Baseline"], r"needs MODEL\.META_ARCHITECTURE MetaBIN"),
+        (["MODEL.HEADS.NUM_CLASSES", "11"], r"NUM_CLASSES is 11, but .* show 12 identities"),
+        (
+            ["MODEL.FREEZE_LAYERS", "['backbone','bakbone']", "SOLVER.FREEZE_ITERS", "1"],
+            r"FREEZE_LAYERS has 'bakbone', .* backbone for example",
+        ),
+        (["MODEL.FREEZE_LAYERS", "['heads(']", "SOLVER.FREEZE_ITERS", "1"], r"has 'heads\('"),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
@@ -246,10 +314,36 @@ def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: st
         MetaBINTrainer(tiny_config(tmp_path, *options))
 
 
-def test_one_domain_is_refused(tmp_path: Path) -> None:
-    cfg = tiny_config(tmp_path, "SOLVER.IMS_PER_BATCH", "4", domains=1)
-    with pytest.raises(ConfigError, match=r"1 domain\(s\).*METABIN\.DOMAIN \"camera\""):
+@pytest.mark.parametrize(("period", "high"), [("1.", "0.1"), ("0.", "0.001")])
+def test_the_inner_step_size_reaches_both_of_its_ends(
+    tmp_path: Path, period: str, high: str
+) -> None:
+    options = ["METABIN.INNER_LR.PERIOD", period, "METABIN.INNER_LR.HIGH", high]
+    trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *options))
+    episodes = trainer.hook("MetaLearningHook").episodes
+    assert {episodes.inner_lr(number) for number in range(6)} == {0.001, float(high)}
+
+
+@pytest.mark.parametrize(
+    ("domain", "advice"),
+    [
+        ("dataset", 'or set METABIN.DOMAIN "camera" for a single source'),
+        ("camera", "another camera"),
+    ],
+)
+def test_one_domain_is_refused(tmp_path: Path, domain: str, advice: str) -> None:
+    options = ["SOLVER.IMS_PER_BATCH", "4", "METABIN.DOMAIN", domain]
+    cfg = tiny_config(tmp_path, *options, domains=1)
+    manifest = tmp_path / "source0.csv"
+    lines = [line.split(",") for line in manifest.read_text().splitlines()]
+    one_camera = [
+        ",".join((path, person, "camid" if i == 0 else "0", part))
+        for i, (path, person, _, part) in enumerate(lines)
+    ]
+    manifest.write_text("\n".join(one_camera) + "\n")
+    with pytest.raises(ConfigError, match=r"1 domain\(s\)") as caught:
         MetaBINTrainer(cfg)
+    assert str(caught.value).endswith(advice)
 
 
 def test_a_missing_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +379,33 @@ def test_learning_rate_decays_at_the_papers_epochs(tmp_path: Path) -> None:
     assert by_epoch[10:40] == pytest.approx([0.01] * 30)
     assert by_epoch[40:70] == pytest.approx([0.001] * 30)
     assert by_epoch[70:] == pytest.approx([0.0001] * 30)
+
+
+@pytest.mark.parametrize("delay", [0, 2, 5])
+@pytest.mark.parametrize("warmup", [0, 3, 8])
+def test_steps_count_from_the_start_whatever_comes_before_them(
+    tmp_path: Path, warmup: int, delay: int
+) -> None:
+    """fastreid's epoch scheduler waits for the longer of the warm-up and ``DELAY_EPOCHS``."""
+    options = {
+        "SOLVER.WARMUP_ITERS": warmup,
+        "SOLVER.DELAY_EPOCHS": delay,
+        "SOLVER.STEPS": [7, 9],
+        "SOLVER.MAX_EPOCH": 11,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *words))
+    hook = next(h for h in trainer._hooks if type(h).__name__ == "LRScheduler")
+    rates = []
+    with trainer.storage:
+        for trainer.epoch in range(11):
+            for _ in range(2):
+                rates.append(trainer.optimizer.param_groups[0]["lr"])
+                hook.after_step()
+                trainer.iter += 1
+            hook.after_epoch()
+    expected = [0.01 * 0.1 ** sum(epoch >= step for step in (7, 9)) for epoch in range(11)]
+    assert rates[warmup:] == pytest.approx([rate for rate in expected for _ in range(2)][warmup:])
 
 
 def test_steps_stay_where_they_are_without_a_warm_up(tmp_path: Path) -> None:

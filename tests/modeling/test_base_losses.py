@@ -252,11 +252,29 @@ def test_a_loss_that_is_no_scalar_is_refused(
         (["METABIN.ALIGNMENT.SCALE", "-1.0"], "must be at least 0"),
         (["METABIN.DOMAIN_UNIFORMITY.MOMENTUM", "1.5"], "must be at least 0 and at most 1"),
         (["METABIN.STRONG_VIEW.PROB", "2.0"], "must be at least 0 and at most 1"),
+        (["MODEL.LOSSES.NAME", '("TripletLos",)'], "LOSSES.NAME is 'TripletLos'; choose among"),
+        ([*PLAIN, "MODEL.LOSSES.NAME", '("TripletLos",)'], "NAME is 'TripletLos'; choose among"),
+        (
+            [*PLAIN, "MODEL.LOSSES.NAME", "()", "METABIN.BASE_LOSSES", "()"],
+            "MODEL.LOSSES.NAME is empty; name at least one",
+        ),
     ],
 )
 def test_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         check_config(config(tmp_path, *options))
+
+
+@pytest.mark.parametrize("options", [[], PLAIN], ids=["MetaBIN", "BaselineWithLosses"])
+def test_they_may_stand_alone(tmp_path: Path, options: list[str]) -> None:
+    """As the loss of interleaved learning does in its published code."""
+    trainer = MetaBINTrainer(config(tmp_path, *options, "MODEL.LOSSES.NAME", "()"))
+    weight = trainer.network.backbone[0].weight
+    before = weight.detach().clone()
+    step(trainer)
+    assert not torch.equal(weight, before)
+    logged = {name for name in trainer.storage.histories() if name.startswith("loss_")}
+    assert logged == {"loss_alignment", "loss_uniformity", "loss_domainuniformity"}
 
 
 def test_an_identity_in_several_domains_is_refused(tmp_path: Path) -> None:

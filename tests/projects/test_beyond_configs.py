@@ -32,6 +32,28 @@ def test_every_config_passes(path: Path) -> None:
     check_config(read_config(str(path), ["MODEL.DEVICE", "cpu"]))
 
 
+def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """Value by the key's whole name."""
+    values: dict[str, object] = {}
+    for name, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return values
+
+
+def test_bau_is_the_strong_recipes_and_nothing_else_of_it() -> None:
+    paper, strong = (
+        flat(read_config(str(CONFIGS.parents[2] / "configs" / name), []))
+        for name in ("MetaBIN.yml", "MetaBIN-strong.yml")
+    )
+    bau = flat(read_config(str(CONFIGS / "MetaBIN-BAU.yml"), []))
+    changed = {key for key, value in bau.items() if value != paper[key]}
+    flips = {"INPUT.FLIP.ENABLED", "INPUT.PADDING.ENABLED"}
+    assert changed == flips | {"METABIN.BASE_LOSSES", "OUTPUT_DIR"}
+    theirs = {key for key, value in bau.items() if value != strong[key]}
+    assert theirs == flips | {"MODEL.LOSSES.TRI.NORM_FEAT", "OUTPUT_DIR"}
+
+
 def test_the_modern_recipe_trains_its_pooling_with_a_falling_rate(tmp_path: Path) -> None:
     more = ("SOLVER.MAX_EPOCH", "4", "TEST.EVAL_PERIOD", "0")
     trainer = MetaBINTrainer(tiny(tmp_path, "MetaBIN-modern.yml", *more))

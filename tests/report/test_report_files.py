@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from matplotlib import rc_context
 
+from metabin_plugin.evaluation import Images
+from metabin_plugin.report.embeddings import Panel, Target, draw_maps, query_distances
 from metabin_plugin.report.files import (
     FigureError,
     beside,
@@ -16,6 +23,8 @@ from metabin_plugin.report.files import (
     save_figure,
     write_table,
 )
+from metabin_plugin.report.gates import draw_gates
+from metabin_plugin.report.training import draw_curves
 
 
 @pytest.mark.parametrize("name", ["gates", "gates.csv", "folder.png"])
@@ -47,6 +56,34 @@ def test_figures_have_the_format_of_their_name(tmp_path: Path, kind: str, start:
     figure.subplots().plot([1, 2])
     save_figure(figure, tmp_path / f"x.{kind}")
     assert (tmp_path / f"x.{kind}").read_bytes().startswith(start)
+
+
+def maps(name: str) -> Any:
+    people, cameras = np.array([0, 1]), np.array([0, 0])
+    query, gallery = (Images(torch.rand(2, 3), people, cameras + side) for side in (0, 1))
+    target = Target(query, gallery, cosine=False)
+    panel = Panel(target, np.zeros((2, 2)), np.ones((2, 2)), query_distances(target))
+    return draw_maps({name: {name: panel}}, lines=True)
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "$x$", "_run", "a$b", r"a\$b", "__", "$"])
+@pytest.mark.parametrize(
+    ("draw", "times"),
+    [
+        (lambda name: draw_gates({name: {"layer": np.array([0.5, 1.0])}}), 1),
+        # In the legend and over its panel; beside the row and over its panel.
+        (lambda name: draw_curves({name: {name: {1: 2.0, 2: 3.0}}, "other": {}}, [name]), 2),
+        (maps, 2),
+    ],
+    ids=["gates", "training", "embeddings"],
+)
+def test_names_are_drawn_as_they_are(
+    tmp_path: Path, draw: Callable[[str], Any], times: int, name: str
+) -> None:
+    with rc_context({"svg.fonttype": "none"}):
+        save_figure(draw(name), tmp_path / "x.svg")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "x.svg").read_text("utf-8"))
+    assert [text.strip().partition(": match")[0] for text in texts].count(name) == times
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

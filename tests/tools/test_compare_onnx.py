@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from fastreid.config import get_cfg
+from fastreid.data.data_utils import read_image
+from fastreid.data.transforms import build_transforms
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -28,6 +31,7 @@ def write_model(
     name: str = "images",
     output: str = "features",
     metric: str | None = "euclidean",
+    size_test: str | None = None,
     more_inputs: Sequence[Any] = (),
     operator: str = "ReduceMean",
 ) -> onnx.ModelProto:
@@ -45,6 +49,8 @@ def write_model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     if metric is not None:
         model.metadata_props.add(key="TEST.METRIC", value=metric)
+    if size_test is not None:
+        model.metadata_props.add(key="INPUT.SIZE_TEST", value=size_test)
     path.write_bytes(model.SerializeToString())
     return model
 
@@ -70,6 +76,21 @@ def test_the_distances_are_printed(
     assert f"{cosine:.3f}  {photographs[1]}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("crop", [(8, 4), (7, 5), (24, 12), (11, 4)])
+def test_images_are_those_of_evaluation(tmp_path: Path, crop: tuple[int, int]) -> None:
+    """Resized, and cropped where INPUT.CROP says so."""
+    photograph = tmp_path / "photograph.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 17, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photograph)
+    cfg = get_cfg()
+    cfg.INPUT.SIZE_TEST = [24, 12]
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = True, list(crop)
+    expected = build_transforms(cfg, is_train=False)(read_image(str(photograph)))
+    write_model(tmp_path / "m.onnx", ("batch", 3, *crop), size_test="[24, 12]")
+    network = compare_onnx.load(str(tmp_path / "m.onnx"))
+    np.testing.assert_array_equal(compare_onnx.read(str(photograph), network), expected.numpy())
+
+
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "three dimensions": ({"shape": (3, 8, 4)}, "not just images: float32 (batch, 3, height"),
     "no dimensions": ({"shape": None}, "not just images"),
@@ -86,6 +107,9 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "another output": ({"output": "means"}, "gives no output of the name features"),
     "no metadata": ({"metric": None}, "has the metadata TEST.METRIC None, and not one of cosine"),
     "another metric": ({"metric": "ha\x1b[2J"}, "has the metadata TEST.METRIC ha"),
+    "a size with one side": ({"size_test": "[64]"}, "INPUT.SIZE_TEST [64], not two sides"),
+    "no size": ({"size_test": "[0, 0]"}, "INPUT.SIZE_TEST [0, 0], not two sides"),
+    "a huge size": ({"size_test": "[9999, 9999]"}, "INPUT.SIZE_TEST [9999, 9999], not two sides"),
     "no rows": ({"operator": "Relu"}, "does not give one row of features for each photograph"),
 }
 

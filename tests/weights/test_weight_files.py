@@ -7,6 +7,7 @@ import random
 import resource
 import zipfile
 from _codecs import encode
+from argparse import Namespace
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from yacs.config import CfgNode
 
 from metabin_plugin.errors import WeightsError
 from metabin_plugin.weights.files import read_weight_file, unreadable_values
@@ -160,6 +163,27 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path: Path, legacy: bool) -> No
     # The file does what it says where nobody takes care.
     torch.load(path, weights_only=False)
     assert marker.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("held", "name"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), r"torch\.nn\.modules\.container\.Sequential"),
+        ({"model": {}, "args": Namespace(lr=0.1)}, r"argparse\.Namespace"),
+        ({"model": {}, "cfg": CfgNode({"A": 1})}, r"yacs\.config\.CfgNode"),
+        ({"model": {}, "seen": {1, 2}}, r"__builtin__\.set"),
+    ],
+    ids=["network", "arguments", "config", "set"],
+)
+# Of the source code of classes, which PyTorch looks for.
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+def test_whole_objects_are_no_damage(tmp_path: Path, held: Any, name: str, legacy: bool) -> None:
+    """What others save beside their weights: the whole network, the arguments of its training."""
+    path = tmp_path / "whole.pth"
+    torch.save(held, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match=rf"whole\.pth holds a Python object, {name}, that"):
+        read_weight_file(str(path))
 
 
 def test_a_plain_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

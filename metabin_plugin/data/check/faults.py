@@ -211,24 +211,19 @@ def warnings(subsets: Sequence[Subset]) -> Iterator[str]:
     by_name = {(subset.dataset, subset.name): subset for subset in subsets}
     for subset in subsets:
         if subset.name == TRAIN:
-            yield from _count(
-                f"{subset}: {{}} with one image, which is repeated in a batch, for example {{}}",
-                "identities",
-                single_images(subset),
-            )
+            single = single_images(subset)
+            if single:
+                yield (
+                    f"{subset}: {len(single)} identities with one image, which is repeated in a "
+                    f"batch, for example {shown(single[0])}"
+                )
         gallery = by_name.get((subset.dataset, GALLERY))
         if subset.name == QUERY and gallery:
             unmatched = unmatched_queries(subset.items, gallery.items)
             # Without any match there is no evaluation, which is a problem.
-            if len(unmatched) < len(subset.items):
-                yield from _count(
-                    f"{subset}: {{}} without a gallery image of the person from another camera, "
-                    "which evaluation leaves out, for example {}",
-                    "queries",
-                    unmatched,
+            if 0 < len(unmatched) < len(subset.items):
+                yield (
+                    f"{subset}: {len(unmatched)} queries without a gallery image of the person "
+                    "from another camera, which evaluation leaves out, for example "
+                    f"{shown(unmatched[0])}"
                 )
-
-
-def _count(sentence: str, noun: str, paths: list[str]) -> Iterator[str]:
-    if paths:
-        yield sentence.format(f"{len(paths)} {noun}", shown(paths[0]))

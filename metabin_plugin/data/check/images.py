@@ -16,7 +16,7 @@ from metabin_plugin.data.build import datasets_root
 from metabin_plugin.data.images import read_rgb
 from metabin_plugin.data.manifest import find_manifest, is_manifest
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import open_regular, reason, replace_file
+from metabin_plugin.files import name_on_disk, open_regular, reason, replace_file
 from metabin_plugin.workers import WorkerLoader
 
 # Images that a process reads between two messages to the main one.
@@ -125,7 +125,9 @@ def _drop(name: str, images: Collection[str]) -> int:
         return 0
 
     def is_kept(cells: list[str]) -> bool:
-        return path >= len(cells) or str(manifest.parent / cells[path].strip()) not in images
+        if path >= len(cells):
+            return True
+        return str(manifest.parent / name_on_disk(cells[path].strip())) not in images
 
     kept = [lines[0], *filter(is_kept, lines[1:])]
     if len(kept) == len(lines):

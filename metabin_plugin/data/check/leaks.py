@@ -135,6 +135,36 @@ def _trained_on(collection: Collection, pictures: Pictures) -> Iterator[DatasetE
                 )
 
 
+def contradictions(collection: Collection, pictures: Pictures) -> Iterator[str]:
+    """A sentence about pictures that are trained on as two people.
+
+    Args:
+        collection: what is trained on.
+        pictures: of the readable images, by path.
+    """
+    first: dict[bytes, Sequence[Any]] = {}
+    found: list[tuple[str, str]] = []
+    for subset in collection.subsets:
+        if subset.name != TRAIN or subset.whole:
+            continue
+        for item in subset.items:
+            picture = pictures.get(item[0])
+            # Those without contrast may well be alike.
+            if picture is None or picture.small is None:
+                continue
+            other = first.setdefault(picture.pixels, item)
+            # The same file is told as one that is listed twice.
+            is_same = os.path.realpath(item[0]) == os.path.realpath(other[0])
+            if item[1] != other[1] and not is_same:
+                found.append((item[0], other[0]))
+    if found:
+        yield (
+            f"{len(found)} training images show the picture of another person's image, for example "
+            f"{shown(found[0][0])} and {shown(found[0][1])}; take one of the two out, or correct "
+            "its person"
+        )
+
+
 class _Likeness:
     """Finds the images of which a list has a copy, in whatever format or size.
 

@@ -25,7 +25,7 @@ from metabin_plugin.data.check.faults import (
     warnings,
 )
 from metabin_plugin.data.check.images import Picture, read_pictures
-from metabin_plugin.data.check.leaks import find_leaks
+from metabin_plugin.data.check.leaks import contradictions, find_leaks
 from metabin_plugin.data.domains import DomainLabels
 from metabin_plugin.data.sampler import Balance
 from metabin_plugin.errors import DatasetError, MetaBINError
@@ -163,7 +163,7 @@ def _report(
         tabulate(rows, headers=_HEADERS, tablefmt="pipe"),
         table(compared) if compared else "",
         [str(problem) for problem in problems],
-        [*warnings(subsets), *differences(compared)],
+        [*warnings(subsets), *contradictions(collection, pictures), *differences(compared)],
         [path for path in dict.fromkeys(listed) if path not in pictures],
     )
 

@@ -58,11 +58,13 @@ class Labelled(NamedTuple):
         layout: how they were read.
         photographs: those that are used; those of a layout with subsets have theirs.
         left_out: how many others there are, by why.
+        of_no_use: patterns of what is to be left out that no path is like.
     """
 
     layout: Layout
     photographs: list[Photograph]
     left_out: Mapping[str, int]
+    of_no_use: list[str]
 
 
 def label_photographs(
@@ -80,9 +82,11 @@ def label_photographs(
 
     Raises:
         DatasetError: no photograph is left, a path does not follow the layout, the layout cannot be
-            guessed, folders of subsets cannot be told apart, or all photographs are of one person.
+            guessed, folders of subsets cannot be told apart, names differ by spaces alone, or all
+            photographs are of one person.
     """
-    kept = [path for path in paths if not any(fnmatch(path, glob) for glob in exclude)]
+    excluded = {glob: {path for path in paths if fnmatch(path, glob)} for glob in exclude}
+    kept = [path for path in paths if not any(path in found for found in excluded.values())]
     if not kept:
         raise DatasetError(
             f"All {len(paths)} images are left out by --exclude {' '.join(exclude)}; leave some"
@@ -94,6 +98,7 @@ def label_photographs(
     labels = _read(layout, [path for path in kept if path not in beside])
     if "subset" in layout.fields:
         labels = _name_subsets(layout, labels, is_guess=not pattern)
+    labels = _without_spaces(labels)
     photographs = []
     for path, (domain, camera, identity, subset) in labels.items():
         photograph = Photograph(path, identity, camera, domain, subset)
@@ -108,17 +113,20 @@ def label_photographs(
             f"With the layout {layout} all images show one person ({shown(kept[0])} for example), "
             "and two are needed; give another --layout or folder"
         )
-    return Labelled(layout, photographs, +left_out)
+    of_no_use = [glob for glob, found in excluded.items() if not found]
+    return Labelled(layout, photographs, +left_out, of_no_use)
 
 
 def _read(layout: Layout, paths: Sequence[str]) -> dict[str, Labels]:
     labels = {path: found for path in paths if (found := layout.read(path))}
     strangers = [path for path in paths if path not in labels]
     if strangers:
+        remedy = "leave them out by --exclude, or give another --layout"
+        if len(strangers) == len(paths):
+            remedy = "give another --layout, of the paths below the folder"
         raise DatasetError(
             f"{len(strangers)} of {len(paths)} images do not follow the layout {layout}, "
-            f"{shown(strangers[0])} for example; leave them out by --exclude, or give another "
-            "--layout"
+            f"{shown(strangers[0])} for example; {remedy}"
         )
     if not paths:
         names = ", ".join(name for names in NAMES.values() for name in names)
@@ -127,6 +135,31 @@ def _read(layout: Layout, paths: Sequence[str]) -> dict[str, Labels]:
             f"names: {names}"
         )
     return labels
+
+
+def _without_spaces(labels: Mapping[str, Labels]) -> dict[str, Labels]:
+    """Labels without the spaces around them, which a manifest does not have."""
+    names: dict[tuple[str, str, str], str] = {}
+    bare: dict[str, Labels] = {}
+    for path, found in labels.items():
+        domain = found.domain.strip()
+        for field in ("domain", "camera", "identity"):
+            name = getattr(found, field)
+            within = "" if field == "domain" else domain
+            first = names.setdefault((field, within, name.strip()), name)
+            if first != name:
+                one, other = (shown(repr(text)) for text in sorted([first, name]))
+                raise DatasetError(
+                    f"Names {one} and {other} differ by spaces around them alone; rename one, to "
+                    "the other's if they are the same"
+                )
+            if name and not name.strip():
+                raise DatasetError(
+                    f"Image {shown(path)} has the {field} {name!r}, which is nothing but spaces; "
+                    "rename it"
+                )
+        bare[path] = Labels(domain, found.camera.strip(), found.identity.strip(), found.subset)
+    return bare
 
 
 def _beside_subsets(layout: Layout, path: str) -> str:

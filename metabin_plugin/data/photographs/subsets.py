@@ -27,17 +27,30 @@ def hold_out(photographs: Sequence[Photograph], share: float, seed: int) -> set[
         DatasetError: a share is asked for, but nobody can be held out.
     """
     drawn: set[Person] = set()
+    can_be_found = can_be_drawn = False
     for domain, cameras in sorted(_cameras(photographs).items()):
         people = _people(p for p in photographs if p.domain == domain and not p.is_distractor)
         found = sorted(person for person, images in people.items() if _testable(images, cameras))
-        count = min(round(share * len(people)), len(found), max(len(people) - 2, 0))
+        most = min(len(found), max(len(people) - 2, 0))
+        count = min(round(share * len(people)), most)
         drawn |= set(random.Random(f"{seed}:{domain}").sample(found, count))
+        can_be_found |= bool(found)
+        can_be_drawn |= most > 0
     if share and not drawn:
-        raise DatasetError(
-            f"--hold-out {share} of the people of each domain is nobody who was seen by two "
-            "cameras (or twice by the only one); raise it, or train on all by --hold-out 0"
-        )
+        raise _nobody_held_out(share, can_be_found=can_be_found, can_be_drawn=can_be_drawn)
     return drawn
+
+
+def _nobody_held_out(share: float, *, can_be_found: bool, can_be_drawn: bool) -> DatasetError:
+    if can_be_drawn:
+        why, remedy = "of the people of each domain is nobody", "raise it"
+    elif can_be_found:
+        why = "leaves nobody, as domains have at most 2 people, who are left to train on"
+        remedy = "add photographs of others"
+    else:
+        why = "leaves nobody, as nobody was seen by two cameras (or twice by the only one)"
+        remedy = "add photographs"
+    return DatasetError(f"--hold-out {share} {why}; {remedy}, or train on all by --hold-out 0")
 
 
 def assign_subsets(
