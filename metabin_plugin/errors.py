@@ -6,7 +6,7 @@ import re
 
 # What shells add to a signal's number to make an exit status of it.
 STATUS_BASE = 128
-_QUALIFIED = re.compile(rf"^{re.escape(__name__)}\.(\w+): (.+)$")
+_QUALIFIED = re.compile(r"^([\w.]+): (.+)$")
 
 
 class MetaBINError(Exception):
@@ -68,7 +68,13 @@ def user_error(traceback: str) -> MetaBINError | None:
     """
     last = traceback.strip().splitlines()[-1:]
     match = _QUALIFIED.match(last[0]) if last else None
-    kind = globals().get(match.group(1)) if match else None
-    if match is None or not isinstance(kind, type) or not issubclass(kind, MetaBINError):
-        return None
-    return kind(match.group(2))
+    kind = _kinds().get(match.group(1)) if match else None
+    return kind(match.group(2)) if kind and match else None
+
+
+def _kinds() -> dict[str, type[MetaBINError]]:
+    """The error types by their full names, those of other modules too."""
+    kinds: list[type[MetaBINError]] = [MetaBINError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}

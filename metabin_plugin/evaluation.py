@@ -24,7 +24,7 @@ from fastreid.evaluation.query_expansion import aqe
 from fastreid.evaluation.roc import evaluate_roc
 from fastreid.utils import comm
 from fastreid.utils.compute_dist import build_dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from metabin_plugin.data import ReadableDataset, build_reid_test_loader
 from metabin_plugin.data.datasets.base import TestItem
@@ -89,6 +89,21 @@ def build_evaluator(
     test_set = ReadableDataset(items, loader.dataset.transform, relabel=False)
     loader, _ = build_reid_test_loader(cfg, test_set=test_set)
     return loader, MultiSplitEvaluator(cfg, members, output_dir, sides, has_cameras)
+
+
+def evaluated_features(cfg: CfgNode, network: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Features (N, D) of a batch as evaluation makes them, float32, on the CPU.
+
+    Args:
+        cfg: the config; with ``TEST.FLIP`` they are the mean of an image's and its mirror image's.
+        network: in evaluation mode.
+        batch: what a test loader gives.
+    """
+    features = network(batch)
+    if cfg.TEST.FLIP.ENABLED:
+        mirrored = {**batch, "images": batch["images"].flip(dims=[3])}
+        features = (features + network(mirrored)) / 2
+    return features.float().cpu()
 
 
 def _wants_points(cfg: CfgNode) -> bool:

@@ -178,7 +178,12 @@ def _check_meta_step(cfg: CfgNode) -> None:
             "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
         )
     for side in ("META_TRAIN_LOSSES", "META_TEST_LOSSES"):
-        epsilon = cfg.MODEL.LOSSES.CE.EPSILON
+        epsilon, margin = cfg.MODEL.LOSSES.CE.EPSILON, cfg.MODEL.LOSSES.TRI.MARGIN
+        if "MetaLearningHook" in node.HOOKS and "TripletLoss" in node[side] and margin == 0:
+            raise ConfigError(
+                f"METABIN.{side} has TripletLoss, which has no soft margin as "
+                f"MODEL.LOSSES.TRI.MARGIN {margin!r} asks for; set MARGIN to a number above 0"
+            )
         if "MetaLearningHook" in node.HOOKS and "CrossEntropyLoss" in node[side] and epsilon < 0:
             raise ConfigError(
                 f"METABIN.{side} has CrossEntropyLoss, which has no adaptive smoothing as "

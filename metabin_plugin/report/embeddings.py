@@ -14,7 +14,7 @@ from fastreid.evaluation import inference_context
 from torch import Tensor, nn
 
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.evaluation import Images
+from metabin_plugin.evaluation import Images, evaluated_features
 from metabin_plugin.report.files import FigureError, drawn, new_figure
 
 # Fewer images than this have no neighbourhoods to map.
@@ -70,7 +70,8 @@ def extract(cfg: CfgNode, network: nn.Module, dataset: str) -> Target:
     """Features of a target's first split.
 
     Args:
-        cfg: the config, whose ``TEST.METRIC`` says how features are compared.
+        cfg: the config, whose ``TEST.METRIC`` says how features are compared, and ``TEST.FLIP`` how
+            they are made.
         network: a trained network.
         dataset: name of the target.
 
@@ -80,7 +81,7 @@ def extract(cfg: CfgNode, network: nn.Module, dataset: str) -> Target:
     """
     loader, num_query = MetaBINTrainer.build_test_loader(cfg, dataset)
     with inference_context(network), torch.no_grad():
-        features = torch.cat([network(batch).float().cpu() for batch in loader])
+        features = torch.cat([evaluated_features(cfg, network, batch) for batch in loader])
     cosine = cfg.TEST.METRIC == "cosine"
     if cosine:
         features = F.normalize(features)

@@ -235,9 +235,9 @@ class Cameras:
 
     def __str__(self) -> str:
         counts = {name: moments.number for name, moments in self.statistics.items()}
-        said = (
-            f"{len(counts)} cameras of {min(counts.values()):,} to {max(counts.values()):,} images"
-        )
+        fewest, most = min(counts.values()), max(counts.values())
+        sizes = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        said = f"{len(counts)} {'camera' if len(counts) == 1 else 'cameras'} of {sizes} images"
         alone = [name for name, count in counts.items() if count == 1]
         return f"{said}; standardized as all images are: {_listed(alone)}" if alone else said
 

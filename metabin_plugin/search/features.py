@@ -24,6 +24,7 @@ from metabin_plugin.data.images import find_files
 from metabin_plugin.data.manifest import is_manifest, read_rows
 from metabin_plugin.engine import read_config, trained_network
 from metabin_plugin.errors import ConfigError, DatasetError, SearchError
+from metabin_plugin.evaluation import evaluated_features
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.text import shown
 
@@ -75,7 +76,7 @@ class Describer:
         with inference_context(self._network), torch.no_grad():
             for batch in loader:
                 faults += batch["faults"]
-                features.append(self._features(batch))
+                features.append(evaluated_features(self._cfg, self._network, batch))
         rows = torch.cat(features).numpy()
         rows[[fault != "" for fault in faults]] = np.nan
         return rows, faults
@@ -84,14 +85,7 @@ class Describer:
         """The feature (D,) of a fixed image, which tells this network from others."""
         batch = {"images": self._transform(_coloured_blocks())[None]}
         with inference_context(self._network), torch.no_grad():
-            return self._features(batch)[0].numpy()
-
-    def _features(self, batch: dict[str, Any]) -> torch.Tensor:
-        features = self._network(batch)
-        if self._cfg.TEST.FLIP.ENABLED:
-            mirrored = {**batch, "images": batch["images"].flip(dims=[3])}
-            features = (features + self._network(mirrored)) / 2
-        return features.float().cpu()
+            return evaluated_features(self._cfg, self._network, batch)[0].numpy()
 
 
 class _Images(ReadableDataset):

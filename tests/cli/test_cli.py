@@ -66,6 +66,17 @@ def test_other_tracebacks_hold_no_user_error(text):
     assert user_error(f"Traceback (most recent call last):\n{text}") is None
 
 
+class GalleryError(MetaBINError):
+    """An error of somebody else's project."""
+
+
+def test_errors_of_other_modules_are_known_too():
+    text = f"Traceback ...\n{__name__}.GalleryError: a: b\n"
+    error = user_error(text)
+    assert type(error) is GalleryError
+    assert str(error) == "a: b"
+
+
 def test_a_traceback_gives_back_the_error_it_ends_with():
     text = "-- Process 0 terminated:\nTraceback ...\nmetabin_plugin.errors.DatasetError: a: b\n"
     error = user_error(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,13 @@ def test_the_step_size_does_not_decay(tmp_path: Path) -> None:
                 f"METABIN.{side} has CrossEntropyLoss, which has no adaptive smoothing",
             )
             for side in ("META_TRAIN_LOSSES", "META_TEST_LOSSES")
+        ),
+        *(
+            (
+                ["MODEL.LOSSES.TRI.MARGIN", "0.0", f"METABIN.{other}", '("ScatterLoss",)'],
+                f"METABIN.{side} has TripletLoss, which has no soft margin",
+            )
+            for side, other in itertools.permutations(("META_TRAIN_LOSSES", "META_TEST_LOSSES"))
         ),
     ],
 )

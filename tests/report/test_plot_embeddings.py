@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fastreid.config import get_cfg
+from PIL import Image
 
 from metabin_plugin.evaluation import Images
-from metabin_plugin.report.embeddings import Target, choose, neighbour_map, query_distances
+from metabin_plugin.report.embeddings import Target, choose, extract, neighbour_map, query_distances
 from metabin_plugin.report.files import FigureError
 
 
@@ -49,6 +52,32 @@ def test_distances_equal_a_loop_over_pairs(cosine: bool) -> None:
     assert found.of_matches == pytest.approx(sum(matches) / len(matches), rel=1e-6)
     assert found.of_all == pytest.approx(sum(compared) / len(compared), rel=1e-6)
     assert found.ratio == pytest.approx(found.of_matches / found.of_all)
+
+
+class Pixels(torch.nn.Module):
+    """A network whose features are the first row of the image's pixels, on one side brighter."""
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return batch["images"][:, 0, 0] * torch.arange(1.0, 17.0)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_features_are_those_of_evaluation(tmp_path: Path, flips: bool) -> None:
+    rows, pixels = ["path,pid,camid,subset"], np.random.default_rng(0).integers(0, 256, (4, 16))
+    for number, row in enumerate(pixels):
+        image = np.broadcast_to(row[None, :, None], (32, 16, 3)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        subset = ("query", "gallery")[number % 2]
+        rows.append(f"{number}.png,{number // 2},{number % 2},{subset}")
+    (tmp_path / "target.csv").write_text("\n".join(rows) + "\n")
+    cfg = get_cfg()
+    cfg.INPUT.SIZE_TEST, cfg.TEST.METRIC = [32, 16], "euclidean"
+    cfg.TEST.FLIP.ENABLED, cfg.DATALOADER.NUM_WORKERS = flips, 0
+    found = extract(cfg, Pixels(), str(tmp_path / "target.csv"))
+    weights = np.arange(1.0, 17.0)
+    expected = (pixels + pixels[:, ::-1]) / 2 * weights if flips else pixels * weights
+    np.testing.assert_allclose(found.query.features, expected[::2])
+    np.testing.assert_allclose(found.gallery.features, expected[1::2])
 
 
 def test_chosen_people_have_a_match_and_all_their_images() -> None:

@@ -133,8 +133,9 @@ def test_features_are_standardized_as_evaluation_does_it(cameras: list[str], see
     found = standardize(rows, cameras, statistics_of(rows, cameras))
     np.testing.assert_allclose(found, all_by_hand(rows, cameras), rtol=1e-5, atol=1e-5)
     assert (found[:, 3] == 0).all()
-    evaluated = standardize_by_camera(torch.from_numpy(rows), cameras).numpy()
-    np.testing.assert_allclose(found, evaluated, rtol=1e-3, atol=1e-3)
+    # In float32 few images that hardly differ have a deviation of few digits.
+    evaluated = standardize_by_camera(torch.from_numpy(rows).double(), cameras).numpy()
+    np.testing.assert_allclose(found, evaluated, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("metric", METRICS)
