@@ -54,6 +54,14 @@ def test_training_labels_are_unique_to_manifest_and_domain(
     assert not set(cameras) & {item[2] for item in second.train}
 
 
+def test_two_people_whose_labels_would_be_one_are_refused(write_manifest: WriteManifest) -> None:
+    rows = "path,pid,camid,domain,subset\nimg/0.jpg,b:1,x,a,train\nimg/1.jpg,{},x,{},train\n"
+    with pytest.raises(DatasetError, match=r"'b:1' of domain 'a' and '1' of 'a:b', .*; write"):
+        ManifestDataset(write_manifest(rows.format("1", "a:b")))
+    dataset = ManifestDataset(write_manifest(rows.format("1", "a:c")))
+    assert len({person for _, person, _ in dataset.train}) == 2
+
+
 def test_query_and_gallery_are_numbered_alike(write_manifest: WriteManifest) -> None:
     dataset = ManifestDataset(write_manifest(FULL))
     carl, bert = (item[1] for item in dataset.query)
