@@ -82,8 +82,8 @@ def test_a_difference_is_a_warning_of_the_check(
 ) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
     folder = tmp_path / "cuhk_sysu/cropped_images"
-    for name in ("p1_s1_1.jpg", "p1_s2_2.jpg", "p2_s1_1.jpg", "p2_s2_2.jpg"):
-        write_image(folder / name)
+    for number, name in enumerate(("p1_s1_1.jpg", "p1_s2_2.jpg", "p2_s1_1.jpg", "p2_s2_2.jpg")):
+        write_image(folder / name, number)
     report = check_named(["DG_CUHKSYSU"])
     assert not report.problems
     (warning,) = report.warnings
@@ -95,7 +95,7 @@ def test_nothing_is_compared_for_own_data(tmp_path: Path, write_image) -> None:
     lines = ["path,pid,camid,subset"]
     for identity in range(2):
         for camera in range(2):
-            name = write_image(tmp_path / f"{identity}_{camera}.jpg").name
+            name = write_image(tmp_path / f"{identity}_{camera}.jpg", 2 * identity + camera).name
             lines.append(f"{name},{identity},{camera},train")
     manifest = tmp_path / "own.csv"
     manifest.write_text("\n".join(lines))

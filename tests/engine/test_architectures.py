@@ -142,7 +142,7 @@ def test_a_damaged_teacher_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("norm", ["BN", "IN", "BNINHalf", "DualNorm"])
 def test_a_norm_without_gates_is_built_as_the_refusal_says(tmp_path: Path, norm: str) -> None:
-    options = ("MODEL.BACKBONE.NORM", norm, "MODEL.HEADS.NUM_CLASSES", "4")
+    options = ("MODEL.BACKBONE.NORM", norm, "MODEL.HEADS.NUM_CLASSES", "12")
     with pytest.raises(ConfigError, match="has no gates") as refusal:
         MetaBINTrainer.build_model(tiny_config(tmp_path, *options))
     _, _, advice = str(refusal.value).partition("for a norm without gates ")

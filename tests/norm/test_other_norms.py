@@ -245,7 +245,7 @@ def test_folded_networks_compute_the_same(name: str, folded: int) -> None:
     torch.testing.assert_close(folding.network(x), network(x), rtol=1e-10, atol=1e-12)
     # Of 3 channels 2 are batch-normalized, of 4 channels 2.
     assert folding.folded_channels == folded
-    assert folding.open_channels == (3 if name == "BNINHalf" else 0)
+    assert folding.open_channels == 7 - folded
 
 
 @pytest.mark.parametrize("name", OTHERS)
