@@ -6,7 +6,6 @@
 #   TORCH        requirements of PyTorch; TORCH="torch torchvision" takes the newest
 #   FAISS        faiss-cpu or faiss-gpu
 #   CONSTRAINTS  pip constraints file with tested versions; empty for none
-#   WORKERS      processes that run tests
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,11 +13,9 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 FAISS ?= faiss-cpu
 CONSTRAINTS ?= .ci/constraints.txt
 FASTREID := fastreid==1.4.0
-# One more than cores: many tests wait for processes that they have started.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 # Every test computes on one thread. A file's tests share what they train, so they stay together;
 # files are handed out in the order of tests/conftest.py, the longest first.
-PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 DEMO_DATA := datasets/demo
 PRETRAINING_DATA := datasets/demo-pretraining
 
