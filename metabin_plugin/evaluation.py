@@ -415,7 +415,7 @@ def _percentages(
 
 
 def _true_positive_rates(distances: np.ndarray, labels: tuple[np.ndarray, ...]) -> dict[str, float]:
-    # Importing it takes longer than most evaluations need it.
+    # Its import takes long, and few evaluations need it.
     from sklearn.metrics import roc_curve
 
     scores, is_other = evaluate_roc(distances, *labels)

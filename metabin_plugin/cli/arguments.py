@@ -535,7 +535,7 @@ def _labels(parser: ArgumentParser) -> None:
 
 
 def _of_pairs(word: str) -> str:
-    # Of a value, a negative number for example, two dashes are not the start.
+    # No value begins with two dashes; a negative number has one.
     if word.startswith("--"):
         raise argparse.ArgumentTypeError(
             f"{word} is behind the KEY VALUE pairs; give options before them"

@@ -102,8 +102,9 @@ def run(options: Namespace) -> None:
         raise SearchError("--opts are of a network, and features come without; leave them out")
     paths, cameras = ([], []) if ready else find_queries(options.queries)
     for option, path in (("--output", options.output), ("--sheet", sheet)):
-        check_not_read(path, option, [options.index, *options.queries, *paths], SearchError)
-        _check_no_image(path, option, gallery, options.gallery_folder)
+        read = [options.index, *options.queries, *paths]
+        read += _images_at(path, gallery, options.gallery_folder)
+        check_not_read(path, option, read, SearchError)
     queries = (
         _read_features(gallery, Path(options.queries[0]), options.camera)
         if ready
@@ -155,14 +156,14 @@ def run(options: Namespace) -> None:
         print(f"Contact sheet of {len(drawn)}: {sheet}")
 
 
-def _check_no_image(path: Path, option: str, gallery: Gallery, folder: str) -> None:
-    """Refuse to write over an image of the gallery."""
+def _images_at(path: Path, gallery: Gallery, folder: str) -> list[Path]:
+    """The image of the gallery that a path is, if it is one."""
     if not gallery.header.folder or not path.exists():
-        return
+        return []
     file, home = path.resolve(), Path(folder or gallery.header.folder).resolve()
     # Of millions of names none is looked at for a file in another folder.
-    if file.is_relative_to(home) and str(file.relative_to(home)) in gallery.names:
-        raise SearchError(f"{option} {path} is a file that is read; give another path")
+    is_image = file.is_relative_to(home) and str(file.relative_to(home)) in gallery.names
+    return [path] if is_image else []
 
 
 def _describe(

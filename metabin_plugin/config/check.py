@@ -177,14 +177,19 @@ def _check_meta_step(cfg: CfgNode) -> None:
             "METABIN.OUTER_LR_WARMUP is True, but SOLVER.WARMUP_ITERS is 0, so that nothing warms "
             "up; set WARMUP_ITERS, or OUTER_LR_WARMUP to False"
         )
+    if "MetaLearningHook" in node.HOOKS:
+        _check_meta_losses(node, cfg.MODEL.LOSSES)
+
+
+def _check_meta_losses(node: CfgNode, of_base_step: CfgNode) -> None:
+    epsilon, margin = of_base_step.CE.EPSILON, of_base_step.TRI.MARGIN
     for side in ("META_TRAIN_LOSSES", "META_TEST_LOSSES"):
-        epsilon, margin = cfg.MODEL.LOSSES.CE.EPSILON, cfg.MODEL.LOSSES.TRI.MARGIN
-        if "MetaLearningHook" in node.HOOKS and "TripletLoss" in node[side] and margin == 0:
+        if "TripletLoss" in node[side] and margin == 0:
             raise ConfigError(
                 f"METABIN.{side} has TripletLoss, which has no soft margin as "
                 f"MODEL.LOSSES.TRI.MARGIN {margin!r} asks for; set MARGIN to a number above 0"
             )
-        if "MetaLearningHook" in node.HOOKS and "CrossEntropyLoss" in node[side] and epsilon < 0:
+        if "CrossEntropyLoss" in node[side] and epsilon < 0:
             raise ConfigError(
                 f"METABIN.{side} has CrossEntropyLoss, which has no adaptive smoothing as "
                 f"MODEL.LOSSES.CE.EPSILON {epsilon!r} asks for; set EPSILON to 0 or more"

@@ -360,19 +360,25 @@ def test_an_epoch_without_iterations_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_learning_rate_decays_at_the_papers_epochs(tmp_path: Path) -> None:
-    """Warm-up 10, x0.1 at 40 and 70 epochs (Section 4.1), by fastreid's own hook."""
-    options = ["SOLVER.WARMUP_ITERS", "20", "SOLVER.MAX_EPOCH", "100"]
-    trainer = started(tiny_config(tmp_path, *options))
+def rates_of(trainer: MetaBINTrainer, epochs: int) -> list[float]:
+    """The step size of each of two iterations an epoch, by fastreid's own hook."""
     hook = next(h for h in trainer._hooks if type(h).__name__ == "LRScheduler")
     rates = []
     with trainer.storage:
-        for trainer.epoch in range(100):
+        for trainer.epoch in range(epochs):
             for _ in range(2):
                 rates.append(trainer.optimizer.param_groups[0]["lr"])
                 hook.after_step()
                 trainer.iter += 1
             hook.after_epoch()
+    return rates
+
+
+def test_learning_rate_decays_at_the_papers_epochs(tmp_path: Path) -> None:
+    """Warm-up 10, x0.1 at 40 and 70 epochs (Section 4.1), by fastreid's own hook."""
+    options = ["SOLVER.WARMUP_ITERS", "20", "SOLVER.MAX_EPOCH", "100"]
+    trainer = started(tiny_config(tmp_path, *options))
+    rates = rates_of(trainer, 100)
     by_epoch = rates[::2]
     assert by_epoch[0] == pytest.approx(0.001)
     assert by_epoch[5] == pytest.approx(0.0055)
@@ -395,15 +401,7 @@ def test_steps_count_from_the_start_whatever_comes_before_them(
     }
     words = [str(word) for pair in options.items() for word in pair]
     trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *words))
-    hook = next(h for h in trainer._hooks if type(h).__name__ == "LRScheduler")
-    rates = []
-    with trainer.storage:
-        for trainer.epoch in range(11):
-            for _ in range(2):
-                rates.append(trainer.optimizer.param_groups[0]["lr"])
-                hook.after_step()
-                trainer.iter += 1
-            hook.after_epoch()
+    rates = rates_of(trainer, 11)
     expected = [0.01 * 0.1 ** sum(epoch >= step for step in (7, 9)) for epoch in range(11)]
     assert rates[warmup:] == pytest.approx([rate for rate in expected for _ in range(2)][warmup:])
 
