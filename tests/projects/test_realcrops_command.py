@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from metabin_plugin.errors import ConfigError
-from papertables.runs import Run
+from papertables.runs import Run, lock
 from realcrops import command
 from realcrops.command import CONFIGS, PROJECT, ROOT, Experiments, read_arms
 from tests import processes
@@ -31,7 +32,10 @@ note = [sys.argv[1:], {key: os.environ.get(key) for key in ("OMP_NUM_THREADS",
 with (folder / "calls").open("a") as calls:
     calls.write(json.dumps(note) + "\\n")
 checkpoint = folder / "checkpoint"
-checkpoint.write_text(f"{checkpoint.read_text() if checkpoint.exists() else ''}+")
+# A test that waits for the file finds it whole.
+new = folder / "checkpoint.new"
+new.write_text(f"{checkpoint.read_text() if checkpoint.exists() else ''}+")
+new.replace(checkpoint)
 home = folder.parents[1]
 while (home / "wait").exists():
     time.sleep(0.02)
@@ -124,11 +128,21 @@ def start(project: Path, *more: str, output: str = "said") -> BaseProcess:
     return processes.start(call_in_its_own_process, project, words, project / output)
 
 
-def wait_for(path: Path) -> None:
+def wait_for(*paths: Path) -> None:
+    wait_until(lambda: all(path.exists() for path in paths))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 300
-    while not path.exists():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def is_free(path: Path) -> bool:
+    if (held := lock(path)) is not None:
+        held.release()
+    return held is not None
 
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(project: Path) -> None:
@@ -155,9 +169,10 @@ def test_a_killed_command_leaves_runs_that_go_on_with_unknown_seconds(project: P
     process.kill()
     process.join()
     # Its training is still alive and holds its lock until it ends.
+    assert not is_free(project / "out" / "BN" / "seed1" / "run.lock")
     (project / "out" / "wait").unlink()
-    wait_for(project / "out" / "BN" / "seed1" / "results.json")
-    time.sleep(0.5)
+    wait_until(lambda: is_free(project / "out" / "BN" / "seed1" / "run.lock"))
+    assert (project / "out" / "BN" / "seed1" / "results.json").exists()
     assert call(project, "--seeds", "1") == 0
     assert [len(calls(project, arm, 1)) for arm in ARMS] == [2, 1]
     lines = (project / "out" / "tiny.csv").read_text().splitlines()
@@ -169,7 +184,7 @@ def test_two_calls_at_once_share_the_runs(project: Path) -> None:
     (project / "out" / "wait").touch()
     seeds = ("--seeds", "1", "2", "3", "--processes", "2")
     running = {output: start(project, *seeds, output=output) for output in ("first", "second")}
-    wait_for(project / "out" / "MetaBIN" / "seed1" / "calls")
+    wait_for(*(project / "out" / arm / "seed1" / "calls" for arm in ARMS))
     time.sleep(1)
     # Two slots in all, not two for each call.
     assert len(list((project / "out").glob("*/seed*/calls"))) == 2
