@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,5 +204,5 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
     make_folder_of(options.output, DatasetError)
     write_whole(options.output, lambda file: file.write(manifest), DatasetError)
     print(f"{options.output}: {len(photographs):,} images")
-    data = f"--config-file {options.config}" if options.config else f"--datasets {options.output}"
-    print(f"next: metabin check {data}")
+    data = ("--config-file", options.config) if options.config else ("--datasets", options.output)
+    print(f"next: {shlex.join(map(str, ('metabin', 'check', *data)))}")

@@ -89,6 +89,12 @@ def run(options: Namespace) -> None:
         raise SearchError("--threshold is nan; give a distance, or inf for any")
     if options.sheet and sheet.suffix.lower() != ".png":
         raise SearchError(f"--sheet {sheet} is no path of a contact sheet; give one ending in .png")
+    # An empty one is taken for CSV, too.
+    if options.output.suffix.lower() not in ("", ".csv", ".json"):
+        raise SearchError(
+            f"--output {options.output} is no path of a table; give one ending in .csv, or "
+            "in .json for JSON"
+        )
     if sheet == options.output:
         raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
     check_file(sheet, "--sheet", SearchError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,18 @@ def test_a_shop_becomes_a_manifest_that_trains_and_tests(
     assert len({item[2] for item in dataset.train}) == 3
     tested = {item[1] for item in dataset.query}
     assert tested == {item[1] for item in dataset.gallery} and len(tested) == 2
+
+
+def test_the_next_command_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for files in (["--output", "my shop.csv"], ["--config", "my shop.yml"]):
+        execute(["manifest", "photos", "--output", "my shop.csv", *files])
+        said = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+        assert shlex.split(said)[:2] == ["metabin", "check"]
+        assert Path(shlex.split(said)[-1]).is_file()
 
 
 def test_every_query_has_a_match_by_another_camera(tmp_path: Path) -> None:

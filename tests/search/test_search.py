@@ -320,6 +320,9 @@ def test_what_ready_features_have_no_use_for_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SearchError, match=words):
             execute([*ask, *arguments])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.index", "g.npy"]
+    for suffix in (".xlsx", ".txt", ".npy"):
+        with pytest.raises(SearchError, match=rf"{suffix} is no path of a table; give one ending"):
+            execute(["query", str(index), features, "--output", str(found.with_suffix(suffix))])
     execute(["query", str(index), features, "--output", str(found.with_suffix(".JSON"))])
     assert json.loads(found.with_suffix(".JSON").read_text())["index"] == str(index)
 
