@@ -121,6 +121,9 @@ def test_whole_domains_are_held_out(tmp_path: Path) -> None:
     for wrong in (["east"], ["north", "south", "west"]):
         with pytest.raises(DatasetError, match="north, south, west; name some, and leave one"):
             make(tmp_path / "photos", "--test-domains", *wrong)
+    # Cameras with people in them are not domains.
+    with pytest.raises(DatasetError, match=r"no path was read as having a domain; say by --layout"):
+        make(shop(tmp_path / "shop"), "--test-domains", "west")
 
 
 RELEASE = {
