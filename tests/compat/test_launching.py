@@ -69,7 +69,7 @@ def test_several_machines_need_an_address(url):
     ],
 )
 def test_a_number_that_no_machine_has_is_refused(numbers, words):
-    """Without that the other machines wait for it, for half an hour."""
+    """Without that the other machines wait for it."""
     with pytest.raises(ConfigError, match=words):
         launch(print, **{"num_gpus_per_machine": 1, "dist_url": "tcp://a:1", **numbers})
 
