@@ -10,6 +10,7 @@ import torch
 from fastreid.config import get_cfg
 from fastreid.layers import batch_norm
 from fastreid.modeling.backbones import build_backbone
+from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
 from torch import nn
 
 from metabin_plugin.errors import ConfigError, WeightsError
@@ -68,6 +69,24 @@ def test_every_norm_layer_is_the_one_of_the_config(depth: str) -> None:
         assert {type(network.get_submodule(name)) for name in layers} == {kind}
     frozen = built(depth, "FrozenBN")
     assert not any(p.dim() == 1 for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("depth", ["1.0x-paper", "1.0x"])
+def test_frozen_norm_layers_take_the_weights_of_the_file(depth: str, tmp_path: Path) -> None:
+    """They count no batches, unlike those whose weights the file has."""
+    source = MobileNetV2(1.0) if depth == "1.0x-paper" else StandardMobileNetV2("BN", 1.0)
+    path = save(randomize(source).state_dict(), tmp_path / "weights.pth")
+    maps = []
+    for norm in ("BN", "FrozenBN"):
+        cfg = get_cfg()
+        cfg.MODEL.BACKBONE.NAME = "build_mobilenetv2_backbone"
+        cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.NORM = depth, norm
+        cfg.MODEL.BACKBONE.PRETRAIN, cfg.MODEL.BACKBONE.PRETRAIN_PATH = True, str(path)
+        network = build_backbone(cfg).train(norm == "FrozenBN")
+        with torch.no_grad():
+            maps.append(network(torch.linspace(-1, 1, 3 * 64 * 32).view(1, 3, 64, 32)))
+    assert maps[0].any()
+    torch.testing.assert_close(maps[1], maps[0])
 
 
 @pytest.mark.parametrize("depth", ["1.4x", "1.0x"])
