@@ -204,7 +204,9 @@ def build_any_mobilenetv2(original: Callable[[CfgNode], nn.Module], cfg: CfgNode
     if backbone.NORM != "BN":
         # They have no weights yet: those are loaded into the whole network.
         left = [layer for layer in network.modules() if type(layer) is nn.BatchNorm2d]
-        norms = {layer: batch_norm.get_norm(backbone.NORM, layer.num_features) for layer in left}
+        norms: dict[nn.Module, nn.Module] = {
+            layer: batch_norm.get_norm(backbone.NORM, layer.num_features) for layer in left
+        }
         substitute(network, norms)
     return network
 
