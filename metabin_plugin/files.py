@@ -162,7 +162,7 @@ def check_file(path: Path, option: str, error: type[MetaBINError]) -> None:
     if path.is_dir():
         raise error(f"{option} {path} is a folder; give the path of a file")
     if _is_special(path):
-        raise error(f"{option} {path} is no regular file; give the path of one")
+        raise error(f"{option} {path} is not a regular file; give the path of one")
     make_folder_of(path, error)
 
 

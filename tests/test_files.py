@@ -149,7 +149,9 @@ def test_a_device_or_pipe_is_not_replaced(tmp_path: Path, through_a_link: bool) 
     (path.symlink_to if through_a_link else path.hardlink_to)(pipe)
     with pytest.raises(OSError, match="Not a regular file"):
         replace_file(path, lambda file: file.write(b"new"))
-    with pytest.raises(MetaBINError, match=r"--output .* is no regular file; give the path of one"):
+    with pytest.raises(
+        MetaBINError, match=r"--output .* is not a regular file; give the path of one"
+    ):
         check_file(path, "--output", MetaBINError)
     assert path.is_fifo() and path.is_symlink() == through_a_link
     assert sorted(os.listdir(tmp_path)) == ["file", "pipe"]

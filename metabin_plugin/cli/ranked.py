@@ -43,7 +43,7 @@ def run(options: Namespace) -> None:
             raise SearchError(f"--{name} is {getattr(options, name)!r}; give at least 1")
     if options.output.suffix != ".png":
         raise SearchError(
-            f"--output {options.output} is no path of a figure; give one ending in .png"
+            f"--output {options.output} is not the path of a figure; give one ending in .png"
         )
     check_file(options.output, "--output", SearchError)
     numbers = options.output.with_suffix(".csv")
