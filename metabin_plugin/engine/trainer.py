@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from metabin_plugin.compat.networks import momentum_teacher
 from metabin_plugin.compat.patching import patch
-from metabin_plugin.compat.training import use_dtype
+from metabin_plugin.compat.training import count_frozen_iterations, use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
 from metabin_plugin.config.reading import read_config
@@ -446,6 +446,7 @@ class MetaBINTrainer(DefaultTrainer):
         updates = self.cfg.METABIN.FIRST_BASE_UPDATES if self.iter == 0 else 1
         with finite_base_step(self):
             for _ in range(updates):
+                count_frozen_iterations(self.optimizer, self.iter)
                 super().run_step()
                 if isinstance(self.network, BaselineWithLosses):
                     self.network.update_base_losses()

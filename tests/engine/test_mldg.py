@@ -107,6 +107,28 @@ def test_an_iteration_is_one_sgd_step_on_both_gradients(tmp_path: Path, norm: st
     assert trainer.storage.histories()["mtest_loss_cls"].latest() > 0
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1e9"),
+        ("SOLVER.FREEZE_ITERS", "2", "MODEL.FREEZE_LAYERS", '["heads.weight"]'),
+    ],
+    ids=["clipping", "freezing"],
+)
+def test_the_meta_test_gradient_is_added_once(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    """Also after another optimizer of that kind was made, as a resume makes one."""
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    found = []
+    for name, more in (("plain", ()), ("derived", extra)):
+        (tmp_path / name).mkdir()
+        trainer = started(tiny_config(tmp_path / name, *options(*more)))
+        iterate(trainer)
+        found.append(dict(trainer.model.named_parameters()))
+    for name, value in found[0].items():
+        if name != "heads.weight":
+            assert torch.equal(found[1][name], value), name
+
+
 def test_jointly_trained_gates_stay_in_range(tmp_path: Path) -> None:
     extra = ["MODEL.BACKBONE.NORM", "BIN", "SOLVER.BASE_LR", "3."]
     trainer = started(tiny_config(tmp_path, *options(*extra)))

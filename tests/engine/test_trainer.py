@@ -145,6 +145,22 @@ def test_first_base_updates(tmp_path: Path) -> None:
     assert steps == [0, 0, 0, 1]
 
 
+def test_layers_are_frozen_for_iterations_however_many_updates_the_first_has(
+    tmp_path: Path,
+) -> None:
+    options = ["SOLVER.FREEZE_ITERS", "2", "MODEL.FREEZE_LAYERS", '["backbone"]']
+    first = ["METABIN.FIRST_BASE_UPDATES", "3"]
+    trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *options, *first))
+    weight = trainer.model.backbone[0].weight
+    start = weight.detach().clone()
+    moved = []
+    with trainer.storage:
+        for trainer.iter in range(3):
+            trainer.run_step()
+            moved.append(not torch.equal(weight, start))
+    assert moved == [False, False, True]
+
+
 def test_cross_entropy_and_second_order_meta_losses_train(tmp_path: Path) -> None:
     losses = '("CrossEntropyLoss", "TripletLoss")'
     options = ["METABIN.META_TRAIN_LOSSES", losses, "METABIN.META_TEST_LOSSES", losses]
