@@ -298,7 +298,8 @@ def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    named = {name: value for name, value in state.items() if isinstance(name, str)}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def _remedy(weights: Mapping[str, Tensor]) -> str:
