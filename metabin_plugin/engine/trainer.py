@@ -218,8 +218,10 @@ class MetaBINTrainer(DefaultTrainer):
             WeightAverage(self.cfg, self.network) if self.cfg.METABIN.AVERAGE.DECAY else None
         )
         own = list(self._named_hooks.values())
-        if any(gate.requires_grad for gate in gate_parameters(self.model).values()):
-            own.insert(0, ClipGatesHook(self.model))
+        if any(gate.requires_grad for gate in gate_parameters(self.network).values()):
+            # Eq. 1: rho in [0, 1]; the first iteration may have several steps.
+            clip = functools.partial(clip_gates_, self.network)
+            self.optimizer.register_step_post_hook(lambda *_: clip())
         if self._average is not None:
             own.append(self._average)
         left_out: tuple[type, ...] = (hooks.PeriodicCheckpointer,)
@@ -568,21 +570,6 @@ class _BaseStepBatches(Iterator[Any]):
             if hasattr(hook, "base_batch"):
                 batch = hook.base_batch(batch)
         return batch
-
-
-class ClipGatesHook(HookBase):
-    """Clips gates that the base optimizer trains (BIN without meta-learning) after each step.
-
-    Args:
-        model: the network.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def after_step(self) -> None:
-        """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
-        clip_gates_(self.model)
 
 
 def _require_one_source(source: str, folder: str) -> None:
