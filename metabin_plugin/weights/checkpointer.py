@@ -387,6 +387,15 @@ def network_state(checkpoint: Any, path: str) -> dict[str, Any]:
                 f"{path}: entry {shown(repr(name))} of 'model' is a {type(value).__name__}, where "
                 "only tensors can be; save network.state_dict()"
             )
+    return without_wrapper(state)
+
+
+def without_wrapper(state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without the prefix that the wrapper of a data-parallel network gives all names.
+
+    Args:
+        state: by name; it is returned as it is where not all names have the prefix.
+    """
     if all(name.startswith(_WRAPPER) for name in state):
         return {name.removeprefix(_WRAPPER): value for name, value in state.items()}
     return state
