@@ -127,12 +127,20 @@ def reason(error: BaseException) -> str:
     Args:
         error: of reading, writing or parsing a file.
     """
+    cause = system_error(error)
+    if cause is not None:
+        return str(cause.strerror)
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The operating system's error behind another one, or that one itself; None without one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+            return cause
         cause = cause.__cause__ or cause.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
 
 
 def _sync_folder(folder: str) -> None:

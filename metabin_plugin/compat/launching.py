@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,9 @@ from metabin_plugin.files import reason
 
 # After a failure the others have this long to end by themselves, and as long again after SIGTERM.
 GRACE_SECONDS = 10.0
+# How long a process waits for another one in a collective. PyTorch's 10 minutes with NCCL are less
+# than rank 0 may need to score a large gallery alone.
+_COLLECTIVE = timedelta(hours=1)
 
 _POLL_SECONDS = 0.5
 # Variables of the environment say where the processes meet.
@@ -53,8 +57,9 @@ def run_ranks(worker: Callable[..., None], args: tuple[Any, ...], count: int, fi
     """Run ``worker(local_rank, *args)`` in new processes, and wait until all of them have ended.
 
     When one fails the others are ended within 3 times ``GRACE_SECONDS``. In the main thread the
-    first SIGTERM or SIGINT reaches every rank as SIGTERM, and what they do about it is waited for;
-    the second one kills them.
+    first SIGTERM or SIGINT reaches every rank as SIGTERM, and what the first of them does about it
+    is waited for, as it may be writing a checkpoint; when it has ended the others have as long as
+    after a failure. The second signal kills all.
 
     PyTorch's elastic launcher promises less: it reports the peer that lost its connection for the
     rank that was killed or failed, ranks hear a terminal's Ctrl-C twice, and 30 seconds after a
@@ -111,13 +116,13 @@ class Ranks:
             self._processes.append(process)
 
     def wait(self) -> None:
-        """Wait until all have ended; once one has failed, see to it that the others do."""
+        """Wait until all have ended; once there is nothing to wait for, see to it that they do."""
         endings = iter((self._terminate, self.kill))
         deadline = None
         while alive := self._alive():
             # The workers of a dead rank's loaders hold its sentinel open for some seconds.
             wait([process.sentinel for process in alive], _POLL_SECONDS)
-            if deadline is None and self._has_failed():
+            if deadline is None and (self._has_failed() or self._first_has_stopped()):
                 deadline = time.monotonic() + GRACE_SECONDS
             elif deadline is not None and time.monotonic() >= deadline:
                 next(endings, self.kill)()
@@ -190,6 +195,10 @@ class Ranks:
             process.exitcode not in (None, 0, *_STOPPED) or self._report(rank).exists()
             for rank, process in enumerate(self._processes)
         )
+
+    def _first_has_stopped(self) -> bool:
+        # The others may wait for it on their GPUs, deaf to signals.
+        return self._processes[0].exitcode in _STOPPED
 
     def _terminate(self) -> None:
         for process in self._alive():
@@ -392,7 +401,11 @@ def process_group(place: Place) -> Iterator[None]:
     backend = _prepare_device(place)
     try:
         dist.init_process_group(
-            backend, init_method=place.url, world_size=place.world_size, rank=place.rank
+            backend,
+            init_method=place.url,
+            timeout=_COLLECTIVE,
+            world_size=place.world_size,
+            rank=place.rank,
         )
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         # Of torchrun's own choice.

@@ -175,11 +175,20 @@ def _places(memory: Any, offset: int, count: int) -> Tensor:
 
 @patch(
     "fastreid.modeling.meta_arch.distiller:Distiller.__init__",
-    fault="The teachers are built on CUDA wherever the student is, and without its classes.",
-    unless="the student is on CUDA, and ``KD.MODEL_CONFIG`` has its ``NUM_CLASSES``.",
+    fault="The teachers are built on CUDA wherever the student is, and without its classes. The "
+    "momentum teacher (``KD.EMA``) reads ``MODEL.WEIGHTS`` for itself, so that what is not in them "
+    "begins otherwise than in the student.",
+    unless="the student is on CUDA, ``KD.MODEL_CONFIG`` has its ``NUM_CLASSES``, and "
+    "``MODEL.WEIGHTS`` is empty.",
 )
 def init_like_the_student(original: Callable[..., None], self: Any, cfg: Any) -> None:
-    """Build them on the student's device, with its classes, and without ImageNet weights."""
+    """Build them on the student's device, with its classes, and without ImageNet weights.
+
+    The momentum teacher is a copy of the student; ``start_momentum_teacher`` renews it.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
     with _teachers_like(cfg):
         original(self, cfg)
 
@@ -221,3 +230,17 @@ def momentum_teacher(network: Any) -> nn.Module | None:
         None without one.
     """
     return network.model_ts[0] if getattr(network, "ema_enabled", False) else None
+
+
+def start_momentum_teacher(network: Any) -> None:
+    """Let the teacher of ``momentum_teacher`` begin with the student's values as they are now.
+
+    That is to be done when the student has them from elsewhere: from a file, or in a run of several
+    processes from the first of them. Each process draws numbers of its own.
+
+    Args:
+        network: a network of any architecture; without such a teacher nothing is done.
+    """
+    teacher = momentum_teacher(network)
+    if teacher is not None:
+        teacher.load_state_dict(network.state_dict(), strict=False)

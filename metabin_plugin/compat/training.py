@@ -128,21 +128,47 @@ def optimizer_params_of_bin(
     return original(model, *args, overrides=overrides, **kwargs)
 
 
+@patch(
+    "fastreid.solver.build:_generate_optimizer_class_with_gradient_clipping",
+    fault="Its step calls that of PyTorch's class, into which PyTorch puts the hooks of steps when "
+    "any optimizer of that class is made. From then on each hook runs twice in a step.",
+    unless="no hook is registered.",
+)
+def optimizer_with_clipping(
+    original: Callable[..., Any], optimizer: type[torch.optim.Optimizer], **clippers: Any
+) -> Any:
+    """Let it call a step without hooks, so that they run once, before the clipping and after."""
+    return original(_without_hooks(optimizer), **clippers)
+
+
+def _without_hooks(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """A class to derive from: hooks are for the derived one's step to run."""
+
+    def step(self: Any, closure: Callable[[], float] | None = None) -> Any:
+        found: Any = optimizer.step
+        # PyTorch may have put them there since.
+        return (found.__wrapped__ if getattr(found, "hooked", False) else found)(self, closure)
+
+    return type(optimizer.__name__, (optimizer,), {"step": step})
+
+
 _COUNT = "freeze_steps"
 
 
 @patch(
     "fastreid.solver.build:_generate_optimizer_class_with_freeze_layer",
     fault="The optimizer of ``MODEL.FREEZE_LAYERS`` keeps its count of steps in no state: a run "
-    "that is resumed freezes the layers anew.",
+    "that is resumed freezes the layers anew. Where an iteration has several steps, or none, it "
+    "does not end with the iteration that ``SOLVER.FREEZE_ITERS`` names. Hooks run twice, as with "
+    "clipping.",
     unless=None,
 )
 def optimizer_with_saved_count(
     optimizer: type[torch.optim.Optimizer], *, freeze_iters: int
 ) -> type[torch.optim.Optimizer]:
-    """Keep the count in the optimizer's state dict."""
+    """Keep the count in the optimizer's state dict, and let a trainer set it."""
 
-    class WithFreezeLayer(optimizer):  # type: ignore[misc, valid-type]
+    class WithFreezeLayer(_without_hooks(optimizer)):  # type: ignore[misc]
         def step(self, closure: Callable[[], float] | None = None) -> Any:
             # In a group, which the optimizer's state_dict holds.
             first = self.param_groups[0]
@@ -163,7 +189,25 @@ def optimizer_with_saved_count(
                 parameter.grad = gradient
             return loss
 
+        def count_iterations(self, done: int) -> None:
+            self.param_groups[0][_COUNT] = done
+
     return WithFreezeLayer
+
+
+def count_frozen_iterations(optimizer: torch.optim.Optimizer, done: int) -> None:
+    """Let the layers of ``MODEL.FREEZE_LAYERS`` be frozen by iterations in place of steps.
+
+    An iteration may have several steps (``METABIN.FIRST_BASE_UPDATES``), or none where a gradient
+    overflowed under a loss scale. Call it before each step.
+
+    Args:
+        optimizer: of ``build_optimizer``; one that freezes nothing is left as it is.
+        done: number of finished iterations.
+    """
+    count = getattr(optimizer, "count_iterations", None)
+    if count is not None:
+        count(done)
 
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

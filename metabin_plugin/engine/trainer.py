@@ -26,9 +26,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from metabin_plugin.compat.networks import momentum_teacher
+from metabin_plugin.compat.networks import momentum_teacher, start_momentum_teacher
 from metabin_plugin.compat.patching import patch
-from metabin_plugin.compat.training import use_dtype
+from metabin_plugin.compat.training import count_frozen_iterations, use_dtype
 from metabin_plugin.config.changes import config_changes, refuse_another_run
 from metabin_plugin.config.check import checked
 from metabin_plugin.config.reading import read_config
@@ -54,7 +54,13 @@ from metabin_plugin.engine.network_options import build_network
 from metabin_plugin.engine.progress import Resumption, optimizer_settings, refuse_other_data
 from metabin_plugin.engine.stop_signals import Stopped, StopSignals
 from metabin_plugin.environment import keep_freed_memory
-from metabin_plugin.errors import CheckpointError, ConfigError, MetaBINError, RunFolderError
+from metabin_plugin.errors import (
+    CheckpointError,
+    ConfigError,
+    MetaBINError,
+    RunFolderError,
+    WeightsError,
+)
 from metabin_plugin.evaluation import build_evaluator, write_results
 from metabin_plugin.files import reason
 from metabin_plugin.modeling import BaselineWithLosses, IdentityMemory, MemoryStates
@@ -125,6 +131,7 @@ class MetaBINTrainer(DefaultTrainer):
             states["grad_scaler"] = self.grad_scaler
         teacher = momentum_teacher(self.network)
         if teacher is not None:
+            start_momentum_teacher(self.network)
             states["momentum_teacher"] = teacher
         if self._average is not None:
             states["average"] = self._average
@@ -211,8 +218,10 @@ class MetaBINTrainer(DefaultTrainer):
             WeightAverage(self.cfg, self.network) if self.cfg.METABIN.AVERAGE.DECAY else None
         )
         own = list(self._named_hooks.values())
-        if any(gate.requires_grad for gate in gate_parameters(self.model).values()):
-            own.insert(0, ClipGatesHook(self.model))
+        if any(gate.requires_grad for gate in gate_parameters(self.network).values()):
+            # Eq. 1: rho in [0, 1]; the first iteration may have several steps.
+            clip = functools.partial(clip_gates_, self.network)
+            self.optimizer.register_step_post_hook(lambda *_: clip())
         if self._average is not None:
             own.append(self._average)
         left_out: tuple[type, ...] = (hooks.PeriodicCheckpointer,)
@@ -244,12 +253,13 @@ class MetaBINTrainer(DefaultTrainer):
         Raises:
             ConfigError: the checkpoint's run had a key otherwise that a run cannot change.
             WeightsError: the file is damaged, is not a checkpoint or does not fit the run; or there
-                are checkpoints, but none to go on from.
+                are checkpoints, but none to go on from, or processes would go on from others.
             DatasetError: it is of other training data.
         """
         self._resumes = resume
         # Looked for once: without a last_checkpoint, files are read whole to find one.
         source = self.checkpointer.get_checkpoint_file() if resume else ""
+        _require_one_source(source, self.cfg.OUTPUT_DIR)
         if not source:
             if resume and self.cfg.OUTPUT_DIR and trace_of_run(self.cfg.OUTPUT_DIR):
                 logger.warning(
@@ -260,6 +270,7 @@ class MetaBINTrainer(DefaultTrainer):
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             if self._average is not None:
                 self._average.start_from_average()
+            start_momentum_teacher(self.network)
             return
         self._resume(source)
 
@@ -287,6 +298,8 @@ class MetaBINTrainer(DefaultTrainer):
         refuse_other_data(content, self.data_loader.dataset, self.training_data, source)
         if self._average is not None and "average" not in content:
             content["average"] = {"updates": 0, "model": network_state(content, source)}
+        if momentum_teacher(self.network) is not None and "momentum_teacher" not in content:
+            content["momentum_teacher"] = network_state(content, source)
         if "config" in content:
             refuse_another_run(content["config"], self.cfg, self.network, source)
             changes = config_changes(content["config"], self.cfg)
@@ -446,6 +459,7 @@ class MetaBINTrainer(DefaultTrainer):
         updates = self.cfg.METABIN.FIRST_BASE_UPDATES if self.iter == 0 else 1
         with finite_base_step(self):
             for _ in range(updates):
+                count_frozen_iterations(self.optimizer, self.iter)
                 super().run_step()
                 if isinstance(self.network, BaselineWithLosses):
                     self.network.update_base_losses()
@@ -562,19 +576,17 @@ class _BaseStepBatches(Iterator[Any]):
         return batch
 
 
-class ClipGatesHook(HookBase):
-    """Clips gates that the base optimizer trains (BIN without meta-learning) after each step.
-
-    Args:
-        model: the network.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def after_step(self) -> None:
-        """Clip every gate into [0, 1] (Eq. 1: rho in [0, 1])."""
-        clip_gates_(self.model)
+def _require_one_source(source: str, folder: str) -> None:
+    """Refuse processes that would go on from different checkpoints, as on different machines."""
+    names = comm.all_gather(os.path.basename(source))
+    for rank, name in enumerate(names):
+        if name != names[0]:
+            own, other = (found or "no checkpoint" for found in (names[0], name))
+            raise WeightsError(
+                f"--resume would go on from OUTPUT_DIR {folder} in rank 0 from {own}, in rank "
+                f"{rank} from {other}; give a folder that all machines share, or copy rank 0's to "
+                "the others"
+            )
 
 
 def _check_frozen_layers(patterns: Sequence[str], network: nn.Module) -> None:

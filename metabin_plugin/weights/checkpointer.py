@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import CheckpointError, WeightsError
-from metabin_plugin.files import is_file_name, reason, replace_file
+from metabin_plugin.files import is_file_name, reason, replace_file, system_error
 from metabin_plugin.text import shown
 from metabin_plugin.weights.checkpoint_states import check_state
 from metabin_plugin.weights.files import read_weight_file, unreadable_values
@@ -291,8 +291,10 @@ class SafeCheckpointer(Checkpointer):
         path = os.path.join(self.save_dir, name)
         try:
             replace_file(path, write)
-        # torch.save can wrap the error of the file it writes to.
         except (OSError, RuntimeError) as error:
+            # torch.save wraps the error of the file it writes to; a GPU's errors are no file's.
+            if system_error(error) is None:
+                raise
             before = read_tag(self.save_dir)
             earlier = (
                 f"the checkpoint before it, {before}, is intact"
@@ -385,6 +387,15 @@ def network_state(checkpoint: Any, path: str) -> dict[str, Any]:
                 f"{path}: entry {shown(repr(name))} of 'model' is a {type(value).__name__}, where "
                 "only tensors can be; save network.state_dict()"
             )
+    return without_wrapper(state)
+
+
+def without_wrapper(state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without the prefix that the wrapper of a data-parallel network gives all names.
+
+    Args:
+        state: by name; it is returned as it is where not all names have the prefix.
+    """
     if all(name.startswith(_WRAPPER) for name in state):
         return {name.removeprefix(_WRAPPER): value for name, value in state.items()}
     return state

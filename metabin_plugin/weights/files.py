@@ -15,7 +15,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
@@ -34,7 +34,8 @@ _FOLDER_ATTRIBUTE = 0x10
 _CHUNK = 1 << 24
 # Of the format before PyTorch 1.6: a number by which it is known, and its version.
 _OLD_MAGIC, _OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
-_PLAIN = (type(None), bool, int, float, str)
+_KEYS = (bool, int, float, str)
+_PLAIN = (type(None), *_KEYS)
 # Gives the bytes of a storage, as a uint8 tensor of this length, by its key.
 Storages = Callable[[str, int], Tensor]
 
@@ -49,6 +50,18 @@ DTYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+}
+# What else there is: types of numbers by a part of their storage's name, kinds by their function.
+_UNUSUAL_NUMBERS = {
+    "Complex": "a complex tensor",
+    "Q": "a quantized tensor",
+    "Untyped": "a tensor of an unusual type, as float8",
+}
+_UNUSUAL_TENSORS = {
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor",
+    "torch._utils._rebuild_qtensor": "a quantized tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without numbers, as of device meta",
 }
 # Those of NumPy that PyTorch has too.
 _ARRAY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1")
@@ -76,6 +89,10 @@ class _DamageError(ValueError):
     """The content is not what was once written."""
 
 
+class _UnusualError(ValueError):
+    """The content is what ``torch.save`` can write, but nothing that a network or run here has."""
+
+
 def read_weight_file(path: str, *, with_checksums: bool = False) -> Any:
     """Verify and read a file written by ``torch.save``.
 
@@ -92,8 +109,8 @@ def read_weight_file(path: str, *, with_checksums: bool = False) -> Any:
         None, lists, tuples, dicts, ``OrderedDict`` and ``Counter``.
 
     Raises:
-        WeightsError: the file is missing, unreadable, empty or damaged, or holds other objects, of
-            which none is made.
+        WeightsError: the file is missing, unreadable, empty or damaged, or holds other objects or
+            tensors, of which none is made.
     """
     name = shown(path)
     try:
@@ -122,6 +139,12 @@ def read_weight_file(path: str, *, with_checksums: bool = False) -> Any:
             f"{name} holds a Python object, {shown(error.name)}, that could run any code, so "
             "nothing was loaded; if you trust where the file comes from, load it once with "
             "torch.load(..., weights_only=False) and save its tensors alone"
+        ) from error
+    except _UnusualError as error:
+        raise WeightsError(
+            f"{name} holds {error}, which no checkpoint of a network here has; load it once with "
+            "torch.load and save what a network needs by torch.save: dense tensors of real numbers "
+            "in dicts by their names"
         ) from error
     except _DamageError as error:
         raise WeightsError(
@@ -152,18 +175,41 @@ def unreadable_values(content: Any, where: str = "") -> list[str]:
     Returns:
         Name and type of every such entry.
     """
-    if type(content) in _PLAIN or (isinstance(content, np.generic) and content.dtype.kind in "bif"):
+    if type(content) in _PLAIN or _is_plain_number(content):
         return []
     if isinstance(content, Tensor):
         return [] if _is_plain_tensor(content) else [f"{where} ({_described(content)})"]
-    if isinstance(content, Mapping):
-        entries: Any = content.items()
-    elif type(content) in (list, tuple):
-        entries = enumerate(content)
-    else:
-        return [f"{where} ({type(content).__module__}.{type(content).__qualname__})"]
     prefix = f"{where}." if where else ""
-    return [found for key, part in entries for found in unreadable_values(part, f"{prefix}{key}")]
+    kind = type(content)
+    if kind in (list, tuple):
+        entries = [*enumerate(content)]
+    elif kind in (dict, OrderedDict, Counter):
+        entries = [*content.items()]
+    else:
+        return [f"{where} ({kind.__module__}.{kind.__qualname__})"]
+    found = [f"{prefix}{k} (its key, {type(k).__name__})" for k, _ in entries if not _is_key(k)]
+    found += [name for k, part in entries for name in unreadable_values(part, f"{prefix}{k}")]
+    if kind is Counter:
+        found += [f"{prefix}{k} (a count)" for k, count in entries if type(count) is not int]
+    if kind is OrderedDict and not _has_state_dict_attributes(content):
+        found.append(f"{where} (its attributes)")
+    return found
+
+
+def _is_key(key: Any) -> bool:
+    return type(key) in _KEYS
+
+
+def _is_plain_number(value: Any) -> bool:
+    return isinstance(value, np.generic) and value.dtype.str[1:] in _ARRAY_TYPES
+
+
+def _has_state_dict_attributes(content: OrderedDict[Any, Any]) -> bool:
+    try:
+        _check_metadata(vars(content).get("_metadata", {}))
+    except ValueError:
+        return False
+    return not vars(content).keys() - {"_metadata"}
 
 
 def _is_plain_tensor(tensor: Tensor) -> bool:
@@ -341,6 +387,9 @@ class _Unpickler(pickle.Unpickler):
                     if self.storages.setdefault(key, found) != found:
                         raise ValueError("tensors disagree about the data that they share")
                     return found
+                for part, what in _UNUSUAL_NUMBERS.items():
+                    if storage.startswith(part):
+                        raise _UnusualError(what)
                 raise RefusedObjectError(kind)
         raise ValueError("a tensor refers to no storage")
 
@@ -485,18 +534,20 @@ class _Maker:
                     _,
                     *more,
                 ):
-                    # A last argument says that all numbers are to be negated or conjugated.
-                    if more in ([], [None], [{}]):
-                        return self._tensor(storage, offset, size, stride), 1
+                    if more not in ([], [None], [{}]):
+                        raise _UnusualError("a tensor of numbers to be negated or conjugated")
+                    return self._tensor(storage, offset, size, stride), 1
                 case "torch._utils._rebuild_tensor", (storage, offset, size, stride):
                     return self._tensor(storage, offset, size, stride), 1
+        if call.function in _UNUSUAL_TENSORS:
+            raise _UnusualError(_UNUSUAL_TENSORS[call.function])
         raise RefusedObjectError(call.function)
 
     def _mapping(self, into: Any, items: Any, depth: int) -> tuple[Any, int]:
         total = 1
         for key, mark in items:
-            if type(key) not in (str, int, float, bool):
-                raise ValueError(f"a dict has a {type(key).__name__} as a key")
+            if type(key) not in _KEYS:
+                raise _UnusualError("a dict with other keys than text and numbers of Python")
             into[key], size = self._value(mark, depth)
             total += size + 1
         return into, total
@@ -525,7 +576,7 @@ class _Maker:
     def _counter(self, counts: dict[Any, Any], depth: int) -> tuple[Any, int]:
         made, total = self._mapping(Counter(), counts.items(), depth)
         if any(type(count) is not int for count in made.values()):
-            raise ValueError("a counter counts in other things than whole numbers")
+            raise _UnusualError("a counter of other things than whole numbers")
         return made, total
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
@@ -537,11 +588,11 @@ class _Maker:
             raise ValueError("a tensor has sizes and strides of different number")
         numel = math.prod(sides)
         last = start + sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
-        # One that repeats its numbers could be as large as it says, whatever the file's size.
+        # It could be as large as it says, whatever the file's size.
+        if overlaps(sides, steps):
+            raise _UnusualError("a tensor with the same number in several places, as of expand()")
         if numel > storage.numel or (numel and last >= storage.numel):
             raise ValueError("a tensor is larger than its data in the file")
-        if overlaps(sides, steps):
-            raise ValueError("a tensor has the same number in several places")
         empty = torch.empty((0,), dtype=storage.dtype)
         return empty.set_(self._bytes(storage), start if numel else 0, sides, steps)
 
@@ -615,4 +666,4 @@ def _array_type(dtype: Any) -> np.dtype[Any]:
             state=(3, str(order), None, None, None, *_),
         ) if code in _ARRAY_TYPES and order in ("<", ">", "|", "="):
             return np.dtype(order + code)
-    raise ValueError("NumPy values that are not plain numbers")
+    raise _UnusualError("NumPy values that are not plain numbers")

@@ -25,6 +25,7 @@ from metabin_plugin.modeling.backbones import (
     KnownBackbone,
     is_known,
 )
+from metabin_plugin.weights.checkpointer import without_wrapper
 from metabin_plugin.weights.files import read_weight_file
 from metabin_plugin.weights.fit import (
     first_difference,
@@ -223,9 +224,10 @@ def load_imagenet_weights(network: nn.Module, path: str, partial: bool = False) 
     """Load a file of ImageNet weights into a backbone, all of it or nothing.
 
     For MobileNetV2 the names of fastreid, torchvision, timm and torchreid are recognised; the
-    others have their own names, behind a prefix perhaps. A classifier is ignored. The first block's
-    expansion that only the paper's MobileNetV2 has may be absent: it is set to the identity. Of a
-    checkpoint of a whole fastreid network the backbone is taken.
+    others have their own names, behind a prefix perhaps. The prefix of a data-parallel wrapper and
+    a classifier are ignored. The first block's expansion that only the paper's MobileNetV2 has may
+    be absent: it is set to the identity. Of a checkpoint of a whole fastreid network the backbone
+    is taken.
 
     Args:
         network: the backbone, changed in place; it must still have batch normalization.
@@ -288,7 +290,7 @@ def read_pretrained(path: str) -> Mapping[str, Any]:
 def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
     nested = [content[name] for name in STATE_DICT_NAMES if isinstance(content.get(name), Mapping)]
     candidates = (_tensors(candidate) for candidate in (*nested, content))
-    return next(filter(None, candidates), {})
+    return without_wrapper(next(filter(None, candidates), {}))
 
 
 def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -298,7 +300,8 @@ def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    named = {name: value for name, value in state.items() if isinstance(name, str)}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def _remedy(weights: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,8 @@ import torch
 from fastreid.solver.build import maybe_add_freeze_layer
 from yacs.config import CfgNode
 
+from metabin_plugin.compat.training import count_frozen_iterations
+
 CFG = CfgNode({"MODEL": {"FREEZE_LAYERS": ["a"]}, "SOLVER": {"FREEZE_ITERS": 3}})
 
 
@@ -42,3 +44,21 @@ def test_a_resumed_run_goes_on_counting():
     resumed, others = build()
     resumed.load_state_dict(optimizer.state_dict())
     assert [step(resumed, others) for _ in range(2)] == [[0, -1], [-1, -2]]
+
+
+def test_iterations_are_counted_however_many_steps_they_have():
+    optimizer, weights = build()
+    # Iteration 1 has no step, as where a gradient overflows under a loss scale.
+    for iteration in (0, 0, 0, 0, 2):
+        count_frozen_iterations(optimizer, iteration)
+        step(optimizer, weights)
+    assert weights[0].item() == 0
+    count_frozen_iterations(optimizer, 3)
+    assert step(optimizer, weights) == [-1, -6]
+
+
+def test_other_optimizers_are_not_counted():
+    optimizer = torch.optim.SGD([torch.zeros((), requires_grad=True)], lr=1.0)
+    before = optimizer.state_dict()
+    count_frozen_iterations(optimizer, 3)
+    assert optimizer.state_dict() == before

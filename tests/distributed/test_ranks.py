@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessRaisedException
 
@@ -219,6 +221,56 @@ def test_a_second_signal_ends_everything_at_once(
     process.join(60)
     assert process.exitcode == 128 + signal.SIGINT
     assert not any(is_running(pid) for pid in children)
+
+
+def first_stops(rank: int, folder: Path) -> None:
+    """Rank 0 ends at once after SIGTERM; rank 1 waits for it, as in a collective on a GPU."""
+    if rank == 0:
+        polite(rank, folder, 128 + signal.SIGTERM)
+    deaf(rank, folder)
+
+
+def first_writes(rank: int, folder: Path) -> None:
+    """Rank 1 ends at once after SIGTERM; rank 0 is long about its checkpoint."""
+    if rank == 1:
+        polite(rank, folder, 128 + signal.SIGTERM)
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
+    leave_pid(rank, folder)
+    wait_until(lambda: bool(stops))
+    # Longer than the grace, which rank 1 takes half a second of.
+    time.sleep(4)
+    (folder / "checkpoint").write_text("whole")
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def test_ranks_that_hang_when_the_first_has_stopped_are_ended(
+    tmp_path: Path, started_parent: Callable[..., Any]
+) -> None:
+    process = started_parent(tmp_path, first_stops)
+    children = pids(tmp_path, 2)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert not any(is_running(pid) for pid in children)
+
+
+def test_a_first_rank_that_still_writes_is_waited_for(
+    tmp_path: Path, started_parent: Callable[..., Any]
+) -> None:
+    process = started_parent(tmp_path, first_writes)
+    pids(tmp_path, 2)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert (tmp_path / "checkpoint").read_text() == "whole"
+
+
+def test_others_wait_for_a_long_evaluation_of_the_first(tmp_path: Path) -> None:
+    """PyTorch's own limits are 10 minutes with NCCL and 30 with gloo."""
+    with process_group(Place(0, 1, 0, 1, f"file://{tmp_path / 'meeting'}")):
+        backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+        assert backend.options._timeout >= timedelta(hours=1)
 
 
 def test_ranks_do_not_outlive_their_parent(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from metabin_plugin.errors import RunFolderError
+from metabin_plugin.errors import RunFolderError, WeightsError
 from tests.distributed.processes import run_ranks
 from tests.engine.noisy_run import noisy_options, noisy_trainer
 from tests.engine.test_resume import difference, outcome
@@ -46,6 +46,24 @@ def test_all_ranks_leave_a_folder_that_holds_another_run(tmp_path: Path) -> None
     first, second = run_ranks(tmp_path / "more", 2, refusal, options)
     assert first == second
     assert "is a link" in first
+
+
+def resume_apart(rank: int, options: list[str], folders: list[str]) -> str:
+    """What a resume in this rank is refused with, where each has a folder of its own."""
+    with pytest.raises(WeightsError) as caught:
+        noisy_trainer([*options, "OUTPUT_DIR", folders[rank]], resume=True)
+    return str(caught.value)
+
+
+@pytest.mark.slow
+def test_ranks_that_would_go_on_from_different_places_are_refused(tmp_path: Path) -> None:
+    """As on two machines without a folder in common."""
+    options = noisy_options(tmp_path, **OPTIONS)
+    run_ranks(tmp_path / "first", 2, train, options, False)
+    (tmp_path / "empty").mkdir()
+    folders = [str(tmp_path / "out"), str(tmp_path / "empty")]
+    for sentence in run_ranks(tmp_path / "second", 2, resume_apart, options, folders):
+        assert "in rank 0 from model_final.pth, in rank 1 from no checkpoint" in sentence
 
 
 @pytest.mark.slow

@@ -135,6 +135,23 @@ def test_without_synchronization_ranks_share_all_but_their_statistics(
         )
 
 
+def teacher_and_student(_rank: int, cfg: CfgNode) -> list[dict[str, Tensor]]:
+    """Values of a Distiller's momentum teacher, and of its student."""
+    trainer = MetaBINTrainer(cfg)
+    trainer.resume_or_load(False)
+    student = trainer.network
+    return [dict(network.named_parameters()) for network in (student.model_ts[0], student)]
+
+
+def test_ranks_have_one_momentum_teacher(tmp_path: Path) -> None:
+    distiller = ["MODEL.META_ARCHITECTURE", "Distiller", "KD.EMA.ENABLED", "True"]
+    cfg = tiny_config(tmp_path, *BATCH, *distiller, "METABIN.HOOKS", "()")
+    first, second = run_ranks(tmp_path / "run", 2, teacher_and_student, cfg)
+    for name, value in first[0].items():
+        for network in (first[1], *second):
+            assert torch.equal(network[name], value), name
+
+
 @pytest.mark.slow
 def test_what_each_rank_draws_goes_into_one_memory(tmp_path: Path) -> None:
     losses = ["METABIN.BASE_LOSSES", '("InterleavedMemory",)']

@@ -140,6 +140,33 @@ def test_a_damaged_teacher_is_refused(tmp_path: Path) -> None:
         MetaBINTrainer(config(tmp_path, "Distiller", *options))
 
 
+def test_a_momentum_teacher_starts_where_the_student_does(tmp_path: Path) -> None:
+    """Also with weights that fit in part, of a network that knows other people."""
+    weights = MetaBINTrainer.build_model(config(tmp_path, "Baseline")).state_dict()
+    weights["heads.weight"] = torch.zeros(7, 512)
+    torch.save({"model": weights}, tmp_path / "others.pth")
+    partial = ("MODEL.WEIGHTS", str(tmp_path / "others.pth"), "METABIN.PARTIAL_WEIGHTS", "True")
+    trainer = MetaBINTrainer(config(tmp_path, "Distiller", *partial))
+    trainer.resume_or_load(False)
+    student = trainer.network.state_dict()
+    assert torch.equal(student["backbone.conv1.weight"], weights["backbone.conv1.weight"])
+    for name, value in trainer.network.model_ts[0].state_dict().items():
+        assert torch.equal(value, student[name]), name
+
+
+def test_a_checkpoint_without_momentum_teacher_gives_its_network(tmp_path: Path) -> None:
+    """As one of plain fastreid, which does not keep the teacher."""
+    trained(config(tmp_path, "Distiller", "TEST.EVAL_PERIOD", "0"))
+    path = tmp_path / "out" / "model_final.pth"
+    content = torch.load(path, weights_only=True)
+    del content["momentum_teacher"]
+    torch.save(content, path)
+    trainer = MetaBINTrainer(config(tmp_path, "Distiller", "TEST.EVAL_PERIOD", "0"))
+    trainer.resume_or_load(True)
+    for name, value in trainer.network.model_ts[0].state_dict().items():
+        assert torch.equal(value, content["model"][name]), name
+
+
 @pytest.mark.parametrize("norm", ["BN", "IN", "BNINHalf", "DualNorm"])
 def test_a_norm_without_gates_is_built_as_the_refusal_says(tmp_path: Path, norm: str) -> None:
     options = ("MODEL.BACKBONE.NORM", norm, "MODEL.HEADS.NUM_CLASSES", "12")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from metabin_plugin.engine import MetaBINTrainer, MLDGHook
-from metabin_plugin.engine.trainer import ClipGatesHook
 from metabin_plugin.errors import ConfigError, DatasetError, NonFiniteError
 from tests.distributed import small_backbone
 from tests.engine.starting import started
@@ -33,12 +32,10 @@ def options(*extra: str) -> list[str]:
 def iterate(trainer: MetaBINTrainer) -> None:
     """One iteration, as the training loop runs it."""
     hook = trainer.hook(MLDGHook)
-    clips = [hook for hook in trainer._hooks if isinstance(hook, ClipGatesHook)]
     with trainer.storage:
         hook.before_step()
         trainer.run_step()
-        for after in (*clips, hook):
-            after.after_step()
+        hook.after_step()
 
 
 def rows(batch: dict[str, Any], domains: list[int]) -> dict[str, Any]:
@@ -105,6 +102,28 @@ def test_an_iteration_is_one_sgd_step_on_both_gradients(tmp_path: Path, norm: st
         if "running" in name:
             torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-9, atol=1e-12)
     assert trainer.storage.histories()["mtest_loss_cls"].latest() > 0
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1e9"),
+        ("SOLVER.FREEZE_ITERS", "2", "MODEL.FREEZE_LAYERS", '["heads.weight"]'),
+    ],
+    ids=["clipping", "freezing"],
+)
+def test_the_meta_test_gradient_is_added_once(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    """Also after another optimizer of that kind was made, as a resume makes one."""
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    found = []
+    for name, more in (("plain", ()), ("derived", extra)):
+        (tmp_path / name).mkdir()
+        trainer = started(tiny_config(tmp_path / name, *options(*more)))
+        iterate(trainer)
+        found.append(dict(trainer.model.named_parameters()))
+    for name, value in found[0].items():
+        if name != "heads.weight":
+            assert torch.equal(found[1][name], value), name
 
 
 def test_jointly_trained_gates_stay_in_range(tmp_path: Path) -> None:

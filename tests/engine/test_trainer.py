@@ -13,8 +13,9 @@ from fastreid.engine.train_loop import HookBase
 
 from metabin_plugin.config.keys import LARGEST_SEED
 from metabin_plugin.engine import MetaBINTrainer
-from metabin_plugin.engine.trainer import ClipGatesHook, steps_from_start
+from metabin_plugin.engine.trainer import steps_from_start
 from metabin_plugin.errors import ConfigError, DatasetError
+from metabin_plugin.norm import gate_parameters
 from metabin_plugin.registries import HOOK_REGISTRY
 from tests.distributed import small_backbone
 from tests.engine.starting import started
@@ -145,6 +146,22 @@ def test_first_base_updates(tmp_path: Path) -> None:
     assert steps == [0, 0, 0, 1]
 
 
+def test_layers_are_frozen_for_iterations_however_many_updates_the_first_has(
+    tmp_path: Path,
+) -> None:
+    options = ["SOLVER.FREEZE_ITERS", "2", "MODEL.FREEZE_LAYERS", '["backbone"]']
+    first = ["METABIN.FIRST_BASE_UPDATES", "3"]
+    trainer = started(tiny_config(tmp_path, *small_backbone.OPTIONS, *options, *first))
+    weight = trainer.model.backbone[0].weight
+    start = weight.detach().clone()
+    moved = []
+    with trainer.storage:
+        for trainer.iter in range(3):
+            trainer.run_step()
+            moved.append(not torch.equal(weight, start))
+    assert moved == [False, False, True]
+
+
 def test_cross_entropy_and_second_order_meta_losses_train(tmp_path: Path) -> None:
     losses = '("CrossEntropyLoss", "TripletLoss")'
     options = ["METABIN.META_TRAIN_LOSSES", losses, "METABIN.META_TEST_LOSSES", losses]
@@ -167,15 +184,27 @@ def test_cameras_can_be_domains(tmp_path: Path) -> None:
         trainer.hook("MetaLearningHook").after_step()
 
 
-def test_jointly_trained_gates_are_clipped(tmp_path: Path) -> None:
-    options = ["MODEL.META_ARCHITECTURE", "Baseline", "METABIN.HOOKS", "()"]
-    trainer = started(tiny_config(tmp_path, *options))
-    gate = trainer.model.backbone.bn1.gate
-    assert gate.requires_grad
+def test_jointly_trained_gates_are_clipped_after_each_step(tmp_path: Path) -> None:
+    trainer = started(
+        tiny_config(
+            tmp_path,
+            *("MODEL.META_ARCHITECTURE", "Baseline", "METABIN.HOOKS", "()"),
+            *("SOLVER.BASE_LR", "100.", "METABIN.FIRST_BASE_UPDATES", "2"),
+        )
+    )
+    gates = list(gate_parameters(trainer.model).values())
+    seen: list[torch.Tensor] = []
+
+    def look(*_: object) -> None:
+        seen.append(torch.cat([gate.detach() for gate in gates]))
+
+    trainer.optimizer.register_step_post_hook(look)
     with torch.no_grad():
-        gate.fill_(1.5)
-    trainer.hook(ClipGatesHook).after_step()
-    assert gate.max() == 1
+        gates[0].fill_(1.5)
+    with trainer.storage:
+        trainer.run_step()
+    assert len(seen) == 2
+    assert all(0 <= values.min() < values.max() <= 1 for values in seen)
 
 
 def test_mixed_precision_on_cpu_moves_gates(tmp_path: Path) -> None:

@@ -207,6 +207,22 @@ def test_an_error_that_pytorch_wrapped_is_told_by_its_cause(
     assert os.listdir(tmp_path) == []
 
 
+def test_an_error_that_is_not_the_files_is_not_explained_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a GPU, which copies its numbers while the file is written."""
+    checkpointer = trained(tmp_path)
+    checkpointer.save("model_0000")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match=r"^CUDA error: an illegal memory access"):
+        checkpointer.save("model_0001")
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000.pth"]
+
+
 LIMITED = """
 import resource, signal, sys
 import metabin_plugin

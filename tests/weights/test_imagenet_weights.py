@@ -97,6 +97,12 @@ def wheel_file(width: float) -> tuple[nn.Module, dict[str, Tensor]]:
     return network, {names.get(name, name): value for name, value in state.items()}
 
 
+def wrapped_file(width: float) -> tuple[nn.Module, dict[str, Tensor]]:
+    """As torchreid saves it of a training on several GPUs."""
+    network, state = torchreid_file(width)
+    return network, {f"module.{name}": value for name, value in state.items()}
+
+
 @pytest.mark.parametrize(
     ("make", "width", "depths"),
     [
@@ -105,6 +111,7 @@ def wheel_file(width: float) -> tuple[nn.Module, dict[str, Tensor]]:
         (timm_file, 1.0, ("1.0x", "1.0x-paper")),
         (timm_file, 1.4, ("1.4x-rounded",)),
         (torchreid_file, 1.4, ("1.4x",)),
+        (wrapped_file, 1.4, ("1.4x",)),
         (fastreid_file, 1.0, ("1.0x", "1.0x-paper")),
         (wheel_file, 1.0, ("1.0x", "1.0x-paper")),
     ],

@@ -57,6 +57,7 @@ def test_bad_files_are_refused_by_every_backbone(tmp_path: Path, name: str) -> N
     (tmp_path / "empty.pth").touch()
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     torch.save({"epoch": 3, "model": {"lr": 0.1}}, tmp_path / "numbers.pth")
+    torch.save({3: torch.ones(1)}, tmp_path / "unnamed.pth")
     save_malicious(tmp_path / "evil.pth", tmp_path / "marker")
     save_malicious(tmp_path / "old_evil.pth", tmp_path / "marker", legacy=True)
     for file, words in [
@@ -65,6 +66,7 @@ def test_bad_files_are_refused_by_every_backbone(tmp_path: Path, name: str) -> N
         ("empty.pth", r"empty\.pth is empty"),
         ("list.pth", "does not hold a state dict"),
         ("numbers.pth", "does not hold a state dict"),
+        ("unnamed.pth", "does not hold a state dict"),
         ("evil.pth", r"posix\.system"),
         ("old_evil.pth", r"posix\.system"),
     ]:
