@@ -20,6 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.environment import available_cpus
 from metabin_plugin.errors import STATUS_BASE, DatasetError, RunFolderError
 from metabin_plugin.report.files import write_table
 from metabin_plugin.repository import RECIPES, RENDERER
@@ -141,7 +142,7 @@ def draw(folder: str, seed: int) -> None:
     from demo_data.generate import FolderError, generate
 
     try:
-        generate(Path(folder), seed, 1.0, os.cpu_count() or 1, partial(print, flush=True))
+        generate(Path(folder), seed, 1.0, available_cpus(), partial(print, flush=True))
     except FolderError:
         raise DatasetError(
             f"{folder} holds something else than the demo's people; remove it, or set "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.environment import available_cpus
 from metabin_plugin.errors import STATUS_BASE, ConfigError
 from metabin_plugin.files import make_folder_of, write_whole
 from papertables.rows import Budget, Settings, read_budget, row_file, row_settings
@@ -173,7 +173,7 @@ class Session:
         print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before", flush=True)
         settings = {name: self._experiments.settings(run) for name, run in todo.items()}
         jobs = [self._experiments.job(run) for run in todo.values()]
-        threads = max(1, (os.cpu_count() or 1) // slots)
+        threads = max(1, available_cpus() // slots)
         queue = JobQueue(slots, threads, self._experiments.output)
 
         def started(job: Job) -> bool:
