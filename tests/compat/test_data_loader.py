@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 
 import pytest
 import torch
