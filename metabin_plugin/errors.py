@@ -46,7 +46,7 @@ class CheckpointError(MetaBINError):
 
 
 class NonFiniteError(MetaBINError):
-    """A loss, a gradient or a gate is not a finite number any more."""
+    """A loss, a gradient, a gate or a feature is not a finite number any more."""
 
 
 class SearchError(MetaBINError):

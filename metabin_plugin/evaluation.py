@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from metabin_plugin.data import ReadableDataset, build_reid_test_loader
 from metabin_plugin.data.datasets.base import TestItem
+from metabin_plugin.errors import NonFiniteError
 from metabin_plugin.files import replace_file
 from metabin_plugin.operating_points import (
     TargetPoints,
@@ -160,12 +162,15 @@ class RankingEvaluator(ReidEvaluator):
 
         Raises:
             DatasetError: no query has a match in the gallery.
+            NonFiniteError: an image's features are not finite.
         """
         gathered = comm.gather(self._predictions, dst=0)
         self.reset()
         if not comm.is_main_process():
             return {}
-        results = self.score(_joined(list(itertools.chain.from_iterable(gathered))))
+        images = _joined(list(itertools.chain.from_iterable(gathered)))
+        _require_finite(images.features)
+        results = self.score(images)
         results.points = self._points
         self._warn(results)
         return results
@@ -272,6 +277,17 @@ def _joined(batches: list[dict[str, Any]]) -> Images:
     return Images(features, identities.numpy(), cameras.numpy())
 
 
+def _require_finite(features: Tensor) -> None:
+    # Infinite or NaN where one of the row is, and nothing of the size of all.
+    largest = torch.linalg.vector_norm(features, math.inf, dim=1)
+    count = int((~largest.isfinite()).sum())
+    if count:
+        raise NonFiniteError(
+            f"The network gives {count} of {len(features)} images features that are not finite; "
+            "evaluate other MODEL.WEIGHTS, or train with a lower SOLVER.BASE_LR"
+        )
+
+
 def _count_copies(query: Images, gallery: Images) -> int:
     """Number of queries with the features of a gallery image of their person, another camera's."""
     entries = LabelledGallery(gallery.identities, gallery.cameras)
@@ -359,7 +375,8 @@ def score(cfg: CfgNode, query: Images, gallery: Images) -> OrderedDict[str, floa
 
     Returns:
         ``Rank-1``, ``Rank-5``, ``Rank-10``, ``mAP``, ``mINP`` and ``metric``, the mean of ``mAP``
-        and ``Rank-1``, in percent; with the ROC curve, true-positive rates in [0, 1]. After them
+        and ``Rank-1``, in percent; with the ROC curve, true-positive rates in [0, 1], unless the
+        gallery shows nobody but the queries' own people, which defines none. After them
         ``queries``, the number of queries that these metrics are of, and ``left_out``, the number
         of the others: no gallery image shows their person under another camera.
 
@@ -419,6 +436,12 @@ def _true_positive_rates(distances: np.ndarray, labels: tuple[np.ndarray, ...]) 
     from sklearn.metrics import roc_curve
 
     scores, is_other = evaluate_roc(distances, *labels)
+    if not is_other.any():
+        logger.warning(
+            "TEST.ROC.ENABLED: no query is compared with an image of another person, so there are "
+            "no true-positive rates"
+        )
+        return {}
     false_rates, true_rates, _ = roc_curve(is_other, scores)
     return {
         f"TPR@FPR={rate:.0e}": true_rates[np.argmin(np.abs(false_rates - rate))]
@@ -450,17 +473,17 @@ class SplitResults(TargetResults):
     @property
     def mean(self) -> dict[str, float]:
         """Mean of each metric."""
-        return {name: self[name] for name in self.splits[0]}
+        return {name: self[name] for name in self.splits[0] if name in self}
 
     @property
     def std(self) -> dict[str, float]:
         """Sample standard deviation (n - 1) of each metric."""
-        return {name: self[name + STD_SUFFIX] for name in self.splits[0]}
+        return {name: self[name + STD_SUFFIX] for name in self.mean}
 
 
 def over_splits(splits: Sequence[Mapping[str, float]]) -> SplitResults:
-    """Summarize the metrics of at least two splits."""
-    names = list(splits[0])
+    """Summarize the metrics of at least two splits, those that all of them have."""
+    names = [name for name in splits[0] if all(name in split for split in splits)]
     values = {name: np.array([float(split[name]) for split in splits]) for name in names}
     results = SplitResults((name, float(values[name].mean())) for name in names)
     results.update((name + STD_SUFFIX, float(values[name].std(ddof=1))) for name in names)

@@ -33,7 +33,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     os.close(handle)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+    raise _not_regular(path)
 
 
 def is_file_name(name: object) -> bool:
@@ -73,6 +73,19 @@ def name_on_disk(text: str) -> str:
     return text
 
 
+def _not_regular(path: str | os.PathLike[str]) -> OSError:
+    return OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+
+
+def _is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something else than a file or folder, as /dev/null or /dev/stdout is."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside the one it replaces, and rename it when it is complete.
 
@@ -85,9 +98,11 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
         write: writes the content into the open binary file that it is given.
 
     Raises:
-        OSError: the file cannot be written, and ``path`` is as it was. Exceptions of ``write``
-            pass on in the same way.
+        OSError: the file cannot be written, or ``path`` is a device, pipe or socket, and is as it
+            was. Exceptions of ``write`` pass on in the same way.
     """
+    if _is_special(path):
+        raise _not_regular(path)
     partial = f"{os.fspath(path)}.partial"
     try:
         with suppress(FileNotFoundError):
@@ -141,10 +156,13 @@ def check_file(path: Path, option: str, error: type[MetaBINError]) -> None:
     Args:
         path: the file.
         option: what names it, for the sentence.
-        error: what to raise where it is a folder, or there can be no folder for it.
+        error: what to raise where it is a folder, device, pipe or socket, or there can be no folder
+            for it.
     """
     if path.is_dir():
         raise error(f"{option} {path} is a folder; give the path of a file")
+    if _is_special(path):
+        raise error(f"{option} {path} is not a regular file; give the path of one")
     make_folder_of(path, error)
 
 
@@ -161,6 +179,28 @@ def check_not_read(
     """
     if path.exists() and any(os.path.exists(one) and os.path.samefile(path, one) for one in read):
         raise error(f"{option} {path} is a file that is read; give another path")
+
+
+def check_table(path: Path, columns: Iterable[str], option: str, error: type[MetaBINError]) -> None:
+    """Refuse to write a table over a file that is there and is not an earlier one of its kind.
+
+    Args:
+        path: a CSV file whose name follows from another file's.
+        columns: the names of its columns.
+        option: what names that other file, for the sentence.
+        error: what to raise where another file is in its place: a manifest for example.
+    """
+    try:
+        with open_regular(path) as file:
+            found = file.readline(1 << 16)
+    except FileNotFoundError:
+        return
+    except OSError:
+        found = b"?"
+    if found and found.rstrip(b"\r\n") != ",".join(columns).encode():
+        raise error(
+            f"{option} would put its numbers into {path}, which is another file; give another path"
+        )
 
 
 def make_folder_of(path: Path, error: type[MetaBINError]) -> None:

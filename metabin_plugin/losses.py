@@ -121,9 +121,9 @@ def scatter_loss(features: Tensor, domains: Tensor, average: str = "sample") -> 
 
 
 def _unit_rows(rows: Tensor) -> Tensor:
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    # A row of zeros is divided by 1.
-    return rows / F.threshold(lengths, 0, 1)
+    squares = rows.square().sum(dim=1, keepdim=True)
+    # A row of zeros is divided by 1. Of its norm PyTorch's second derivative is NaN.
+    return rows * F.threshold(squares, 0, 1).rsqrt()
 
 
 def shuffle_loss(

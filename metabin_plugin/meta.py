@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metabin_plugin.norm import MixedNorm2d, SynchronizedBatchNorm2d
 from metabin_plugin.norm.formula import clip_
 
 # By parameter name, or by loss.
 Tensors = dict[str, Tensor]
+# Of norm layers that leave running statistics alone where `track_running_stats` is off; a subclass
+# (GhostBN of fastreid) may move its own all the same.
+_HOLDING = {
+    layer.forward for layer in (_BatchNorm, nn.SyncBatchNorm, MixedNorm2d, SynchronizedBatchNorm2d)
+}
 # Of gradients, in the order of the shares.
 SIGNS = ("positive", "negative")
 
@@ -421,7 +427,7 @@ def _copied_buffers(module: nn.Module) -> dict[str, Tensor]:
     return {
         f"{name}.{buffer_name}" if name else buffer_name: buffer.clone()
         for name, part in module.named_modules()
-        if not isinstance(part, _BatchNorm)
+        if type(part).forward not in _HOLDING
         for buffer_name, buffer in part.named_buffers(recurse=False)
     }
 

@@ -54,6 +54,8 @@ FALSE_POSITIVE_RATES = (1e-1, 1e-2)
 BLOCK_ELEMENTS = 2**18
 _LOW_BITS = 12
 _LOW_VALUES = 2**_LOW_BITS
+# Of a hundred cameras with one another; each pair is a pass of its own, and a line in a file.
+MOST_PAIRS = 10_000
 # Thresholds among which a resampled one is chosen; and how far beyond the wanted rate they reach.
 _GRID, _REACH = 256, 4
 _NAN = float("nan")
@@ -62,6 +64,8 @@ Array = NDArray[np.generic]
 Counts = NDArray[np.int64]
 Distances = NDArray[np.float32]
 Positions = NDArray[np.int64]
+# Of a query and of a gallery entry.
+Cameras = tuple[int, int]
 
 
 class Labelled(Protocol):
@@ -128,18 +132,29 @@ class OperatingPoints(NamedTuple):
         }
 
 
+NO_COMPARISONS = OperatingPoints(
+    [_NAN] * len(FALSE_MATCH_RATES),
+    [_NAN] * len(FALSE_MATCH_RATES),
+    *(_NAN, _NAN, 0, 0),
+    [_NAN] * len(FALSE_POSITIVE_RATES),
+    [_NAN] * len(FALSE_POSITIVE_RATES),
+    *(0, 0),
+)
+
+
 class TargetPoints(NamedTuple):
     """Figures of a target, as a whole and by camera.
 
     Attributes:
         whole: of all comparisons.
-        pairs: by the cameras of query and gallery: as if the gallery were that camera's.
+        pairs: by the cameras of query and gallery: as if the gallery were that camera's; empty
+            where there are more than ``MOST_PAIRS`` of them.
         same: distances of the same person.
         different: distances of different people.
     """
 
     whole: OperatingPoints
-    pairs: dict[tuple[int, int], OperatingPoints]
+    pairs: dict[Cameras, OperatingPoints]
     same: DistanceCounts
     different: DistanceCounts
 
@@ -346,7 +361,8 @@ def operating_points(
         strangers: further queries, of people who are not in the gallery. They count for DIR alone.
 
     Returns:
-        The figures of all comparisons, and of each pair of cameras of a query and a gallery image.
+        The figures of all comparisons, and of each pair of cameras of a query and a gallery image,
+        unless there are more than ``MOST_PAIRS`` pairs.
 
     Raises:
         ValueError: a stranger is in the gallery, a distance is NaN, or the metric is unknown.
@@ -354,8 +370,8 @@ def operating_points(
     compared = _Comparisons(query, gallery, metric, strangers)
     same, different = DistanceCounts(), DistanceCounts()
     answers = _Answers(compared.probes)
-    pairs = {}
-    for cameras in compared.pairs:
+    figures = {}
+    for cameras in compared.parts:
         own_same, own_different = DistanceCounts(), DistanceCounts()
         of_pair = _Answers(compared.probes)
         for piece in compared.pieces(cameras):
@@ -367,43 +383,42 @@ def operating_points(
         answers.improve(of_pair)
         same.add_counts(own_same)
         different.add_counts(own_different)
-        pairs[cameras] = OperatingPoints(
+        figures[cameras] = OperatingPoints(
             *_verification(own_same, own_different, partial(compared.pieces, cameras)),
             *of_pair.rates(),
         )
-    if len(pairs) == 1:
-        # What the second pass counted is in the pair's.
-        (whole,), same, different = pairs.values(), own_same, own_different
+    if len(figures) == 1:
+        # What the second pass counted is in the only part's.
+        (whole,), same, different = figures.values(), own_same, own_different
     else:
         whole = OperatingPoints(
             *_verification(same, different, compared.all_pieces), *answers.rates()
         )
+    pairs = {cameras: points for cameras, points in figures.items() if cameras is not None}
     return TargetPoints(whole, pairs, same, different)
 
 
 class _Piece(NamedTuple):
-    """Some queries of one camera beside all gallery entries of one.
+    """Some queries beside all gallery entries that they are compared with.
 
     Attributes:
         rows: positions of the queries (B,).
         columns: positions of the entries (G,).
         distances: of each to each (B, G).
         same_person: whether both show one person (B, G).
-        same_camera: whether the two cameras are one.
+        mates: whether they do and are of two cameras (B, G); where all are, ``same_person`` itself.
     """
 
     rows: Positions
     columns: Positions
     distances: Distances
     same_person: NDArray[np.bool_]
-    same_camera: bool
+    mates: NDArray[np.bool_]
 
     @property
     def same(self) -> Distances:
         """Distances of the same person (N,)."""
-        if self.same_camera:
-            return np.zeros(0, np.float32)
-        return self.distances[self.same_person]
+        return self.distances[self.mates]
 
     @property
     def different(self) -> Distances:
@@ -412,7 +427,13 @@ class _Piece(NamedTuple):
 
 
 class _Comparisons:
-    """All comparisons, in pieces of little memory, by pairs of cameras."""
+    """All comparisons, in pieces of little memory.
+
+    Attributes:
+        probes: number of queries, strangers included.
+        parts: the pairs of cameras, which have all comparisons between them; where they are more
+            than ``MOST_PAIRS``, None alone, which stands for all cameras.
+    """
 
     def __init__(
         self, query: Labelled, gallery: Labelled, metric: str, strangers: Labelled | None = None
@@ -424,32 +445,39 @@ class _Comparisons:
         self._metric = metric
         self.probes = sum(len(side.identities) for side in sides)
         seen = np.unique(np.concatenate([side.cameras for side in sides])).tolist()
-        self.pairs: list[tuple[int, int]] = list(
-            itertools.product(seen, np.unique(gallery.cameras).tolist())
+        held = np.unique(gallery.cameras).tolist()
+        are_too_many = len(seen) * len(held) > MOST_PAIRS
+        self.parts: list[Cameras | None] = (
+            [None] if are_too_many else [*itertools.product(seen, held)]
         )
 
-    def pieces(self, cameras: tuple[int, int], of_strangers: bool = False) -> Iterator[_Piece]:
-        """Compare the queries of one camera, or the strangers, with the entries of another."""
-        side = self._strangers if of_strangers else self._query
+    def pieces(self, cameras: Cameras | None, of_strangers: bool = False) -> Iterator[_Piece]:
+        """Compare the queries, or the strangers, with the entries: those of a part."""
+        side, gallery = self._strangers if of_strangers else self._query, self._gallery
         if side is None:
             return
-        rows = np.flatnonzero(side.cameras == cameras[0])
-        columns = np.flatnonzero(self._gallery.cameras == cameras[1])
-        identities = self._gallery.identities[columns]
+        if cameras is None:
+            rows, columns = np.arange(len(side.cameras)), np.arange(len(gallery.cameras))
+        else:
+            rows = np.flatnonzero(side.cameras == cameras[0])
+            columns = np.flatnonzero(gallery.cameras == cameras[1])
+        identities, elsewhere = gallery.identities[columns], gallery.cameras[columns]
         step = max(1, BLOCK_ELEMENTS // len(columns))
-        features = side.features[rows], self._gallery.features[columns]
+        features = side.features[rows], gallery.features[columns]
         for chunk in distance_chunks(*features, self._metric):
             ready, rows = rows[: len(chunk)], rows[len(chunk) :]
             distances = chunk.float().cpu().numpy()
             for start in range(0, len(chunk), step):
                 some = ready[start : start + step]
                 same_person = side.identities[some][:, None] == identities
-                piece = distances[start : start + step]
-                yield _Piece(some, columns, piece, same_person, cameras[0] == cameras[1])
+                mates = same_person
+                if cameras is None or cameras[0] == cameras[1]:
+                    mates = same_person & (side.cameras[some][:, None] != elsewhere)
+                yield _Piece(some, columns, distances[start : start + step], same_person, mates)
 
     def all_pieces(self) -> Iterator[_Piece]:
         """Compare all queries with all entries."""
-        return itertools.chain.from_iterable(map(self.pieces, self.pairs))
+        return itertools.chain.from_iterable(map(self.pieces, self.parts))
 
 
 class _Answers:
@@ -469,17 +497,17 @@ class _Answers:
     def add(self, piece: _Piece, places: Positions) -> None:
         """Take up the answers of a piece's queries, whose numbers here are ``places``."""
         distances = piece.distances
-        if piece.same_camera:
-            distances = np.where(piece.same_person, np.float32(np.inf), distances)
+        if piece.mates is not piece.same_person:
+            discarded = piece.same_person & ~piece.mates
+            distances = np.where(discarded, np.float32(np.inf), distances)
         # The first of equal distances.
         nearest = distances.argmin(1)
         each = np.arange(len(nearest))
         self._asked[places] = True
         self._distances[places] = distances[each, nearest]
         self._entries[places] = piece.columns[nearest]
-        if not piece.same_camera:
-            self._mated[places] = piece.same_person.any(1)
-            self._right[places] = piece.same_person[each, nearest]
+        self._mated[places] = piece.mates.any(1)
+        self._right[places] = piece.mates[each, nearest]
 
     def improve(self, other: _Answers) -> None:
         """Take the nearer entry of two, and of equally near ones the first of the gallery."""

@@ -376,10 +376,13 @@ def standardize_by_camera(features: Tensor, cameras: ArrayLike) -> Tensor:
             f"{labels.shape}"
         )
     result = torch.empty_like(features)
-    numbers, counts = np.unique(labels, return_counts=True)
-    for number, count in zip(numbers, counts, strict=True):
-        own = torch.from_numpy(np.flatnonzero(labels == number))
-        rows = own if count > 1 else torch.arange(len(labels))
+    _, number, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    of_cameras = np.split(np.argsort(number, kind="stable"), counts.cumsum()[:-1])
+    alone = np.flatnonzero(counts[number] == 1)
+    groups = [(own, own) for own in of_cameras if len(own) > 1]
+    # Together, for each of them looks at all images.
+    groups += [(alone, np.arange(len(labels)))] if len(alone) else []
+    for own, rows in (map(torch.from_numpy, group) for group in groups):
         width = max(1, CHUNK_ELEMENTS // len(rows))
         for start in range(0, features.shape[1], width):
             part = slice(start, start + width)

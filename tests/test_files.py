@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 import pytest
 
-from metabin_plugin.files import is_file_name, open_regular, replace_file
+from metabin_plugin.errors import MetaBINError
+from metabin_plugin.files import check_file, is_file_name, open_regular, replace_file
 from tests.full_disk import full_disk
 
 
@@ -138,6 +139,22 @@ def test_a_link_that_appears_in_the_meantime_is_not_followed(
     with pytest.raises(FileExistsError):
         replace_file(tmp_path / "file", lambda file: file.write(b"new"))
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_device_or_pipe_is_not_replaced(tmp_path: Path, through_a_link: bool) -> None:
+    """As root a rename would put a file in the place of /dev/null, or of the link /dev/stdout."""
+    pipe, path = tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    (path.symlink_to if through_a_link else path.hardlink_to)(pipe)
+    with pytest.raises(OSError, match="Not a regular file"):
+        replace_file(path, lambda file: file.write(b"new"))
+    with pytest.raises(
+        MetaBINError, match=r"--output .* is not a regular file; give the path of one"
+    ):
+        check_file(path, "--output", MetaBINError)
+    assert path.is_fifo() and path.is_symlink() == through_a_link
+    assert sorted(os.listdir(tmp_path)) == ["file", "pipe"]
 
 
 def test_a_regular_file_is_opened_by_any_path(tmp_path: Path) -> None:

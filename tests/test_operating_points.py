@@ -180,6 +180,29 @@ def test_small_sets_with_ties_equal_a_loop(
         check(pair, Oracle(query, gallery, strangers, cameras))
 
 
+@settings(max_examples=50)
+@given(images(4, min_size=0, max_size=14), images(4, min_size=1, max_size=14), st.integers(0, 14))
+def test_many_cameras_are_not_told_apart(query: Side, gallery: Side, count: int) -> None:
+    """Who numbers each image's camera has as many pairs of them as comparisons."""
+    strangers = side([(place % 7, 100 + place, place % 3) for place in range(count)])
+    with mock.patch.object(points, "MOST_PAIRS", 0):
+        found = operating_points(query, gallery, "euclidean", strangers)
+        threshold = propose_threshold(query, gallery, "euclidean", 0.1, resamplings=3)
+    check(found.whole, Oracle(query, gallery, strangers, None))
+    assert found.pairs == {}
+    by_pairs = propose_threshold(query, gallery, "euclidean", 0.1, resamplings=3)
+    np.testing.assert_equal(threshold, by_pairs)
+
+
+def test_a_camera_for_each_image_takes_no_pass_for_each_pair() -> None:
+    places = range(150)
+    query, gallery = (side([(p, p % 50, p + first) for p in places]) for first in (0, 150))
+    with mock.patch.object(points, "distance_chunks", wraps=ranking.distance_chunks) as passes:
+        found = operating_points(query, gallery, "euclidean")
+    assert passes.call_count == 2
+    assert (found.whole.same, found.whole.different) == (150 * 3, 150 * 147)
+
+
 @pytest.mark.parametrize("places", [40, 100_000])
 def test_every_rate_equals_a_loop_where_it_can_be_told(places: int) -> None:
     random = np.random.default_rng(places)

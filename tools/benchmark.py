@@ -24,6 +24,8 @@ from pathlib import Path
 
 import metabin_plugin
 from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.errors import ConfigError
+from metabin_plugin.files import check_file, write_whole
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "projects" / "Benchmarks"))
 
@@ -64,15 +66,19 @@ def main() -> None:
     benchmark.add_arguments(parser)
     args = parser.parse_args(chosen.arguments)
     with run_cli():
+        if args.json:
+            # Before minutes of measuring.
+            check_file(args.json, "--json", ConfigError)
         if chosen.benchmark == "gpu":
             # It writes what it measures as it comes.
             benchmark.run(args)
             return
         machine = describe()
         result = benchmark.run(args)
-    print(f"{machine}\n\n{result.text()}")
-    if args.json:
-        args.json.write_text(to_json(result, chosen.benchmark, machine), encoding="utf-8")
+        print(f"{machine}\n\n{result.text()}")
+        if args.json:
+            content = to_json(result, chosen.benchmark, machine).encode()
+            write_whole(args.json, lambda file: file.write(content), ConfigError)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.environment import available_cpus
+from metabin_plugin.files import reason
 from metabin_plugin.repository import RENDERER
 
 
@@ -28,9 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         generate(options.output, options.seed, options.scale, max(1, options.workers), _report)
     except FolderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(
+            f"{options.output} cannot be filled ({reason(error)}); choose another --output, with "
+            "space to write"
+        )
     return 0
+
+
+def _refuse(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
 
 
 def _report(line: str) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import sys
 from argparse import REMAINDER, ArgumentParser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from metabin_plugin.environment import available_cpus
 from metabin_plugin.repository import config_path
 
 Describe = Callable[[ArgumentParser], None]
@@ -102,7 +102,7 @@ def check(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_natural,
-        default=os.cpu_count() or 1,
+        default=available_cpus(),
         help="processes that read images (all cores); 0 reads in this one",
     )
     parser.add_argument(
@@ -545,14 +545,17 @@ def _of_pairs(word: str) -> str:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(number) for number in text.split(",")]
+        # One that is named twice is meant once.
+        return list(dict.fromkeys(int(number) for number in text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of whole numbers; give 3,17 for example"
+            f"{text!r} is not a list of whole numbers; give 3,17 for example"
         ) from None
 
 
 def _natural(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be; give a whole number, 0 or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of 0 or more; give 4 for example"
+        )
     return int(text)

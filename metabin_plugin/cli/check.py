@@ -7,6 +7,7 @@ from argparse import Namespace
 from metabin_plugin.data.check import Report, check_configured, check_named, drop_images
 from metabin_plugin.data.manifest import is_manifest
 from metabin_plugin.engine import check_data_keys, read_config
+from metabin_plugin.errors import ConfigError
 from metabin_plugin.text import shown, visible
 
 
@@ -33,6 +34,11 @@ def run(options: Namespace) -> int:
 def check(options: Namespace) -> tuple[list[str], Report]:
     """Names of the datasets and manifests, and the report on them."""
     if options.datasets:
+        if options.opts:
+            raise ConfigError(
+                f"KEY VALUE pairs {shown(' '.join(options.opts))} change a config, and --datasets "
+                "are checked without one; leave them out, or give --config-file"
+            )
         return options.datasets, check_named(options.datasets, options.workers)
     cfg = read_config(options.config_file, options.opts)
     check_data_keys(cfg)

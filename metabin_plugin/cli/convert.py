@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from metabin_plugin.errors import CheckpointError
-from metabin_plugin.files import reason, replace_file
+from metabin_plugin.files import check_not_read, reason, replace_file
 from metabin_plugin.modeling.backbones import RESNET
 from metabin_plugin.weights.authors_checkpoint import (
     PIXEL_ENTRY,
@@ -20,7 +21,12 @@ from metabin_plugin.weights.files import read_weight_file
 
 
 def run(options: Namespace) -> None:
-    """Read, convert, write, and print what was done."""
+    """Read, convert, write, and print what was done.
+
+    Raises:
+        CheckpointError: the output is the input, of which some entries would be lost.
+    """
+    check_not_read(Path(options.output), "OUTPUT", [options.input], CheckpointError)
     checkpoint = read_weight_file(options.input)
     convert = to_authors if options.to == "authors" else from_authors
     conversion = convert(checkpoint, options.input)

@@ -22,6 +22,7 @@ from tabulate import tabulate
 from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.environment import available_cpus
 from metabin_plugin.errors import STATUS_BASE, DatasetError, RunFolderError
+from metabin_plugin.files import make_folder_of, reason, write_whole
 from metabin_plugin.report.files import write_table
 from metabin_plugin.repository import RECIPES, RENDERER
 from metabin_plugin.run_folder import trace_of_run
@@ -143,6 +144,11 @@ def draw(folder: str, seed: int) -> None:
 
     try:
         generate(Path(folder), seed, 1.0, available_cpus(), partial(print, flush=True))
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be filled with the demo's people ({reason(error)}); run the demo "
+            "where there is space to write, or set FASTREID_DATASETS to the data to take"
+        ) from error
     except FolderError:
         raise DatasetError(
             f"{folder} holds something else than the demo's people; remove it, or set "
@@ -160,7 +166,8 @@ def compare(options: Namespace) -> None:
     }
 
     table = results_table({method: list(seeds.values()) for method, seeds in runs.items()})
-    (options.output / "results.md").write_text(table + "\n", encoding="utf-8")
+    content = f"{table}\n".encode()
+    write_whole(options.output / "results.md", lambda file: file.write(content), RunFolderError)
     write_csv(runs, options.output / "results.csv")
 
     folder = run_folder(options.output, "MetaBIN", options.seeds[0])
@@ -173,7 +180,12 @@ def compare(options: Namespace) -> None:
 
 
 def check_output(options: Namespace) -> None:
-    """Refuse an output folder with runs in it, unless they are gone on with."""
+    """Refuse an output folder with runs in it, unless they are gone on with, before any is drawn.
+
+    Raises:
+        RunFolderError: it holds runs, or can be neither found nor made.
+    """
+    make_folder_of(options.output / "results.md", RunFolderError)
     methods = ("pretraining", *CONFIGS)
     runs = [run_folder(options.output, name, seed) for name in methods for seed in options.seeds]
     for folder in runs:

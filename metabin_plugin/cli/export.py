@@ -24,7 +24,7 @@ from metabin_plugin.deploy.export import (
 )
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import ExportError
-from metabin_plugin.files import check_file, write_whole
+from metabin_plugin.files import check_file, check_not_read, write_whole
 
 # Config keys that the file's metadata repeats.
 KEYS = (
@@ -47,6 +47,8 @@ def run(options: Namespace) -> None:
     output = Path(options.output)
     check_file(output, "--output", ExportError)
     cfg = read_config(options.config_file, options.opts)
+    read = filter(None, (options.config_file, cfg.MODEL.WEIGHTS))
+    check_not_read(output, "--output", read, ExportError)
     network = network_to_export(cfg)
     size = image_size(cfg)
     folding = fold_network(network, size, cfg.METABIN.FOLD_TOLERANCE)

@@ -340,7 +340,7 @@ def _rows_of(gallery: Gallery, given: Sequence[str], index: Path) -> np.ndarray:
     """
     folder = gallery.header.folder
     # An empty path, which has no way from anywhere, is what an unset variable of a shell gives.
-    paths = [os.path.relpath(path, folder) if folder and path else path for path in given]
+    paths = [_way(path, folder) if folder and path else path for path in given]
     real = [_through_links(path, folder) if folder and path else path for path in given]
     meant: dict[str, list[int]] = {name: [] for name in (*given, *paths, *real)}
     for row, name in enumerate(gallery.names):
@@ -357,10 +357,19 @@ def _rows_of(gallery: Gallery, given: Sequence[str], index: Path) -> np.ndarray:
     return np.unique(np.array([row for rows in found for row in rows], np.int64))
 
 
+def _way(path: str, folder: str) -> str:
+    """The way from a folder to a path."""
+    try:
+        return os.path.relpath(path, folder)
+    # On Windows there is none to another drive.
+    except ValueError:
+        return path
+
+
 def _through_links(path: str, folder: str) -> str:
     """The way from a folder to an image, which may itself be a link, whatever they are called."""
     place, name = os.path.split(path)
-    way = os.path.relpath(os.path.realpath(place), os.path.realpath(folder))
+    way = _way(os.path.realpath(place), os.path.realpath(folder))
     return os.path.normpath(os.path.join(way, name))
 
 

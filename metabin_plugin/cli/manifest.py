@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,12 +154,17 @@ def people_to_test(photographs: Sequence[Photograph], options: Namespace) -> set
         return hold_out(photographs, share, options.seed)
     tested = [text_of(name) for name in options.test_domains]
     domains = sorted({photograph.domain for photograph in photographs} - {""})
+    if not domains:
+        raise DatasetError(
+            "--test-domains is given, but no path was read as having a domain; say by --layout "
+            "where in the paths {domain} is, or leave it out"
+        )
     strange = [name for name in tested if name not in domains]
     if strange or set(domains) == set(tested):
         what = f"names {strange[0]}, which is not one" if strange else "names all"
         raise DatasetError(
-            f"--test-domains {what} of the domains, {', '.join(domains) or 'of which there are 0'};"
-            " name some, and leave one to train on"
+            f"--test-domains {what} of the domains, {', '.join(domains)}; name some, and leave one "
+            "to train on"
         )
     return {p.person for p in photographs if p.domain in tested}
 
@@ -203,5 +209,5 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
     make_folder_of(options.output, DatasetError)
     write_whole(options.output, lambda file: file.write(manifest), DatasetError)
     print(f"{options.output}: {len(photographs):,} images")
-    data = f"--config-file {options.config}" if options.config else f"--datasets {options.output}"
-    print(f"next: metabin check {data}")
+    data = ("--config-file", options.config) if options.config else ("--datasets", options.output)
+    print(f"next: {shlex.join(map(str, ('metabin', 'check', *data)))}")

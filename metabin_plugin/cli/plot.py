@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastreid.config import CfgNode
 
-from metabin_plugin.data.build import datasets_root
-from metabin_plugin.data.manifest import find_manifest, is_manifest
 from metabin_plugin.engine import trained_network
-from metabin_plugin.files import check_not_read
+from metabin_plugin.files import check_table
 from metabin_plugin.report.embeddings import (
     Panel,
     choose,
@@ -53,14 +51,38 @@ from metabin_plugin.weights.files import read_weight_file
 
 Panels = Mapping[str, Mapping[str, Panel]]
 
-GRADIENT_COLUMNS = ("iteration", "term", "batches", "gates")
-GRADIENT_NUMBERS = ("positive", "negative", "zero", "mean")
+_OF_GRADIENTS = ("positive", "negative", "zero", "mean")
+# Columns of the tables behind a figure, by what their names end in.
+TABLES: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "embeddings": {
+        "": ("network", "target", "role", "identity", "camera", "x", "y"),
+        "distances": ("network", "target", "matches", "match_distance", "distance", "ratio"),
+    },
+    "gates": {
+        "": ("network", "layer", *COLUMNS),
+        "parts": ("network", "part", "layers", *COLUMNS),
+        "histogram": ("network", "from", "to", "share"),
+    },
+    "gate-gradients": {
+        "": ("iteration", "term", "batches", "gates", *_OF_GRADIENTS, "std_of_positive"),
+        "layers": ("iteration", "term", "layer", "batches", "gates", *_OF_GRADIENTS),
+    },
+    "training": {"": ("run", "scalar", "iteration", "value")},
+}
 
 
 def run(options: Namespace) -> None:
     """Draw the figure that was asked for."""
     check_output(options.output)
+    option = f"--output {options.output}"
+    for what, columns in TABLES[options.figure].items():
+        check_table(beside(options.output, what), columns, option, FigureError)
     FIGURES[options.figure](options)
+
+
+def _write(options: Namespace, what: str, rows: Iterable[Sequence[object]]) -> None:
+    """Write one of the tables behind the figure."""
+    write_table(beside(options.output, what), TABLES[options.figure][what], rows)
 
 
 def plot_embeddings(options: Namespace) -> None:
@@ -72,14 +94,12 @@ def plot_embeddings(options: Namespace) -> None:
     targets = options.datasets or list(configs[0].DATASETS.TESTS)
     if not targets:
         raise FigureError("DATASETS.TESTS is empty; name targets by --datasets")
-    manifests = [find_manifest(name, datasets_root()) for name in targets if is_manifest(name)]
-    for path in (beside(options.output), beside(options.output, "distances")):
-        check_not_read(path, "--output", manifests, FigureError)
     panels = {
         label: map_targets(cfg, targets, options.identities)
         for label, cfg in zip(labels, configs, strict=True)
     }
-    _write_embeddings(panels, options.output)
+    _write(options, "", _places(panels))
+    _write(options, "distances", _distances(panels))
     save_figure(draw_maps(panels, options.lines), options.output)
 
 
@@ -92,14 +112,6 @@ def map_targets(cfg: CfgNode, targets: Sequence[str], identities: int) -> dict[s
         chosen = choose(whole, identities)
         panels[name] = Panel(chosen, *neighbour_map(chosen), query_distances(whole))
     return panels
-
-
-def _write_embeddings(panels: Panels, figure: Path) -> None:
-    """Write the two CSV files of a figure."""
-    columns = ["network", "target", "role", "identity", "camera", "x", "y"]
-    write_table(beside(figure), columns, _places(panels))
-    columns = ["network", "target", "matches", "match_distance", "distance", "ratio"]
-    write_table(beside(figure, "distances"), columns, _distances(panels))
 
 
 def _places(panels: Panels) -> Iterator[list[object]]:
@@ -126,31 +138,30 @@ def plot_gates(options: Namespace) -> None:
     labels = label_paths(options.checkpoints, options.labels)
     gates = map(read_gates, options.checkpoints)
     networks = dict(zip(labels, gates, strict=True))
-    _write_gates(networks, options.output)
+    for what, rows in _gate_rows(networks).items():
+        _write(options, what, rows)
     save_figure(draw_gates(networks), options.output)
 
 
-def _write_gates(networks: dict[str, Gates], figure: Path) -> None:
-    """Write the three CSV files of a figure."""
-    layers = [
+def _gate_rows(networks: dict[str, Gates]) -> dict[str, list[list[object]]]:
+    """Rows of the three tables: of layers, parts and histograms."""
+    layers: list[list[object]] = [
         [network, name, *summary(gate)]
         for network, gates in networks.items()
         for name, gate in gates.items()
     ]
-    write_table(beside(figure), ["network", "layer", *COLUMNS], layers)
-    parts = [
+    parts: list[list[object]] = [
         [network, name, len(part), *summary(all_gates(part))]
         for network, gates in networks.items()
         for name, part in gates_of_parts(gates).items()
     ]
-    write_table(beside(figure, "parts"), ["network", "part", "layers", *COLUMNS], parts)
-    bins = [
+    bins: list[list[object]] = [
         [network, edges[i], edges[i + 1], share]
         for network, gates in networks.items()
         for shares, edges in [histogram(gates)]
         for i, share in enumerate(shares)
     ]
-    write_table(beside(figure, "histogram"), ["network", "from", "to", "share"], bins)
+    return {"": layers, "parts": parts, "histogram": bins}
 
 
 def plot_gate_gradients(options: Namespace) -> None:
@@ -167,7 +178,8 @@ def plot_gate_gradients(options: Namespace) -> None:
         )
         measured[iteration] = measure_gradients(network, cfg.METABIN.META_TRAIN_LOSSES, batches)
         print_shares(path, measured[iteration])
-    _write_gradients(measured, options.output)
+    _write(options, "", _term_rows(measured))
+    _write(options, "layers", _layer_rows(measured))
     save_figure(draw_gradients(measured), options.output)
 
 
@@ -203,14 +215,6 @@ def print_shares(path: Path, terms: dict[str, TermGradients]) -> None:
         print(f"  {name:8} {positive:6.1%} positive {negative:6.1%} negative {zero:6.1%} zero")
 
 
-def _write_gradients(measured: Curve, figure: Path) -> None:
-    """Write the two CSV files of a figure."""
-    columns = [*GRADIENT_COLUMNS, *GRADIENT_NUMBERS, "std_of_positive"]
-    write_table(beside(figure), columns, _term_rows(measured))
-    columns = [*GRADIENT_COLUMNS[:2], "layer", *GRADIENT_COLUMNS[2:], *GRADIENT_NUMBERS]
-    write_table(beside(figure, "layers"), columns, _layer_rows(measured))
-
-
 def _term_rows(measured: Curve) -> Iterator[list[object]]:
     for iteration, terms in measured.items():
         for name, term in terms.items():
@@ -239,7 +243,7 @@ def plot_training(options: Namespace) -> None:
         for run, scalars in runs.items()
         for iteration, value in sorted(scalars.get(name, {}).items())
     ]
-    write_table(beside(options.output), ["run", "scalar", "iteration", "value"], rows)
+    _write(options, "", rows)
     save_figure(draw_curves(runs, names), options.output)
 
 

@@ -88,7 +88,15 @@ def run(options: Namespace) -> None:
     if options.threshold is not None and math.isnan(options.threshold):
         raise SearchError("--threshold is nan; give a distance, or inf for any")
     if options.sheet and sheet.suffix.lower() != ".png":
-        raise SearchError(f"--sheet {sheet} is no path of a contact sheet; give one ending in .png")
+        raise SearchError(
+            f"--sheet {sheet} is not the path of a contact sheet; give one ending in .png"
+        )
+    # An empty one is taken for CSV, too.
+    if options.output.suffix.lower() not in ("", ".csv", ".json"):
+        raise SearchError(
+            f"--output {options.output} is not the path of a table; give one ending in .csv, or "
+            "in .json for JSON"
+        )
     if sheet == options.output:
         raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
     check_file(sheet, "--sheet", SearchError)

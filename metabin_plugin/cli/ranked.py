@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from metabin_plugin.data.build import build_nonempty_dataset
-from metabin_plugin.data.manifest import is_manifest
 from metabin_plugin.engine import read_config
 from metabin_plugin.errors import SearchError
 from metabin_plugin.evaluation import Images
-from metabin_plugin.files import check_file, check_not_read, write_whole
+from metabin_plugin.files import check_file, check_not_read, check_table, write_whole
 from metabin_plugin.search.features import Describer
 from metabin_plugin.search.ranked_lists import (
     GREEN,
@@ -44,16 +43,15 @@ def run(options: Namespace) -> None:
             raise SearchError(f"--{name} is {getattr(options, name)!r}; give at least 1")
     if options.output.suffix != ".png":
         raise SearchError(
-            f"--output {options.output} is no path of a figure; give one ending in .png"
+            f"--output {options.output} is not the path of a figure; give one ending in .png"
         )
     check_file(options.output, "--output", SearchError)
+    numbers = options.output.with_suffix(".csv")
+    check_table(numbers, COLUMNS, f"--output {options.output}", SearchError)
     cfg = read_config(options.config_file, options.opts)
     dataset = build_nonempty_dataset(options.dataset, ["query", "gallery"], key="--dataset")
     items = [*dataset.query, *dataset.gallery]
-    numbers = options.output.with_suffix(".csv")
-    read = [*([dataset.file] if is_manifest(options.dataset) else ()), *(item[0] for item in items)]
-    for path in (options.output, numbers):
-        check_not_read(path, "--output", read, SearchError)
+    check_not_read(options.output, "--output", (item[0] for item in items), SearchError)
     features, _ = Describer(cfg).describe([item[0] for item in items])
     labels = (np.array(column) for column in zip(*(item[1:3] for item in items), strict=True))
     images = Images(torch.from_numpy(features), *labels)

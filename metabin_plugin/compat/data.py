@@ -113,7 +113,8 @@ class DeviceDataLoader(WorkerLoader):
     in store and each is copied one step ahead, as fastreid does it.
 
     Args:
-        local_rank: This process's rank on its machine, which is its CUDA device's index.
+        local_rank: This process's rank on its machine, which is its CUDA device's index where
+            ``device`` has none.
         device: Where the batches go; None for CUDA where there is any.
         **kwargs: As for ``WorkerLoader``. ``num_workers`` is capped at the CPUs available to this
             process, ``pin_memory`` is ignored on CPU.
@@ -130,7 +131,9 @@ class DeviceDataLoader(WorkerLoader):
         kind = "cuda" if device is None else device.type
         if kind == "cuda" and not torch.cuda.is_available():
             kind = "cpu"
-        self.device = torch.device(kind, self.local_rank) if kind == "cuda" else torch.device(kind)
+        index = None if device is None else device.index
+        number = self.local_rank if index is None else index
+        self.device = torch.device(kind, number) if kind == "cuda" else torch.device(kind)
         self.pin_memory = self.pin_memory and self.device.type == "cuda"
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -28,11 +29,14 @@ from torch.multiprocessing import ProcessRaisedException
 from metabin_plugin.compat.patching import patch
 from metabin_plugin.environment import available_cpus
 from metabin_plugin.errors import STATUS_BASE, ConfigError, LaunchError, user_error
+from metabin_plugin.files import reason
 
 # After a failure the others have this long to end by themselves, and as long again after SIGTERM.
 GRACE_SECONDS = 10.0
 
 _POLL_SECONDS = 0.5
+# Variables of the environment say where the processes meet.
+_OF_TORCHRUN = "env://"
 _STOPPED = (STATUS_BASE + signal.SIGTERM, STATUS_BASE + signal.SIGINT)
 # How the others report that one of them is gone.
 _PEER_IS_GONE = re.compile(
@@ -316,7 +320,8 @@ def launch(
         What ``main_func`` returns when it ran in this process; None otherwise.
 
     Raises:
-        ConfigError: Fewer GPUs than processes, or several machines without ``dist_url``.
+        ConfigError: Fewer GPUs than processes, several machines without ``dist_url``, a number of a
+            machine that none has, or a ``dist_url`` where no processes can meet.
         MetaBINError: What ``main_func`` raised in another process, or that such a process died.
         ProcessRaisedException: ``main_func`` raised anything else in another process.
         SystemExit: A signal ended the processes; with 128 and its number.
@@ -324,6 +329,7 @@ def launch(
     if dist.is_torchelastic_launched():
         with process_group(_torchrun_place()):
             return main_func(*args)
+    _check_numbers(num_gpus_per_machine, num_machines, machine_rank)
     if num_machines * num_gpus_per_machine <= 1:
         return main_func(*args)
     url = _meeting_point(dist_url, num_machines)
@@ -340,6 +346,20 @@ def launch(
         first=places[0].rank,
     )
     return None
+
+
+def _check_numbers(processes: int, machines: int, machine: int) -> None:
+    """Refuse numbers with which processes would wait for others that do not come."""
+    if machines < 1:
+        raise ConfigError(f"--num-machines is {machines!r}; give 1 or more")
+    # On one machine fastreid takes 0 for this process alone.
+    if processes < 0 or (processes == 0 and machines > 1):
+        raise ConfigError(f"--num-gpus is {processes!r}; give 1 or more")
+    if not 0 <= machine < machines:
+        raise ConfigError(
+            f"--machine-rank is {machine!r} of {machines} machines; number them from 0 to "
+            f"{machines - 1}, and say by --num-machines how many there are"
+        )
 
 
 def _distributed_worker(
@@ -364,14 +384,25 @@ def process_group(place: Place) -> Iterator[None]:
         place: This process's place among the others.
 
     Raises:
-        ConfigError: There are fewer GPUs than processes on this machine.
+        ConfigError: There are fewer GPUs than processes on this machine, or the processes do not
+            meet.
     """
     from fastreid.utils import comm
 
     backend = _prepare_device(place)
-    dist.init_process_group(
-        backend, init_method=place.url, world_size=place.world_size, rank=place.rank
-    )
+    try:
+        dist.init_process_group(
+            backend, init_method=place.url, world_size=place.world_size, rank=place.rank
+        )
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        # Of torchrun's own choice.
+        if place.url == _OF_TORCHRUN:
+            raise
+        raise ConfigError(
+            f"--dist-url is {place.url!r}, where rank {place.rank} of {place.world_size} does not "
+            f"meet the others ({reason(error)}); give an address and a free port of machine 0, or "
+            "auto on one machine, and start all machines"
+        ) from error
     for machine in range(place.machines):
         first = machine * place.local_size
         group = dist.new_group(list(range(first, first + place.local_size)))
@@ -403,6 +434,10 @@ def _prepare_device(place: Place) -> str:
 
 def _meeting_point(url: str | None, num_machines: int) -> str:
     if url is not None and url != "auto":
+        if not _is_address(url):
+            raise ConfigError(
+                f"--dist-url is {url!r}; give tcp://HOST:PORT of machine 0, or auto on one machine"
+            )
         return url
     if num_machines > 1:
         raise ConfigError(
@@ -414,6 +449,18 @@ def _meeting_point(url: str | None, num_machines: int) -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # PyTorch's other two: a file that all machines see, and variables of the environment.
+        if parts.scheme in ("file", "env"):
+            return True
+        return parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
+    # A port that is no number, or brackets that are not closed.
+    except ValueError:
+        return False
+
+
 def _torchrun_place() -> Place:
     local_size = int(os.environ["LOCAL_WORLD_SIZE"])
     return Place(
@@ -421,5 +468,5 @@ def _torchrun_place() -> Place:
         local_size=local_size,
         machine=int(os.environ["GROUP_RANK"]),
         machines=int(os.environ["WORLD_SIZE"]) // local_size,
-        url="env://",
+        url=_OF_TORCHRUN,
     )

@@ -35,12 +35,12 @@ _STATES = (
     "METABIN.AVERAGE.",
 )
 _FIXED = (*_NETWORK, *_BATCHES, *_STATES)
-# Exceptions to these.
-_FREE = ("DATALOADER.NUM_WORKERS",)
+# Exceptions to these. No checkpoint holds a teacher's weights, which are read at every start.
+_FREE = ("DATALOADER.NUM_WORKERS", "KD.MODEL_WEIGHTS")
 # Only looked at where a run begins.
 _WEIGHTS = (
     *("MODEL.WEIGHTS", "MODEL.BACKBONE.PRETRAIN", "MODEL.BACKBONE.PRETRAIN_PATH"),
-    *("KD.MODEL_WEIGHTS", "METABIN.PARTIAL_WEIGHTS"),
+    "METABIN.PARTIAL_WEIGHTS",
 )
 # Settings that optimizer and schedules keep in their own states.
 _SCHEDULE = ("SOLVER.", "METABIN.STEPS_COUNT_WARMUP")

@@ -423,6 +423,12 @@ def _check_device(name: str) -> None:
             f"MODEL.DEVICE is {name!r}, but PyTorch sees {count} device(s) of this type, numbered "
             "from 0; choose one of these"
         )
+    processes = comm.get_world_size()
+    if device.type == "cuda" and device.index is not None and processes > 1:
+        raise ConfigError(
+            f"MODEL.DEVICE is {name!r}, one GPU for {processes} processes; set it to cuda, with "
+            "which each takes its own"
+        )
 
 
 def _check_size(key: str, size: Any, is_cropped: bool, may_be_none: bool) -> None:

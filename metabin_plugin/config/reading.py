@@ -16,7 +16,7 @@ import yaml
 # fastreid's is derived from it, and cannot be imported before the plugin is registered.
 from yacs.config import CfgNode
 
-from metabin_plugin.config.table import check_types, shown_value
+from metabin_plugin.config.table import TYPES, check_types, shown_value
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import open_regular, reason
 from metabin_plugin.repository import recipe_path
@@ -37,6 +37,7 @@ _BASE = "_BASE_"
 # A chain of configs; the longest of fastreid and of this plugin has four.
 _MOST_BASES = 20
 _URLS = ("http://", "https://")
+_IN_BRACKETS = re.compile(r"[(\[](?P<names>[^()\[\]]*)[)\]]")
 # What yacs says of a value of another type than the key's.
 _MISMATCH = re.compile(
     r"Type mismatch \(<class '([\w.]+\.)?(?P<needed>\w+)'> vs\. <class '[\w.]+'>\) with values "
@@ -50,8 +51,8 @@ def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
     Args:
         config_file: path of a YAML file, or "" for none.
         options: keys and values in turn, as on the command line; names of a list need neither
-            brackets nor quotes (``DATASETS.NAMES north.csv,south.csv``), and numbers no decimal
-            point (``SOLVER.BASE_LR 1``).
+            brackets nor quotes (``DATASETS.NAMES north.csv,south.csv``), numbers no decimal point
+            (``SOLVER.BASE_LR 1``), and a text that is a number no quotes (``OUTPUT_DIR 2024``).
 
     Raises:
         ConfigError: the file or a pair cannot be read, a key does not exist, or a value has
@@ -71,27 +72,40 @@ def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
     # What a malformed file makes of fastreid and yacs has no common type: a list in place of a
     # mapping alone raises AttributeError, TypeError or ValueError, depending on where it is.
     except Exception as error:
+        file = f"--config-file {shown(config_file)}" if config_file else ""
+        pairs = f"KEY VALUE pairs {shown(' '.join(options))}" if options else ""
         raise ConfigError(
-            f"--config-file {shown(config_file)} with "
-            f"{shown(' '.join(options)) or 'no further keys'}: "
-            f"{_reason(error)}; correct the file or the KEY VALUE pairs"
+            f"{' with '.join(filter(None, (file, pairs)))}: {_reason(error)}; correct the file or "
+            "the KEY VALUE pairs"
         ) from error
     check_types(cfg, get_cfg())
     return cfg
 
 
 def _as_keys_need(options: Sequence[str], cfg: CfgNode) -> list[str]:
-    """The options with names as lists and whole numbers as floats, where their keys need that."""
+    """The options with values of the types that their keys need, where it is clear what is meant.
+
+    Names become lists, whole numbers floats, and numbers texts.
+    """
     words = list(options)
     for number in range(1, len(words), 2):
         default = _value(cfg, words[number - 1])
         typed = _literal(words[number])
         # What Python reads as a list, or as anything but a text, is left to yacs.
         if _has_names(default) and isinstance(typed, str):
-            words[number] = repr(type(default)(name.strip() for name in typed.split(",")))
+            words[number] = repr(type(default)(_names(typed)))
         elif isinstance(default, float) and type(typed) is int:
             words[number] = repr(float(typed))
+        elif isinstance(default, str) and type(typed) in (int, float):
+            words[number] = repr(words[number])
     return words
+
+
+def _names(text: str) -> list[str]:
+    # Of '("a", "b",)' between double quotes a shell leaves the brackets, and no quotes inside.
+    inside = _IN_BRACKETS.fullmatch(text.strip())
+    listed = (inside["names"] if inside else text).strip().removesuffix(",")
+    return [name.strip() for name in listed.split(",")]
 
 
 def _has_names(default: Any) -> bool:
@@ -113,6 +127,10 @@ def _literal(word: str) -> Any:
         return word
 
 
+# What a type is called, by its name.
+_NAMED = {kind.__name__: name for kind, name in TYPES.items()}
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, (AttributeError, TypeError)):
         return "the file, or a key of it, holds no KEY: VALUE mapping where one is needed"
@@ -121,9 +139,8 @@ def _reason(error: Exception) -> str:
         value = shown(mismatch["value"])
         return f"{mismatch['key']} is {value}, but it is a section, which holds keys below it"
     if mismatch:
-        return "{key} is {value}, but takes a {needed}, as {default} is".format(
-            **{name: shown(text) for name, text in mismatch.groupdict().items()}
-        )
+        key, value, default = (shown(mismatch[name]) for name in ("key", "value", "default"))
+        return f"{key} is {value}, but takes {_NAMED[mismatch['needed']]}, like {default}"
     # A KeyError's text is the representation of its message; YAML's texts have several lines.
     text = error.args[0] if isinstance(error, KeyError) else error
     return shown(" ".join(str(text).split()))
@@ -155,7 +172,7 @@ def load_config(filename: str) -> dict[str, Any]:
         path = base
     merged = layers.pop()
     for layer in reversed(layers):
-        _merge(layer, merged)
+        merged = _merged(layer, merged)
     return merged
 
 
@@ -181,17 +198,20 @@ def _base_path(base: object, path: str) -> str:
     return file if is_another else recipe_path(base) or file
 
 
-def _merge(layer: dict[str, Any], merged: dict[str, Any]) -> None:
+def _merged(layer: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """A layer over its base, neither of which is changed: aliases may share parts of them."""
+    merged = dict(base)
     for key, value in layer.items():
-        if isinstance(value, dict) and key in merged:
-            if not isinstance(merged[key], dict):
+        if isinstance(value, dict) and key in base:
+            if not isinstance(base[key], dict):
                 raise ConfigError(
-                    f"config key {shown(str(key))} is {shown_value(merged[key])} in a {_BASE}, "
+                    f"config key {shown(str(key))} is {shown_value(base[key])} in a {_BASE}, "
                     "and holds keys in a file that inherits from it; correct one of them"
                 )
-            _merge(value, merged[key])
+            merged[key] = _merged(value, base[key])
         else:
             merged[key] = value
+    return merged
 
 
 def read_yaml_file(path: str | os.PathLike[str]) -> Any:

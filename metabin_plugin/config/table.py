@@ -21,9 +21,10 @@ from metabin_plugin.errors import ConfigError
 _LARGEST_COUNT = 2**31 - 1
 # Tensors of float32 are made of lists of numbers.
 _LARGEST_NUMBER = 3.4e38
-_TYPES = {
+# What a value of a type is called.
+TYPES = {
     bool: "True or False",
-    int: "a number",
+    int: "a whole number",
     float: "a number",
     str: "a text",
     list: "a list",
@@ -71,7 +72,7 @@ class Key:
     @property
     def allowed(self) -> str:
         """The values that it may hold, in a few words."""
-        return self.rule.allowed if self.rule else _TYPES[type(self.default)]
+        return self.rule.allowed if self.rule else TYPES[type(self.default)]
 
 
 def add_keys(cfg: CfgNode, keys: Iterable[Key]) -> None:
@@ -135,7 +136,7 @@ def check_types(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
             needed = (
                 "further keys below it, like its default"
                 if isinstance(default, CfgNode)
-                else f"{_TYPES[type(default)]}, like {shown_value(default)}"
+                else f"{TYPES[type(default)]}, like {shown_value(default)}"
             )
             raise ConfigError(f"{key} is {shown_value(value)}; give it {needed}")
         if isinstance(default, CfgNode):

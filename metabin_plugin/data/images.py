@@ -217,7 +217,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         path: of a regular file.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
         PIL.UnidentifiedImageError: it is no image of these formats.
         TooManyPixelsError: its header says so.
         TooManyScansError: it is a JPEG of so many scans.

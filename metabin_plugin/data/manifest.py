@@ -206,15 +206,17 @@ class ManifestDataset(ImageDataset):
 
     def _use_for_training(self, rows: list[Row]) -> None:
         self._train = [self._train_item(row) for row in rows]
-        people: dict[str, tuple[str, str]] = {}
-        for row, (_, label, _) in zip(rows, self._train, strict=True):
-            first = people.setdefault(label, (row.domain, row.pid))
-            if first != (row.domain, row.pid):
-                raise DatasetError(
-                    f"Manifest {self.manifest} has person {first[1]!r} of domain {first[0]!r} and "
-                    f"{row.pid!r} of {row.domain!r}, which a training would take for one; write "
-                    "them without colons"
-                )
+        for what, place, column in (("person", 1, "pid"), ("camera", 2, "camid")):
+            seen: dict[str, tuple[str, str]] = {}
+            for row, item in zip(rows, self._train, strict=True):
+                own = row.domain, getattr(row, column)
+                first = seen.setdefault(item[place], own)
+                if first != own:
+                    raise DatasetError(
+                        f"Manifest {self.manifest} has {what} {first[1]!r} of domain {first[0]!r} "
+                        f"and {own[1]!r} of {own[0]!r}, which a training would take for one; write "
+                        "them without colons"
+                    )
         self.train_domains = [row.domain or self.dataset_name for row in rows]
 
     def _draw(self, rows: list[Row], items: list[TestItem]) -> list[TestSplit]:

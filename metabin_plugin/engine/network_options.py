@@ -25,6 +25,9 @@ from metabin_plugin.text import shown
 
 logger = logging.getLogger(__name__)
 
+# Of fastreid's group normalization.
+_GROUPS = 32
+
 
 @patch(
     "fastreid.modeling.backbones.build:build_backbone",
@@ -68,16 +71,24 @@ def _norms(network: nn.Module) -> str:
 @patch(
     "fastreid.layers.batch_norm:get_norm",
     fault="The norm layers are looked up by hard-coded names. Some meta-architectures (MGN) build "
-    "blocks of their own with it, besides the backbone's.",
-    unless="the norm is one of fastreid's.",
+    "blocks of their own with it, besides the backbone's. ``GN`` has 32 groups, and ends in a "
+    "traceback where a layer's channels do not go into them.",
+    unless="the norm is one of fastreid's, and goes into the layer.",
 )
 def get_registered_norm(
     original: Callable[..., Any], norm: Any, out_channels: int, **kwargs: Any
 ) -> Any:
     """Make the layers of ``NORM_REGISTRY`` too, frozen parts included.
 
-    A norm that only a whole backbone can have leaves those blocks with batch normalization.
+    A norm that only a whole backbone can have leaves those blocks with batch normalization. ``GN``
+    that does not go into a layer is refused in a sentence.
     """
+    if norm == "GN" and out_channels % _GROUPS:
+        raise ConfigError(
+            f"MODEL.BACKBONE.NORM or MODEL.HEADS.NORM is 'GN', which has {_GROUPS} groups of "
+            f"channels, but a layer has {out_channels}; choose another norm, or widths that are "
+            f"multiples of {_GROUPS}"
+        )
     if norm in registered(BACKBONE_NORM_REGISTRY):
         return original("BN", out_channels, **kwargs)
     if norm in registered(NORM_REGISTRY):

@@ -484,6 +484,10 @@ class MetaBINTrainer(DefaultTrainer):
         with checked(cfg):
             if cfg.METABIN.KEEP_MEMORY and torch.device(cfg.MODEL.DEVICE).type == "cpu":
                 keep_freed_memory()
+            device = torch.device(cfg.MODEL.DEVICE)
+            if device.index is not None and device.type == "cuda":
+                # Kernels, streams and graphs are those of the current one.
+                torch.cuda.set_device(device)
             return build_network(super().build_model, cfg)
 
     @classmethod

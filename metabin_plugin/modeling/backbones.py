@@ -8,6 +8,7 @@ from itertools import product
 
 import torch
 from fastreid.config import CfgNode, get_cfg
+from fastreid.layers import batch_norm
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from metabin_plugin.compat.patching import patch
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.modeling.mobilenetv2 import MobileNetV2
+from metabin_plugin.norm.network import substitute
 
 MOBILENETV2 = "build_mobilenetv2_backbone"
 RESNET = "build_resnet_backbone"
@@ -182,21 +184,31 @@ ROUNDED_DEPTH = "1.4x-rounded"
 
 @patch(
     "fastreid.modeling.backbones.mobilenet:build_mobilenetv2_backbone",
-    fault="It has no depth 1.4, none of the paper's variant, and no ``LAST_STRIDE``.",
-    unless="``DEPTH`` is one of fastreid's.",
+    fault="It has no depth 1.4, none of the paper's variant, and no ``LAST_STRIDE``. Whatever "
+    "``MODEL.BACKBONE.NORM`` is, the last norm layer of a block is batch normalization.",
+    unless="``DEPTH`` is one of fastreid's, and the norm is BN.",
 )
 def build_any_mobilenetv2(original: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
-    """Offer three more values of ``MODEL.BACKBONE.DEPTH``.
+    """Offer three more values of ``MODEL.BACKBONE.DEPTH``, and give all layers the norm.
 
     ``1.4x`` and ``1.0x-paper`` are the paper's variant and honour ``LAST_STRIDE``;
     ``1.4x-rounded`` continues fastreid's own depths.
     """
     backbone = cfg.MODEL.BACKBONE
     if backbone.DEPTH in PAPER_WIDTHS:
-        return MobileNetV2(PAPER_WIDTHS[backbone.DEPTH], backbone.LAST_STRIDE)
-    if backbone.DEPTH == ROUNDED_DEPTH:
-        return StandardMobileNetV2(backbone.NORM, 1.4)
-    return original(cfg)
+        network: nn.Module = MobileNetV2(PAPER_WIDTHS[backbone.DEPTH], backbone.LAST_STRIDE)
+    elif backbone.DEPTH == ROUNDED_DEPTH:
+        network = StandardMobileNetV2(backbone.NORM, 1.4)
+    else:
+        network = original(cfg)
+    if backbone.NORM != "BN":
+        # They have no weights yet: those are loaded into the whole network.
+        left = [layer for layer in network.modules() if type(layer) is nn.BatchNorm2d]
+        norms: dict[nn.Module, nn.Module] = {
+            layer: batch_norm.get_norm(backbone.NORM, layer.num_features) for layer in left
+        }
+        substitute(network, norms)
+    return network
 
 
 def early_parts(

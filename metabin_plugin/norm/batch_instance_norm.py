@@ -49,8 +49,8 @@ def batch_instance_norm(
     float32 at least. Twice differentiable in every argument; but for the plain form, nothing of
     the size of `x` is kept for the gradient except `x`.
 
-    A 1x1 feature map has no instance statistics: the result is then batch normalization alone,
-    and `gate`, `instance_weight` and `instance_bias` take no part in it.
+    A 1x1 feature map has no instance statistics, nor has an empty batch: the result is then batch
+    normalization alone, and the gradients of `gate`, `instance_weight` and `instance_bias` are 0.
 
     Args:
         x: feature map (N, C, H, W).
@@ -93,17 +93,20 @@ def batch_instance_norm(
         raise ValueError("batch_instance_norm needs running statistics when training is False")
     several = training and synchronize and are_several()
     parameters = Parameters(gate, weight, bias, instance_weight, instance_bias)
-    is_pixel = x.shape[2] == 1 and x.shape[3] == 1
-    if is_pixel:
+    is_batch_norm = (x.shape[2] == 1 and x.shape[3] == 1) or x.numel() == 0
+    if is_batch_norm:
+        if torch.is_grad_enabled():
+            # Data parallelism waits for the gradient of each parameter that is trained.
+            bias = bias + 0 * (gate + instance_weight + instance_bias)
         parameters = Parameters(torch.ones_like(gate), weight, bias, weight, bias)
-    chosen = "plain" if is_pixel else choose_form(form, x, several)
+    chosen = "plain" if is_batch_norm else choose_form(form, x, several)
     if chosen == "triton":
         return triton_form.triton_batch_instance_norm(
             x, parameters, running, num_batches_tracked, training, momentum, eps
         )
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
-    if (is_pixel and not several) or (not training and _is_batch_normalization(x, gate)):
+    if (is_batch_norm and not several) or (not training and _is_batch_normalization(x, gate)):
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     used = None if training else running
     if chosen == "native":

@@ -39,7 +39,8 @@ def check_output(path: Path) -> None:
         ) from None
     if path.suffix not in FORMATS or path.is_dir():
         raise FigureError(
-            f"--output {path} is no path of a figure; give one that ends in {', '.join(FORMATS)}"
+            f"--output {path} is not the path of a figure; give one that ends in "
+            f"{', '.join(FORMATS)}"
         )
     make_folder_of(path, FigureError)
 

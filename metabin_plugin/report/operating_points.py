@@ -13,6 +13,8 @@ from tabulate import tabulate
 from metabin_plugin.files import replace_file
 from metabin_plugin.operating_points import (
     FALSE_MATCH_RATES,
+    MOST_PAIRS,
+    NO_COMPARISONS,
     OperatingPoints,
     TargetPoints,
     histogram,
@@ -35,7 +37,8 @@ def write_points(by_target: PointsOfTargets, folder: Path) -> None:
     """Write the operating points of targets to files in a folder, and the rates to the log.
 
     - ``operating_points.csv``: lines as in ``results.csv``;
-    - ``operating_points_cameras.csv``: the same for each pair of cameras of query and gallery;
+    - ``operating_points_cameras.csv``: the same for each pair of cameras of query and gallery, of
+      targets with at most ``MOST_PAIRS`` of them;
     - ``operating_points_histograms.csv``: how many distances of the same person and of different
       people lie from one number up to the next, over all splits; drawn in ``operating_points.png``;
     - ``operating_points_carried.csv``, for several targets: what a threshold that was found on one
@@ -53,13 +56,20 @@ def write_points(by_target: PointsOfTargets, folder: Path) -> None:
     some = next(iter(by_target.values()))[0].whole.figures()
     whole = {(name,): [split.whole for split in each] for name, each in by_target.items()}
     pairs = {
-        (name, *pair): [split.pairs[pair] for split in splits]
+        (name, *pair): [split.pairs.get(pair, NO_COMPARISONS) for split in splits]
         for name, splits in by_target.items()
-        for pair in splits[0].pairs
+        for pair in sorted({pair for split in splits for pair in split.pairs})
     }
     write("", ["target", "split", *some], _point_rows(whole))
     cameras = ["query_camera", "gallery_camera"]
     write("_cameras", ["target", *cameras, "split", *some], _point_rows(pairs))
+    for name, splits in by_target.items():
+        if not any(split.pairs for split in splits):
+            logger.info(
+                "%s has more than %d pairs of cameras: there are no operating points of each",
+                shown(name),
+                MOST_PAIRS,
+            )
     histograms = {name: _histogram(splits) for name, splits in by_target.items()}
     columns = ["target", "from", "below", "same", "different"]
     write("_histograms", columns, _histogram_rows(histograms))

@@ -173,7 +173,7 @@ class Cameras:
         for camera, image in zip(cameras, images, strict=True):
             if camera not in self.statistics:
                 raise SearchError(
-                    f"camera {shown(camera)!r} of {shown(image)} is none of the index, which has "
+                    f"camera {shown(camera)!r} of {shown(image)} is not in the index, which has "
                     f"{_listed(self.statistics)}; correct it, or `add` images of it first"
                 )
 

@@ -26,7 +26,8 @@ _CONV_BLOCKS = ("conv1.conv", "conv1.bn", "dwconv2.conv", "dwconv2.bn")
 Shapes = Mapping[str, tuple[int, ...]]
 # That only the paper's MobileNetV2 has.
 _EXPANSION = (f"{FIRST_BLOCK}0.", f"{FIRST_BLOCK}1.")
-# A counter without use at fixed momentum, which files older than PyTorch 0.4.1 do not have.
+# A counter without use at fixed momentum, which files older than PyTorch 0.4.1 do not have, nor
+# fastreid's FrozenBN.
 _COUNTER = "num_batches_tracked"
 # fastreid's non-local blocks, which no network trained on ImageNet has.
 _NON_LOCAL = "NL_"
@@ -239,7 +240,8 @@ def first_difference(
             there = (names or {}).get(name, name)
             label = name if there == name else f"{name} ({there} there)"
             return f"{label} is {file[name]} there, {shape} here"
-    extra = next((name for name in file if name not in network), None)
+    foreign = (name for name in file if name not in network and not name.endswith(_COUNTER))
+    extra = next(foreign, None)
     return None if extra is None else f"it has {extra} {file[extra]}, which the network has not"
 
 

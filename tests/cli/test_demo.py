@@ -31,6 +31,22 @@ def test_an_output_with_runs_is_refused_unless_they_go_on(
     assert "--resume" in begun[0]
 
 
+def test_a_folder_that_cannot_be_is_a_sentence_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FASTREID_DATASETS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(SystemExit, match="1"):
+        execute(["demo", "--output", "file/demo"])
+    assert re.match(r"error: file/demo/results.md cannot be written", capsys.readouterr().err)
+    # In the place of the folder of the data.
+    Path("datasets").write_text("")
+    with pytest.raises(SystemExit, match="1"):
+        execute(["demo", "--output", "demo"])
+    assert re.match(r"error: datasets/demo cannot be filled .*; run", capsys.readouterr().err)
+
+
 def test_a_command_is_one_of_metabin_and_its_failure_ends_the_demo(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

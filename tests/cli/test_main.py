@@ -121,13 +121,16 @@ def test_an_option_behind_the_pairs_is_told_its_place(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("ranked --config x.yml --dataset x --ids 3,x", "--ids: '3,x' is no list of whole numbers"),
-        ("demo --seeds one", "--seeds: 'one' is no list of whole numbers; give 3,17 for example"),
-        ("check --datasets x --workers two", "--workers: 'two' cannot be; give a whole number"),
+        ("ranked --config x.yml --dataset x --ids 3,x", "--ids: '3,x' is not a list of whole"),
         (
-            "check --datasets x --workers -1",
-            "--workers: '-1' cannot be; give a whole number, 0 or more",
+            "demo --seeds one",
+            "--seeds: 'one' is not a list of whole numbers; give 3,17 for example",
         ),
+        (
+            "check --datasets x --workers two",
+            "--workers: 'two' is not a whole number of 0 or more; give 4 for example",
+        ),
+        ("check --datasets x --workers -1", "--workers: '-1' is not a whole number of 0 or more"),
     ],
 )
 def test_what_is_no_number_is_said_in_words(
@@ -136,6 +139,10 @@ def test_what_is_no_number_is_said_in_words(
     with pytest.raises(SystemExit):
         parse(line.split())
     assert words in capsys.readouterr().err
+
+
+def test_a_number_that_is_named_twice_is_meant_once() -> None:
+    assert parse(["demo", "--seeds", "2,1,2"]).seeds == [2, 1]
 
 
 def test_training_takes_the_arguments_of_fastreid() -> None:

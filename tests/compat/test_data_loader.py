@@ -72,6 +72,9 @@ def test_memory_is_pinned_for_cuda_only(no_cuda, monkeypatch):
     loader = loader_of(Counting(), pin_memory=True)
     assert loader.pin_memory
     assert loader.device == torch.device("cuda", 0)
+    # Where MODEL.DEVICE has put the network.
+    loader.use_device(torch.device("cuda:1"))
+    assert loader.device == torch.device("cuda", 1)
     loader.use_device(torch.device("cpu"))
     assert not loader.pin_memory
     assert values(loader) == ALL

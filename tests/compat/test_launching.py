@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import warnings
 
 import pytest
@@ -53,6 +54,45 @@ def test_ranks_count_through_the_machines():
 def test_several_machines_need_an_address(url):
     with pytest.raises(ConfigError, match="--dist-url"):
         launch(print, 1, num_machines=2, dist_url=url)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"num_machines": 2, "machine_rank": 2}, "--machine-rank is 2 of 2 machines"),
+        ({"num_machines": 2, "machine_rank": -1}, "--machine-rank is -1 of 2 machines"),
+        # Or each of two machines would train alone.
+        ({"machine_rank": 1}, "--machine-rank is 1 of 1 machines"),
+        ({"num_machines": 0}, "--num-machines is 0; give 1 or more"),
+        ({"num_gpus_per_machine": -1, "num_machines": 2}, "--num-gpus is -1; give 1 or more"),
+        ({"num_gpus_per_machine": 0, "num_machines": 2}, "--num-gpus is 0; give 1 or more"),
+    ],
+)
+def test_a_number_that_no_machine_has_is_refused(numbers, words):
+    """Without that the other machines wait for it."""
+    with pytest.raises(ConfigError, match=words):
+        launch(print, **{"num_gpus_per_machine": 1, "dist_url": "tcp://a:1", **numbers})
+
+
+def test_no_gpu_is_one_process():
+    assert launch(lambda: dist.is_initialized(), 0) is False
+
+
+@pytest.mark.parametrize(
+    "url", ["machine:99", "tcp://machine", "tcp://machine:", "tcp://machine:x", "tcp://:9", ""]
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError, match=r"--dist-url is .*; give tcp://HOST:PORT"):
+        launch(print, 2, dist_url=url)
+
+
+def test_an_address_that_is_taken_is_a_sentence(no_cuda):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        url = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"--dist-url is '{url}', .*in use.*; ") as caught:
+            process_group(Place(0, 2, 0, 1, url)).__enter__()
+    # Else it would count as what follows from another rank's failure.
+    assert not launching.peer_is_gone(caught.value)
 
 
 def test_a_given_address_is_kept():

@@ -271,6 +271,12 @@ def test_a_best_metric_of_other_targets_counts_no_more(tmp_path: Path) -> None:
         assert trainer._checkpoints.state_dict()["best_metric"] == expected
 
 
+def test_a_teachers_weights_are_read_at_every_start() -> None:
+    """As they are in no checkpoint: the log may not say that the checkpoint's are used."""
+    change = Change("KD.MODEL_WEIGHTS", ["old.pth"], ["new.pth"])
+    assert change.outcome is Outcome.TAKES_EFFECT
+
+
 def test_every_key_has_an_outcome(tmp_path: Path) -> None:
     trainer = noisy_trainer(noisy_options(tmp_path))
     nothing = config_changes("{}", trainer.cfg)

@@ -348,6 +348,17 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "sees 2 device(s)" in refused(cfg)
 
 
+def test_processes_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    cfg = good()
+    cfg.MODEL.DEVICE = "cuda"
+    check_config(cfg)
+    cfg.MODEL.DEVICE = "cuda:1"
+    assert "'cuda:1', one GPU for 2 processes; set it to cuda" in refused(cfg)
+
+
 def test_processes_need_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comm, "get_world_size", lambda: 4)
     for key, value, words in (

@@ -146,7 +146,7 @@ def test_a_text_that_no_parser_bears_is_a_text_in_a_file_too(tmp_path: Path, val
     path.write_text(yaml.safe_dump({"OUTPUT_DIR": value}))
     assert value == read_config(str(path), []).OUTPUT_DIR
     path.write_text(yaml.safe_dump({"SOLVER": {"MAX_EPOCH": value}}))
-    with pytest.raises(ConfigError, match=r"MAX_EPOCH is .*, but takes a int"):
+    with pytest.raises(ConfigError, match=r"MAX_EPOCH is .*, but takes a whole number"):
         read_config(str(path), [])
 
 
@@ -171,6 +171,12 @@ def test_values_are_read_as_yacs_reads_them(tmp_path: Path) -> None:
         ("my photos/a b.csv, c.csv", ("my photos/a b.csv", "c.csv")),
         ('["a.csv", "b.csv"]', ("a.csv", "b.csv")),
         ("()", ()),
+        # What a shell leaves of '("a.csv", "b.csv",)' between double quotes.
+        ("(a.csv, b.csv,)", ("a.csv", "b.csv")),
+        ("(a.csv,)", ("a.csv",)),
+        ("[a.csv]", ("a.csv",)),
+        ("a.csv,", ("a.csv",)),
+        ("[old] a.csv,(new) b.csv", ("[old] a.csv", "(new) b.csv")),
     ],
 )
 def test_names_need_no_brackets(typed: str, names: tuple[str, ...]) -> None:
@@ -189,7 +195,7 @@ def test_names_of_fastreids_lists_need_no_brackets_either(tmp_path: Path, key: s
 
 @pytest.mark.parametrize("key", ["INPUT.SIZE_TRAIN", "MODEL.PIXEL_MEAN", "SOLVER.STEPS"])
 def test_names_are_no_numbers(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key} is 128x64, but takes a list, as "):
+    with pytest.raises(ConfigError, match=f"{key} is 128x64, but takes a list, like "):
         read_config("", [key, "128x64"])
 
 
@@ -199,7 +205,7 @@ def test_names_are_no_numbers(key: str) -> None:
         ("METABIN:", "METABIN is None, but it is a section"),
         ("METABIN: camera", "METABIN is camera, but it is a section"),
         ("MODEL: {LOSSES: [1]}", "MODEL.LOSSES is [1], but it is a section"),
-        ("OUTPUT_DIR: {A: 1}", "OUTPUT_DIR is A: 1, but takes a str, as logs/ is"),
+        ("OUTPUT_DIR: {A: 1}", "OUTPUT_DIR is A: 1, but takes a text, like logs/"),
     ],
 )
 def test_sections_and_values_are_told_apart(tmp_path: Path, text: str, words: str) -> None:
@@ -225,9 +231,26 @@ def test_numbers_need_no_decimal_point() -> None:
 )
 def test_a_value_of_another_type_is_named_with_one_that_fits(key: str, typed: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"{key} is {typed}, but takes a (float|int), as [\d.]+ is;"
+        ConfigError,
+        match=rf"^KEY VALUE pairs {key} {typed}: {key} is {typed}, but takes a (whole )?number, "
+        r"like [\d.]+;",
     ):
         read_config("", [key, typed])
+
+
+@pytest.mark.parametrize("typed", ["2024", "1e3", "0", "(a)", "[b]", "'quoted'"])
+def test_a_text_needs_no_quotes(typed: str) -> None:
+    """A folder may have the name of a number."""
+    assert typed.strip("'") == read_config("", ["OUTPUT_DIR", typed]).OUTPUT_DIR
+
+
+def test_values_of_an_alias_are_changed_apart(tmp_path: Path) -> None:
+    (tmp_path / "base.yml").write_text(
+        "METABIN: {ALIGNMENT: &weight {SCALE: 2.0}, UNIFORMITY: *weight}\n"
+    )
+    (tmp_path / "own.yml").write_text("_BASE_: base.yml\nMETABIN: {ALIGNMENT: {SCALE: 3.0}}\n")
+    node = read_config(str(tmp_path / "own.yml"), []).METABIN
+    assert (node.ALIGNMENT.SCALE, node.UNIFORMITY.SCALE) == (3.0, 2.0)
 
 
 @pytest.mark.parametrize(

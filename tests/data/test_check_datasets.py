@@ -458,6 +458,8 @@ def test_wrong_keys_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         Outcome(capsys, *config(tmp_path, "DATASETS.TESTS", "()"))
     with pytest.raises(SystemExit):
         Outcome(capsys, "--workers", "-1", "--datasets", "own.csv")
+    with pytest.raises(ConfigError, match=r"^KEY VALUE pairs INPUT.SIZE_TEST \[8,4\] change"):
+        execute(["check", "--datasets", "own.csv", "--workers", "0", "INPUT.SIZE_TEST", "[8,4]"])
 
 
 def test_processes_find_what_one_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,18 @@ def test_a_shop_becomes_a_manifest_that_trains_and_tests(
     assert tested == {item[1] for item in dataset.gallery} and len(tested) == 2
 
 
+def test_the_next_command_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for files in (["--output", "my shop.csv"], ["--config", "my shop.yml"]):
+        execute(["manifest", "photos", "--output", "my shop.csv", *files])
+        said = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+        assert shlex.split(said)[:2] == ["metabin", "check"]
+        assert Path(shlex.split(said)[-1]).is_file()
+
+
 def test_every_query_has_a_match_by_another_camera(tmp_path: Path) -> None:
     uneven = ["cam1/a/1.jpg", "cam2/a/1.jpg", "cam1/b/1.jpg", "cam1/b/2.jpg", "cam3/b/1.jpg"]
     photograph(tmp_path / "photos", *uneven, "cam1/c/1.jpg", "cam2/d/1.jpg", "cam2/d/2.jpg")
@@ -109,6 +122,9 @@ def test_whole_domains_are_held_out(tmp_path: Path) -> None:
     for wrong in (["east"], ["north", "south", "west"]):
         with pytest.raises(DatasetError, match="north, south, west; name some, and leave one"):
             make(tmp_path / "photos", "--test-domains", *wrong)
+    # Cameras with people in them are not domains.
+    with pytest.raises(DatasetError, match=r"no path was read as having a domain; say by --layout"):
+        make(shop(tmp_path / "shop"), "--test-domains", "west")
 
 
 RELEASE = {

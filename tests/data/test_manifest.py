@@ -62,6 +62,15 @@ def test_two_people_whose_labels_would_be_one_are_refused(write_manifest: WriteM
     assert len({person for _, person, _ in dataset.train}) == 2
 
 
+def test_two_cameras_whose_labels_would_be_one_are_refused(write_manifest: WriteManifest) -> None:
+    """With METABIN.DOMAIN camera they would be one domain."""
+    rows = "path,pid,camid,domain,subset\nimg/0.jpg,1,b:x,a,train\nimg/1.jpg,2,x,{},train\n"
+    with pytest.raises(DatasetError, match=r"camera 'b:x' of domain 'a' and 'x' of 'a:b', .*; wr"):
+        ManifestDataset(write_manifest(rows.format("a:b")))
+    dataset = ManifestDataset(write_manifest(rows.format("a:c")))
+    assert len({camera for _, _, camera in dataset.train}) == 2
+
+
 def test_query_and_gallery_are_numbered_alike(write_manifest: WriteManifest) -> None:
     dataset = ManifestDataset(write_manifest(FULL))
     carl, bert = (item[1] for item in dataset.query)

@@ -32,7 +32,7 @@ from metabin_plugin.errors import ConfigError, ExportError
 from metabin_plugin.modeling.mobilenetv2 import InvertedResidual, MobileNetV2
 from metabin_plugin.norm import BatchInstanceNorm2d, InstanceNorm2d, convert_norm
 from tests.distributed import small_backbone
-from tests.engine.tiny_data import tiny_config, tiny_options
+from tests.engine.tiny_data import CONFIGS, tiny_config, tiny_options
 from tests.processes import ROOT, run_script
 
 TOOL = "tools/export_onnx.py"
@@ -305,7 +305,9 @@ def test_what_users_get_wrong_ends_in_one_sentence(
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS"):
         execute(["export", "--output", str(tmp_path / "absent" / "model.onnx")])
     assert (tmp_path / "absent").is_dir()
@@ -313,6 +315,14 @@ def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> No
     for path in (tmp_path, tmp_path / "file" / "model.onnx"):
         with pytest.raises(ExportError, match=str(path)):
             execute(["export", "--output", str(path)])
+    for option in ("MODEL.WEIGHTS", "--config-file"):
+        config = str(CONFIGS / "MetaBIN-demo.yml") if option == "MODEL.WEIGHTS" else "file"
+        words = ["--config-file", config, "--output", "file", "MODEL.WEIGHTS", "file"]
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "file").write_text("OUTPUT_DIR: x")
+        with pytest.raises(ExportError, match="--output file is a file that is read; give another"):
+            execute(["export", *words])
+        assert (tmp_path / "file").read_text() == "OUTPUT_DIR: x"
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,24 @@ def test_synchronize_norms_keeps_weights_names_and_what_is_trained() -> None:
     assert trained == {name: p.requires_grad for name, p in before.named_parameters()}
 
 
+def trained_in_parallel(rank: int) -> list[float]:
+    """Two steps of a network whose second norm layer sees one pixel, as ResNeSt's do."""
+    torch.manual_seed(0)
+    norms = BatchInstanceNorm2d(3), BatchInstanceNorm2d(3)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), norms[0], nn.AdaptiveAvgPool2d(1), norms[1])
+    for norm in norms:
+        norm.gate.requires_grad_(False)
+    parallel = nn.parallel.DistributedDataParallel(network)
+    for step in range(2):
+        x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2 * step + rank))
+        parallel(x).pow(3).sum().backward()
+    return norms[1].instance_weight.grad.tolist()
+
+
+def test_data_parallelism_takes_a_layer_of_one_pixel(tmp_path: Path) -> None:
+    assert run_ranks(tmp_path / "run", 2, trained_in_parallel) == [[0.0] * 3] * 2
+
+
 def narrow_types(rank: int) -> list[torch.dtype]:
     kinds = (torch.float16, torch.bfloat16, torch.int64)
     gathered = [gather(torch.full((2,), rank + 1).to(kind)) for kind in kinds]

@@ -120,8 +120,25 @@ def test_memory_is_kept_where_a_network_is_on_cpu(
     monkeypatch.setattr(check, "check_config", lambda _cfg: None)
     monkeypatch.setattr(trainer, "build_network", lambda _build, _cfg: nn.Identity())
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: calls.append(1))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     MetaBINTrainer.build_model(cfg)
     assert len(calls) == times
+
+
+def test_the_gpu_that_is_named_becomes_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the kernels of a network on cuda:1 would be launched on cuda:0."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(check, "check_config", lambda _cfg: None)
+    monkeypatch.setattr(trainer, "build_network", lambda _build, _cfg: nn.Identity())
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    cfg = config(tmp_path)
+    for name in ("cpu", "cpu:0", "cuda", "cuda:1"):
+        cfg.MODEL.DEVICE = name
+        MetaBINTrainer.build_model(cfg)
+    assert chosen == [torch.device("cuda:1")]
 
 
 @pytest.mark.slow

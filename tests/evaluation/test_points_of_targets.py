@@ -169,6 +169,38 @@ def test_every_pair_of_cameras_has_its_figures(cfg: CfgNode, metric: str) -> Non
     assert [row["split"] for row in (whole, *rows)] == ["mean"] * 10
 
 
+def test_a_pair_of_cameras_that_a_split_lacks_is_nan_in_it(cfg: CfgNode) -> None:
+    _, images = evaluated(cfg, 3)
+    query, gallery = images.part(slice(30)), images.part(slice(30, None))
+    splits = [
+        operating_points(query.part(query.cameras <= last), gallery, "cosine") for last in (1, 2)
+    ]
+    report.write_points({"own": splits}, Path(cfg.OUTPUT_DIR))
+    rows = read(cfg, "_cameras")
+    of_third = [row for row in rows if row["query_camera"] == "2"]
+    assert len(rows) == 9 * 4
+    assert [row["split"] for row in of_third] == ["mean", "std", "0", "1"] * 3
+    assert {row["EER"] for row in of_third if row["split"] in ("mean", "0")} == {"nan"}
+    first = next(row for row in of_third if row["split"] == "1")
+    assert float(first["EER"]) == number(str(splits[1].pairs[2, 0].equal_error_rate))
+    assert {row["different"] for row in of_third if row["split"] == "0"} == {"0"}
+
+
+def test_of_too_many_cameras_there_are_no_pairs_and_the_log_says_so(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, report.logger.name)
+    results, _ = evaluated(cfg, 3)
+    monkeypatch.setattr("metabin_plugin.operating_points.MOST_PAIRS", 8)
+    merged, _ = evaluated(cfg, 3)
+    with capture(report.logger) as lines:
+        evaluation.write_results(merged, ["one"], cfg.OUTPUT_DIR)
+    assert any(line.startswith("one has more than") for line in lines)
+    assert read(cfg, "_cameras") == []
+    whole = results.points[0].whole.figures()
+    assert merged.points[0].whole.figures() == pytest.approx(whole, nan_ok=True, rel=1e-6)
+
+
 def test_plain_distances_are_judged_with_expansion_and_reranking_too(cfg: CfgNode) -> None:
     plain = evaluated(cfg, 3)[0].points
     cfg.TEST.AQE.ENABLED = cfg.TEST.RERANK.ENABLED = True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metabin_plugin import evaluation, ranking
+from metabin_plugin.errors import NonFiniteError
 from metabin_plugin.evaluation import Members, MultiSplitEvaluator, RankingEvaluator
 
 BATCH = 16
@@ -113,6 +116,57 @@ def test_few_images_need_no_smaller_settings(enabled: tuple[str, ...]) -> None:
     results = evaluate(RankingEvaluator(config("cosine", *enabled), 2), 0, 4)
     # Two entries: every match is among them.
     assert results["Rank-5"] == results["Rank-10"] == 100
+
+
+def strict_json(text: str) -> Any:
+    """As other languages read it, which know no NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("several_splits", [False, True])
+def test_one_person_has_no_roc_curve(several_splits: bool, tmp_path: Path) -> None:
+    """Rates of other people's images are defined where there are any, and nowhere else."""
+    features = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    pids, camids = torch.tensor([0, 0, 1, 0, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
+    cfg = config("cosine", "ROC")
+
+    def members(*places: int) -> Members:
+        chosen = np.array(places)
+        return Members(chosen, pids.numpy()[chosen], camids.numpy()[chosen])
+
+    one, two = (members(0, 1), members(3, 4)), (members(0, 2), members(3, 5))
+    evaluator = MultiSplitEvaluator(cfg, [two, one, two])
+    if not several_splits:
+        evaluator, kept = RankingEvaluator(cfg, 2), [0, 1, 3, 4]
+        features, pids, camids = features[kept], pids[kept], camids[kept]
+    evaluator.reset()
+    evaluator.process({"targets": pids, "camids": camids}, features)
+    with capture(evaluation.logger) as lines:
+        results = evaluator.evaluate()
+    assert not any(name.startswith("TPR") for name in results) and results["Rank-1"] > 0
+    assert any("TEST.ROC" in line for line in lines)
+    evaluation.write_results(results, ["target"], str(tmp_path))
+    written = strict_json((tmp_path / "results.json").read_text())["target"]
+    assert written["mAP"] == pytest.approx(results["mAP"])
+    rates = ["TPR@FPR=1e-02" in split for split in written.get("splits", ())]
+    assert rates == ([True, False, True] if several_splits else [])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("enabled", [(), ("AQE", "RERANK")])
+def test_features_that_are_not_finite_are_refused(enabled: tuple[str, ...], bad: float) -> None:
+    evaluator = RankingEvaluator(config("euclidean", *enabled), 2)
+    evaluator.reset()
+    features = torch.randn(5, 4)
+    features[1, 2] = features[4, 0] = bad
+    pids, camids = torch.tensor([0, 1, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 1])
+    evaluator.process({"targets": pids, "camids": camids}, features)
+    with pytest.raises(NonFiniteError, match=r"2 of 5 images .* MODEL\.WEIGHTS"):
+        evaluator.evaluate()
 
 
 class LargestTensor(TorchDispatchMode):

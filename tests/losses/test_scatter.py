@@ -70,6 +70,18 @@ def test_a_row_of_zeros_has_cosine_zero_and_a_finite_gradient() -> None:
     assert features.grad.abs().max() <= 1
 
 
+@pytest.mark.parametrize("average", ["sample", "domain"])
+def test_a_row_of_zeros_has_finite_second_derivatives(average: str) -> None:
+    """Behind a ReLU it is the feature of an image that no channel responds to."""
+    features, _, domains = oracle.random_batch((3, 2), width=3)
+    features = features.detach()
+    features[1] = 0
+    hessian = torch.autograd.functional.hessian(
+        lambda x: scatter_loss(x, domains, average), features
+    )
+    assert hessian.isfinite().all() and hessian.any()
+
+
 def test_half_precision_features_give_a_float32_loss() -> None:
     features, _, domains = oracle.random_batch((4, 4))
     half = (features * 100).half()

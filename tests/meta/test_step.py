@@ -253,6 +253,24 @@ def test_a_held_module_is_afterwards_as_it_was() -> None:
     assert not torch.equal(module[1].running_mean, before["1.running_mean"])
 
 
+class Ghost(nn.BatchNorm2d):
+    """As fastreid's GhostBN, it puts new running statistics in the place of the old."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.running_mean.clone()
+        y = nn.functional.batch_norm(x, mean, self.running_var.clone(), training=True)
+        self.running_mean = mean
+        self.num_batches_tracked.add_(1)
+        return y
+
+
+def test_a_norm_layer_that_moves_its_statistics_itself_is_held() -> None:
+    module = nn.Sequential(Ghost(3))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    held_call(module, torch.randn(4, 3, 2, 2))
+    torch.testing.assert_close(dict(module.state_dict()), before, rtol=0, atol=0)
+
+
 def test_a_scale_may_be_on_the_device(network: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     number = run(network, images, True, 1024.0)
     tensor = run(network, images, True, torch.tensor(1024.0))

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastreid.config import get_cfg
+from fastreid.layers import batch_norm
+from fastreid.modeling.backbones import build_backbone
+from fastreid.modeling.backbones.mobilenet import MobileNetV2 as StandardMobileNetV2
+from torch import nn
 
-from metabin_plugin.errors import WeightsError
+from metabin_plugin.errors import ConfigError, WeightsError
 from metabin_plugin.modeling import MobileNetV2
 from metabin_plugin.norm import convert_norm, count_gates, gate_parameters
 from metabin_plugin.weights.pretrained import load_imagenet_weights
@@ -36,6 +41,58 @@ def test_last_stride_is_honoured(last_stride: int, size: tuple[int, int]) -> Non
     network = MobileNetV2(1.0, last_stride).eval()
     with torch.no_grad():
         assert network(torch.zeros(1, 3, 64, 32)).shape[2:] == size
+
+
+NORMS = {
+    "syncBN": batch_norm.SyncBatchNorm,
+    "GhostBN": batch_norm.GhostBatchNorm,
+    "FrozenBN": batch_norm.FrozenBatchNorm,
+}
+
+
+def built(depth: str, norm: str) -> nn.Module:
+    """A backbone without values."""
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_mobilenetv2_backbone"
+    cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.NORM = depth, norm
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    with torch.device("meta"):
+        return build_backbone(cfg)
+
+
+@pytest.mark.parametrize("depth", ["1.4x", "1.0x", "1.4x-rounded"])
+def test_every_norm_layer_is_the_one_of_the_config(depth: str) -> None:
+    layers = [name for name, m in built(depth, "BN").named_modules() if hasattr(m, "running_mean")]
+    assert len(layers) >= 52
+    for norm, kind in NORMS.items():
+        network = built(depth, norm)
+        assert {type(network.get_submodule(name)) for name in layers} == {kind}
+    frozen = built(depth, "FrozenBN")
+    assert not any(p.dim() == 1 for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("depth", ["1.0x-paper", "1.0x"])
+def test_frozen_norm_layers_take_the_weights_of_the_file(depth: str, tmp_path: Path) -> None:
+    """They count no batches, unlike those whose weights the file has."""
+    source = MobileNetV2(1.0) if depth == "1.0x-paper" else StandardMobileNetV2("BN", 1.0)
+    path = save(randomize(source).state_dict(), tmp_path / "weights.pth")
+    maps = []
+    for norm in ("BN", "FrozenBN"):
+        cfg = get_cfg()
+        cfg.MODEL.BACKBONE.NAME = "build_mobilenetv2_backbone"
+        cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.NORM = depth, norm
+        cfg.MODEL.BACKBONE.PRETRAIN, cfg.MODEL.BACKBONE.PRETRAIN_PATH = True, str(path)
+        network = build_backbone(cfg).train(norm == "FrozenBN")
+        with torch.no_grad():
+            maps.append(network(torch.linspace(-1, 1, 3 * 64 * 32).view(1, 3, 64, 32)))
+    assert maps[0].any()
+    torch.testing.assert_close(maps[1], maps[0])
+
+
+@pytest.mark.parametrize("depth", ["1.4x", "1.0x"])
+def test_group_normalization_that_does_not_go_into_a_layer_is_refused(depth: str) -> None:
+    with pytest.raises(ConfigError, match=r"'GN', which has 32 groups .* has \d+; choose another"):
+        built(depth, "GN")
 
 
 def test_the_paper_variants_own_weights_load(tmp_path: Path) -> None:

@@ -131,6 +131,19 @@ def test_one_pixel_is_batch_normalization() -> None:
     torch.testing.assert_close(running, plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch_gives_an_empty_map(training: bool, form: str) -> None:
+    x, *parameters = random_arguments((2, 3, 4, 4))
+    running, before = statistics(3), statistics(3)
+    x = x.detach()[:0].requires_grad_()
+    y = batch_instance_norm(x, *parameters, *running, training=training, form=form)
+    (y.sum() + x.sum()).backward()
+    assert y.shape == x.grad.shape == (0, 3, 4, 4)
+    assert all(not p.grad.any() for p in parameters)
+    torch.testing.assert_close(running, before, rtol=0, atol=0)
+
+
 def test_constant_input_stays_finite() -> None:
     x, *parameters = random_arguments((2, 2, 3, 3))
     x = torch.full_like(x, 0.7).requires_grad_()

@@ -120,6 +120,13 @@ def test_rank_reports_every_arm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_a_json_file_that_cannot_be_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = run_script("tools/benchmark.py", "rank", "--json", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --json ")
+
+
+@pytest.mark.slow
 def test_eval_runs_from_the_command_line(tmp_path: Path) -> None:
     small = ["INPUT.SIZE_TEST", "[32, 16]", "DATALOADER.NUM_WORKERS", "0"]
     small += ["MODEL.BACKBONE.DEPTH", "1.0x-paper", "MODEL.BACKBONE.FEAT_DIM", "1280"]

@@ -114,6 +114,12 @@ def test_foreign_folder_is_refused(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert make_demo_data.main(["--output", str(tmp_path / "file" / "demo")]) == 1
+    assert "demo cannot be filled (Not a directory); choose another" in capsys.readouterr().err
+
+
 def test_unfinished_folder_is_finished(tmp_path):
     made = parameters(0, 1.0)
     write_marker(tmp_path, made, complete=False)

@@ -57,6 +57,19 @@ class Storages(TorchDispatchMode):
         return result
 
 
+class Elements(TorchDispatchMode):
+    """Elements of all tensors that are made in its block."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, operator: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        self.elements += sum(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))
+        return result
+
+
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=20), st.integers(0, 1000))
 def test_each_camera_has_mean_zero_and_deviation_one(cameras: list[str], seed: int) -> None:
     features = random_features(len(cameras), seed)
@@ -91,6 +104,17 @@ def test_little_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     # Beside the result: a column of the ten images of a camera.
     sides = {rows.untyped_storage().data_ptr() for rows in (features, found)}
     assert {place for place in made.sizes if made.sizes[place] > 12 * 8} <= sides
+
+
+def test_cameras_with_one_image_are_looked_at_once() -> None:
+    """Numbers that are read do not grow with the square of the images, each its own camera's."""
+    read = []
+    for count in (100, 400):
+        features = random_features(count)
+        with Elements() as made:
+            standardize_by_camera(features, np.arange(count))
+        read.append(made.elements)
+    assert read[1] < 5 * read[0]
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 1)])

@@ -57,6 +57,22 @@ def test_thirds_are_consecutive_layers(layers: int, sizes: list[int]) -> None:
     assert [name for third in thirds for name in third] == list(gates)
 
 
+@pytest.mark.parametrize("name", ["shop.csv", "shop_parts.csv", "shop_histogram.csv"])
+def test_a_table_beside_the_figure_takes_no_other_files_place(tmp_path: Path, name: str) -> None:
+    """A manifest shop.csv is often beside shop.png."""
+    checkpoint = write_checkpoint(tmp_path / "a.pth", [0.5, 1.0])
+    draw = ["plot", "gates", str(checkpoint), "--output", str(tmp_path / "shop.png")]
+    (tmp_path / name).write_text("path,pid,camid\na.jpg,1,1\n")
+    with pytest.raises(FigureError, match=rf"numbers into \S+{name}, which is another file; give"):
+        execute(draw)
+    assert (tmp_path / name).read_text() == "path,pid,camid\na.jpg,1,1\n"
+    (tmp_path / name).unlink()
+    # A figure that is drawn anew replaces its own.
+    for _ in range(2):
+        execute(draw)
+    assert len(read_table(tmp_path / "shop.csv")) == 1
+
+
 def test_the_tables_have_every_layer_and_part(tmp_path: Path) -> None:
     first = write_checkpoint(tmp_path / "a.pth", [0.0, 1.0], [0.5, 1.0, 0.96], [1.0], [0.8])
     second = write_checkpoint(tmp_path / "b.pth", [1.0, 1.0])

@@ -160,7 +160,7 @@ def test_what_users_get_wrong_is_said_in_one_sentence(
     manifest = write_manifest(tmp_path, "site", 0, subset="test")
     content = manifest.read_bytes()
     maps = ["plot", embeddings, weights, "--output", str(manifest.with_suffix(".png"))]
-    with pytest.raises(MetaBINError, match=r"site\.csv is a file that is read; give another path"):
+    with pytest.raises(MetaBINError, match=r"numbers into \S+site\.csv, which is another file"):
         execute([*maps, "--datasets", str(manifest)])
     assert manifest.read_bytes() == content
     manifest.unlink()

@@ -30,7 +30,7 @@ from metabin_plugin.report.training import draw_curves
 @pytest.mark.parametrize("name", ["gates", "gates.csv", "folder.png"])
 def test_what_is_no_figure_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(FigureError, match="is no path of a figure"):
+    with pytest.raises(FigureError, match="is not the path of a figure"):
         check_output(tmp_path / name)
 
 

@@ -313,13 +313,18 @@ def test_what_ready_features_have_no_use_for_is_refused(tmp_path: Path) -> None:
         (r"--output \. is a folder", [features, "--output", "."]),
         ("--output / is a folder", [features, "--output", "/"]),
         ("--opts are of a network, .* leave them out", [features, "--opts", "TEST.METRIC", "x"]),
-        ("--sheet .*f.jpg is no path of a contact sheet; give one ending in .png",
+        ("--sheet .*f.jpg is not the path of a contact sheet; give one ending in .png",
          [features, "--sheet", str(tmp_path / "f.jpg")]),
     ]  # fmt: skip
     for words, arguments in wrong:
         with pytest.raises(SearchError, match=words):
             execute([*ask, *arguments])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.index", "g.npy"]
+    for suffix in (".xlsx", ".txt", ".npy"):
+        with pytest.raises(
+            SearchError, match=rf"{suffix} is not the path of a table; give one ending"
+        ):
+            execute(["query", str(index), features, "--output", str(found.with_suffix(suffix))])
     execute(["query", str(index), features, "--output", str(found.with_suffix(".JSON"))])
     assert json.loads(found.with_suffix(".JSON").read_text())["index"] == str(index)
 

@@ -397,7 +397,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         ("--camera is for an index by camera", ["add", str(plain), *options, "--camera", "a"]),
         ("cosine, by camera, and .* cosine; merge indexes of one network", merge),
         ("that of 0 is not known; give --camera", ask),
-        ("'gat' of 0 is none of the index, which has .*'gate'.*; co", [*ask, "--camera", "gat"]),
+        ("'gat' of 0 is not in the index, which has .*'gate'.*; co", [*ask, "--camera", "gat"]),
         ("is not by camera", ["query", str(plain), options[1], "--camera", "gate"]),
     ]  # fmt: skip
     for words, arguments in wrong:
@@ -619,7 +619,7 @@ def test_images_of_no_known_camera_are_refused(site: Path, monkeypatch: pytest.M
     other.write_text(manifest.read_text().replace("yard", "street"))
     wrong = [
         (
-            r"'street' of .*site/0_1\.png is none of the index, which has 'yard', 'gate'",
+            r"'street' of .*site/0_1\.png is not in the index, which has 'yard', 'gate'",
             ["threshold", "--index", str(path), "--dataset", str(other)],
         ),
         (
@@ -627,7 +627,7 @@ def test_images_of_no_known_camera_are_refused(site: Path, monkeypatch: pytest.M
             ["threshold", "--index", str(path), "--dataset", "DG_iLIDS"],
         ),
         (
-            r"camera '0' of .*cam_a.* is none of the index, which has 'yard', 'gate'; correct it",
+            r"camera '0' of .*cam_a.* is not in the index, which has 'yard', 'gate'; correct it",
             ["threshold", "--index", str(path), "--dataset", "DG_VIPeR"],
         ),
         (

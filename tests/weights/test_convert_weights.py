@@ -224,6 +224,8 @@ def test_wrong_directions_and_files_are_refused(
         ((bare, output), "is not a checkpoint"),
         ((tmp_path / "absent.pth", output), "cannot be read"),
         ((source, tmp_path / "absent" / "output.pth"), "cannot be written"),
+        # An optimizer's state, which is left out, would be nowhere any more.
+        ((source, tmp_path / "." / source.name), "is a file that is read; give another path"),
     ]:
         with pytest.raises(SystemExit):
             convert(monkeypatch, *arguments)
