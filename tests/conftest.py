@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import metabin_plugin
 from tests.campaigns import EXHAUSTIVE
@@ -16,7 +16,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is no reason to fail, and a test must not depend on the run's luck.
-settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("repeatable")
 
 # Networks this small are slower on several threads, and far slower on a busy machine.

@@ -10,7 +10,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -65,6 +67,21 @@ def fork_what_is_spawned() -> None:
     """Let processes that this one would spawn be forks of it, with all that it has imported."""
     forks = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: forks  # type: ignore[assignment]
+
+
+@contextmanager
+def within(computed: float, waited: float) -> Iterator[None]:
+    """A block that must not compute or wait for longer; a busy machine alone is no fault.
+
+    Args:
+        computed: seconds that this process, and those that it starts and waits for, may compute.
+        waited: seconds that may pass, of which what is waited for is given up after no fewer.
+    """
+    before, began = os.times(), time.monotonic()
+    yield
+    seconds = sum(os.times()[:4]) - sum(before[:4])
+    assert seconds < computed, f"{seconds:.1f} s were computed"
+    assert time.monotonic() - began < waited
 
 
 def run_script(

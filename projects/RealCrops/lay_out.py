@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from metabin_plugin.data.datasets import TARGETS
 from metabin_plugin.data.datasets.base import FROZEN, TargetDataset
 from metabin_plugin.data.manifest import ManifestDataset
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import write_whole
+from metabin_plugin.files import make_folder_of, write_whole
 
 SOURCES = "sources"
 PETA = "the PETA re-release (Deng et al., ACM MM 2014)"
@@ -73,7 +74,9 @@ class Release:
             DatasetError: none is there.
         """
         pattern = re.compile(f"/{self.pattern}$")
-        paths = sorted((data / self.folder).rglob("*"))
+        # Of a set in several folders each may be a link.
+        walk = os.walk(data / self.folder, followlinks=True)
+        paths = sorted(Path(folder, name) for folder, _, names in walk for name in names)
         matches = [(path, pattern.search(path.as_posix())) for path in paths]
         rows = [
             (f"../{path.relative_to(data).as_posix()}", match["pid"], self.camera(match))
@@ -208,7 +211,7 @@ def _count(train: Sequence[tuple[str, str, str]]) -> Count:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
+    make_folder_of(path, DatasetError)
     write_whole(path, lambda file: file.write(text.encode()), DatasetError)
 
 

@@ -130,7 +130,7 @@ def test_a_command_whose_reader_has_gone_does_its_work_in_silence(
     os.close(reader)
     errors = writer if "stderr" in gone else subprocess.PIPE
     command = [sys.executable, *unbuffered, "-c", PRINTING, str(tmp_path / "work")]
-    ended = subprocess.run(command, stdout=writer, stderr=errors, check=False, timeout=120)
+    ended = subprocess.run(command, stdout=writer, stderr=errors, check=False, timeout=300)
     os.close(writer)
     assert (tmp_path / "work").read_text() == "done"
     assert ended.returncode == 1

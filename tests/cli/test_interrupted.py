@@ -33,8 +33,10 @@ TRAINING = """
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, save)
-    Path("started").write_text(" ".join(sys.argv[1:]))
-    time.sleep(60)
+    # Whole when it is seen: the signal may come at once.
+    Path("starting").write_text(" ".join(sys.argv[1:]))
+    Path("starting").replace("started")
+    time.sleep(600)
 """
 
 # The demo with it in the place of the commands that it runs.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -296,7 +296,7 @@ ONE_IDENTITY = Run(
 )
 
 
-@settings(max_examples=tries(40, 120), suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=tries(40, 120))
 @given(runs())
 @example(ONE_IMAGE_FOR_EACH_SIDE)
 @example(ONE_IDENTITY)
@@ -308,7 +308,7 @@ def test_any_run_trains_or_says_why_not(folder: Path, run: Run) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(runs())
 def test_many_more_runs_train_or_say_why_not(folder: Path, run: Run) -> None:
     check(folder, run)

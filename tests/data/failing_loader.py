@@ -130,6 +130,8 @@ def asleep(folder: Path) -> Callable[[int], Any]:
 def run(folder: Path, kind: str, name: str) -> None:
     """Read all batches while something goes wrong, and report the error."""
     os.setpgid(0, 0)
+    # A loader has no more workers than there are cores, and there may be one.
+    os.sched_getaffinity = lambda _pid: set(range(WORKERS))
     others = {"asleep": (None, asleep(folder), None), "large": (None, large, None)}
     prepare, make, batches = {**FAULTS, **others}[name]
     loader: Any = DeviceDataLoader(

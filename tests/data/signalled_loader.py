@@ -15,6 +15,7 @@ import metabin_plugin
 metabin_plugin.register()
 
 import multiprocessing
+import os
 
 import torch
 from torch.multiprocessing import start_processes
@@ -29,6 +30,10 @@ class Noise(Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return torch.rand(3)
+
+
+# A loader has no more workers than there are cores, and there may be one.
+os.sched_getaffinity = lambda _pid: {0, 1}  # type: ignore[assignment]
 
 
 def stream(workers: int) -> ResumableBatches:

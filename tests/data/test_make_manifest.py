@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -374,6 +375,25 @@ def test_draws_depend_on_the_seed_alone() -> None:
 def test_two_people_of_each_domain_are_left_to_train_on() -> None:
     shots = [Photograph(f"{c}/{p}", str(p), c) for c in "ab" for p in range(4)]
     assert len(hold_out(shots, 0.9, seed=0)) == 2
+
+
+@pytest.mark.parametrize("domains", [2, 20])
+def test_photographs_are_gone_through_once_however_many_domains_there_are(domains: int) -> None:
+    passes = []
+
+    class Counted(list[Photograph]):
+        def __iter__(self) -> Iterator[Photograph]:
+            passes.append(1)
+            return super().__iter__()
+
+    shots = Counted(
+        Photograph(f"{domain}/{person}{camera}.jpg", str(person), str(camera), str(domain))
+        for domain in range(domains)
+        for person in range(4)
+        for camera in range(2)
+    )
+    assert len(hold_out(shots, 0.5, seed=0)) == 2 * domains
+    assert len(passes) == 1
 
 
 def test_nobody_to_hold_out_is_said(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from metabin_plugin.errors import DatasetError
 from tests.campaigns import tries
 from tests.data.datasets.test_own_splits import CUHK03_NAMES, cuhk03
 from tests.data.datasets.test_targets import partitions, write_partitions
+from tests.processes import within
 from tests.tools.test_crop_cuhk_sysu import PEOPLE, write_person_mat
 
 Reader = tuple[Path, Callable[[], Any]]
@@ -61,13 +61,12 @@ def reads_or_refuses(reader: Reader, variants: Iterable[bytes]) -> None:
     refused = 0
     for content in variants:
         path.write_bytes(content)
-        began = time.monotonic()
-        try:
-            read()
-        except DatasetError as error:
-            refused += 1
-            assert path.name in str(error)
-        assert time.monotonic() - began < 20
+        with within(20, mat_files._PATIENCE):
+            try:
+                read()
+            except DatasetError as error:
+                refused += 1
+                assert path.name in str(error)
     assert refused
 
 
@@ -100,10 +99,8 @@ def test_a_small_file_that_unfolds_to_much_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "Person.mat"
     savemat(path, {"Person": np.zeros((2**12, 2**12))}, do_compression=True)
     assert path.stat().st_size < 2**20
-    began = time.monotonic()
-    with pytest.raises(DatasetError, match="damaged"):
+    with within(20, mat_files._PATIENCE), pytest.raises(DatasetError, match="damaged"):
         mat_files.read_mat(DG_CUHKSYSU.release, path, ["Person"])
-    assert time.monotonic() - began < 20
 
 
 def test_values_are_plain(tmp_path: Path) -> None:
@@ -175,10 +172,9 @@ def test_whatever_the_reading_process_does_is_one_sentence(
     reader.write_text(script)
     monkeypatch.setattr(mat_reader, "__file__", str(reader))
     monkeypatch.setattr(mat_files, "_PATIENCE", 3)
-    began = time.monotonic()
-    with pytest.raises(DatasetError, match=r"Person\.mat is damaged or no MATLAB file"):
+    # What hangs sleeps for longer.
+    with within(60, 600), pytest.raises(DatasetError, match=r"Person\.mat is damaged or no MATLAB"):
         read()
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems limit less")

@@ -392,10 +392,7 @@ def test_workers_outlive_the_signals_but_not_their_training() -> None:
         assert all(map(runs, workers))
         process.kill()
     # An idle worker looks after its parent every 5 seconds.
-    deadline = time.monotonic() + 60
-    while any(map(runs, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(runs, workers))
+    wait_for_end(workers)
 
 
 @pytest.mark.slow
@@ -415,23 +412,32 @@ def test_a_process_with_running_workers_ends_with_them(end: str, status: int, sa
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert process.returncode == status, process.stderr
     assert process.stderr.strip().endswith(says)
     assert "Exception ignored" not in process.stderr
     workers = [int(pid) for pid in process.stdout.split()]
     assert len(workers) == 2
-    assert not any(map(runs, workers))
+    wait_for_end(workers)
+
+
+def wait_for_end(pids: list[int]) -> None:
+    """What a process closes when it ends is closed before it has ended."""
+    deadline = time.monotonic() + 300
+    while any(map(runs, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def runs(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    # It may end between the opening and the reading.
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"
+    return state not in "ZX"
 
 
 def test_spawned_workers_can_have_the_images(images: DomainDataset) -> None:
@@ -447,7 +453,7 @@ def test_on_cuda_the_batch_copied_ahead_is_not_counted(
 ) -> None:
     expected = take(stream(cfg, images), 5)
     fake_cuda(monkeypatch)
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     first, second = stream(cfg, images, workers=workers), stream(cfg, images, workers=workers)
     for batches in (first, second):
         batches._loader.device = torch.device("cuda", 0)
@@ -455,7 +461,8 @@ def test_on_cuda_the_batch_copied_ahead_is_not_counted(
     assert same(take(first, 2), expected[:2])
     assert first.position == 2
     # A thread that loads could meet the training at the generators.
-    assert workers or threading.active_count() == threads
+    # One of another test may end in between.
+    assert workers or set(threading.enumerate()) <= threads
     second.load_state_dict(first.state_dict())
     assert same(take(second, 3), expected[2:])
     assert same(capture(), before)

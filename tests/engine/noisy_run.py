@@ -63,28 +63,27 @@ class NoisyHook(HookBase):
         self.trainer.storage.put_scalar("noise", noise)
 
 
-class PauseHook(HookBase):
-    """Gives a test the time to interfere; changes nothing."""
+class HeldHook(HookBase):
+    """Changes nothing, and waits where a test interferes.
+
+    From iteration 3 on as long as there is a file ``hold`` beside the folder of the run, in which
+    it leaves a file ``held``.
+    """
 
     def __init__(self, cfg: CfgNode, trainer: MetaBINTrainer) -> None:
-        self.seconds = 0.1
+        self.folder = Path(cfg.OUTPUT_DIR)
 
     def after_step(self) -> None:
-        time.sleep(self.seconds)
-
-
-class LongPauseHook(PauseHook):
-    """Longer than any test waits."""
-
-    def __init__(self, cfg: CfgNode, trainer: MetaBINTrainer) -> None:
-        self.seconds = 600.0
+        while self.trainer.iter >= 3 and (self.folder.parent / "hold").exists():
+            (self.folder / "held").touch()
+            time.sleep(0.01)
 
 
 def register() -> None:
     """Make backbone and hook known, in this process."""
     if "build_dropout_backbone" not in BACKBONE_REGISTRY._obj_map:
         BACKBONE_REGISTRY.register(build_dropout_backbone)
-        for hook in (NoisyHook, PauseHook, LongPauseHook):
+        for hook in (NoisyHook, HeldHook):
             HOOK_REGISTRY.register(hook)
 
 

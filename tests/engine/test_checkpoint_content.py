@@ -267,7 +267,7 @@ def goes_on_or_is_refused(run: Run, trainer: MetaBINTrainer, content: Any) -> No
 @settings(
     max_examples=tries(15, 200),
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @pytest.mark.slow
 def test_any_value_at_any_place_is_harmless_or_refused(

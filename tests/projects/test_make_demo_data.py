@@ -128,6 +128,22 @@ def test_unfinished_folder_is_finished(tmp_path):
     assert is_complete(tmp_path, made)
 
 
+def test_a_folder_is_its_own_whenever_the_drawing_was_killed(tmp_path, monkeypatch):
+    """Before the marker is written, and while it is written again."""
+    made = parameters(0, 1.0)
+
+    def killed(path, *_arguments, **_keywords):
+        path.touch()
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "write_text", killed)
+            write_marker(tmp_path, made, complete=True)
+        assert not is_complete(tmp_path, made)
+        write_marker(tmp_path, made, complete=False)
+
+
 def test_target_proportions_follow_the_real_ones():
     shots = plan(0, 1.0)
     grid = [shot for shot in shots if shot.dataset == "grid"]

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from metabin_plugin.errors import ConfigError
 from papertables.runs import Ended, Job, JobQueue, lock
 
 # Waits until as many have begun as should run together, and notes how many are running.
@@ -23,7 +24,7 @@ folder, name, together = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]
 running = folder / f"{name}.running"
 running.touch()
 (folder / f"{name}.begun").touch()
-deadline = time.monotonic() + 120
+deadline = time.monotonic() + 300
 while len(list(folder.glob("*.begun"))) < together and time.monotonic() < deadline:
     time.sleep(0.02)
 time.sleep(0.1)
@@ -36,7 +37,7 @@ import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -106,11 +107,17 @@ def run_in_thread(queue: JobQueue, jobs: list[Job], ended: list[str]) -> threadi
     return thread
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def is_free(path: Path) -> bool:
+    if (held := lock(path)) is not None:
+        held.release()
+    return held is not None
 
 
 # Ends when it is told to.
@@ -130,7 +137,7 @@ def test_a_job_that_another_queue_runs_is_left_to_it(
     first: list[str] = []
     both = [job(tmp_path, "one", WAITING, tmp_path), job(tmp_path, "two", "pass")]
     thread = run_in_thread(JobQueue(1, 1, tmp_path), both, first)
-    wait_for(tmp_path / "begun")
+    wait_until((tmp_path / "begun").exists)
     # With a second slot, which the first does not have.
     second, ended = run(both, slots=2)
     assert [job.name for job in second.elsewhere] == ["one"]
@@ -149,7 +156,7 @@ def test_queues_on_one_folder_share_the_slots(
     thread = run_in_thread(
         JobQueue(1, 1, tmp_path), [job(tmp_path, "one", WAITING, tmp_path)], first
     )
-    wait_for(tmp_path / "begun")
+    wait_until((tmp_path / "begun").exists)
     other = run_in_thread(JobQueue(1, 1, tmp_path), [job(tmp_path, "two", "pass")], second)
     time.sleep(1)
     assert not (tmp_path / "two" / "run.log").exists()
@@ -169,17 +176,13 @@ JobQueue(1, 1, folder).run([one], lambda job: True, lambda job, how: None)
 """
     paths = os.pathsep.join(sys.path)
     queue = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
-    wait_for(tmp_path / "begun")
+    wait_until((tmp_path / "begun").exists)
     queue.kill()
     queue.wait()
     path = tmp_path / "one" / "run.lock"
-    assert lock(path) is None
+    assert not is_free(path)
     (tmp_path / "go").touch()
-    deadline = time.monotonic() + 60
-    while (held := lock(path)) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    held.release()
+    wait_until(lambda: is_free(path))
 
 
 def test_memory_and_time_are_those_of_the_process(tmp_path: Path) -> None:
@@ -205,12 +208,15 @@ def test_threads_are_divided_unless_the_user_chose(
     assert (tmp_path / "one" / "run.log").read_text() == f"{threads}\n"
 
 
-def send_when_ready(logs: list[Path], number: int) -> None:
-    deadline = time.monotonic() + 300
-    while not all(log.exists() and "ready" in log.read_text() for log in logs):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def are_ready(logs: list[Path]) -> bool:
+    return all(log.exists() and "ready" in log.read_text() for log in logs)
+
+
+def send_when_ready(logs: list[Path], number: int, sent: Path | None = None) -> None:
+    wait_until(lambda: are_ready(logs))
     os.kill(os.getpid(), number)
+    if sent is not None:
+        sent.touch()
 
 
 @contextmanager
@@ -240,10 +246,58 @@ def test_a_signal_is_passed_on_and_nothing_more_is_started(
     assert queue.stopped_by == number
 
 
+def test_a_signal_reaches_a_job_that_is_being_started(tmp_path: Path) -> None:
+    """Or the job would be trained to its end, and Ctrl-C seem to have no effect."""
+    one = job(tmp_path, "one", "import time; time.sleep(20)")
+    ended: dict[str, Ended] = {}
+
+    def start(_job: Job) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return True
+
+    queue = JobQueue(1, 1, tmp_path)
+    queue.run([one], start, lambda job, how: ended.update({job.name: how}))
+    assert ended["one"].status == -signal.SIGTERM
+    assert queue.stopped_by == signal.SIGTERM
+
+
+def test_what_runs_is_stopped_where_the_queue_cannot_go_on(tmp_path: Path) -> None:
+    """It would go on unseen, deaf to Ctrl-C, and keep its slot."""
+    jobs = [job(tmp_path, "one", STOPPABLE), job(tmp_path, "two", "pass")]
+    jobs += [job(tmp_path, "three", STOPPABLE)]
+    ended: dict[str, Ended] = {}
+
+    def end(job: Job, how: Ended) -> None:
+        if job.name == "two":
+            wait_until(lambda: are_ready([jobs[0].log]))
+            raise ConfigError("there is no space left")
+        ended[job.name] = how
+
+    queue = JobQueue(2, 1, tmp_path)
+    with pytest.raises(ConfigError, match="no space left"):
+        queue.run(jobs, lambda job: True, end)
+    assert {name: how.status for name, how in ended.items()} == {"one": 143}
+    locks = [*tmp_path.glob("slot*.lock"), *tmp_path.glob("*/run.lock")]
+    assert len(locks) == 4 and all(map(is_free, locks))
+
+
+def test_a_job_that_cannot_be_started_keeps_no_slot(tmp_path: Path) -> None:
+    one = job(tmp_path, "one", "pass")
+
+    def start(_job: Job) -> bool:
+        raise ConfigError("it has other settings now")
+
+    with pytest.raises(ConfigError, match="other settings"):
+        JobQueue(1, 1, tmp_path).run([one], start, lambda job, how: None)
+    assert is_free(tmp_path / "slot0.lock") and is_free(tmp_path / "one" / "run.lock")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_ignored_signal_stays_ignored(tmp_path: Path, number: signal.Signals) -> None:
-    one = job(tmp_path, "one", "import time; print('ready', flush=True); time.sleep(0.5)")
-    sender = threading.Thread(target=send_when_ready, args=([one.log], number))
+    # It ends after the signal was sent, however slow the machine is.
+    one = job(tmp_path, "one", f"print('ready', flush=True)\n{WAITING}", tmp_path)
+    go = tmp_path / "go"
+    sender = threading.Thread(target=send_when_ready, args=([one.log], number, go))
     with disposition(number, signal.SIG_IGN):
         sender.start()
         queue, ended = run([one])

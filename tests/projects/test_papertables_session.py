@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from metabin_plugin.errors import ConfigError
 from papertables import command
 from papertables.command import Experiments, Session
 from papertables.rows import Budget
-from papertables.runs import Record, Run
+from papertables.runs import Lock, Record, Run
 from tests.engine.tiny_data import tiny_options
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +138,34 @@ def test_tables_are_written_from_what_is_there(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "table2.csv").exists()
 
 
+def test_a_run_that_another_checkout_has_started_meanwhile_is_not_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    ours = experiments(tmp_path)
+    session = Session(ours, ROWS, [1])
+    (theirs,) = ours.runs(["dg/MetaBIN"], [1])
+    theirs.write_record(Record({**ours.settings(theirs), "SOLVER.BASE_LR": 1.0}))
+    with pytest.raises(ConfigError, match=r"^dg/MetaBIN seed 1 was run with other settings"):
+        session.train(ROWS, 1)
+    assert (len(calls(tmp_path, "dg/BN")), len(calls(tmp_path, "dg/MetaBIN"))) == (1, 0)
+
+
+def test_calls_that_write_tables_at_once_lose_no_row(tmp_path: Path) -> None:
+    """One waits for the other before it looks which runs have finished."""
+    rows = experiments(tmp_path)
+    Session(rows, ROWS, [1]).train(["dg/BN"], 1)
+    table = command.read_plan().tables["table2"]
+    held = Lock(tmp_path / "out" / command.TABLES_LOCK)
+    other = threading.Thread(target=command.write_tables, args=(rows, ROWS, [1, 2], [table]))
+    other.start()
+    other.join(0.5)
+    Session(rows, ROWS, [2]).train(["dg/BN"], 1)
+    held.release()
+    other.join()
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
 def tiny_budget(folder: Path, **more: object) -> Path:
     options = tiny_options(folder)
     keys = dict(zip(options[::2], options[1::2], strict=True))
@@ -144,6 +173,30 @@ def tiny_budget(folder: Path, **more: object) -> Path:
     # JSON is YAML.
     path.write_text(json.dumps({"ABOUT": "Tiny.", "dg": {**keys, **more}}))
     return path
+
+
+# For a training in a process of its own: it waits in the midst of it until it is told to stop, so
+# that it cannot be over before.
+HOLDING = """
+import pathlib, signal, sys, time
+
+folder, log = pathlib.Path(__file__).parent, pathlib.Path({log!r})
+
+def hold(event, given):
+    if event != "open" or not str(given[0]).endswith(".png") or (folder / "held").exists():
+        return
+    if not log.exists() or "Starting training" not in log.read_text():
+        return
+    told, former = [], signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *of_signal: (told.append(1), former(*of_signal)))
+    (folder / "held").touch()
+    end = time.monotonic() + 300
+    while not told and time.monotonic() < end:
+        time.sleep(0.02)
+    signal.signal(signal.SIGINT, former)
+
+sys.addaudithook(hold)
+"""
 
 
 def arguments_of(budget: Path, *further: str) -> list[str]:
@@ -204,23 +257,28 @@ def test_rows_are_trained_and_reported(tmp_path: Path, capfd: pytest.CaptureFixt
 def test_ctrl_c_saves_and_the_same_command_goes_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    budget = tiny_budget(tmp_path, **{"METABIN.ITERS_PER_EPOCH": 15})
+    budget = tiny_budget(tmp_path)
     rows = ("--rows", "dg/BN", "dg/MetaBIN")
+    folder = tmp_path / "tables" / "dg" / "BN" / "seed4"
+    startup = tmp_path / "startup"
+    startup.mkdir()
+    # Python imports it when it starts.
+    (startup / "sitecustomize.py").write_text(HOLDING.format(log=str(folder / "log.txt")))
+    paths = filter(None, [str(startup), os.environ.get("PYTHONPATH")])
     process = subprocess.Popen(
         [sys.executable, str(RUN), *arguments_of(budget, *rows)],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    folder = tmp_path / "tables" / "dg" / "BN" / "seed4"
-    log = folder / "log.txt"
-    deadline = time.monotonic() + 100
-    while not log.exists() or "Starting training" not in log.read_text():
-        assert time.monotonic() < deadline
+    deadline = time.monotonic() + 300
+    while not (startup / "held").exists():
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "dg/BN seed 4: stopped\n" in out
     assert err == "stopped; the same command goes on\n"
@@ -248,6 +306,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
             "error: --rows names dg/IN, which the chosen tables do not have; choose from dg/BN, ",
         ),
         (["--budget", "absent.yml"], "error: --budget absent.yml cannot be read"),
+        (["--output", "/dev/null/out"], "error: /dev/null/out/"),
     ],
 )
 def test_mistakes_end_in_one_sentence(
@@ -261,6 +320,22 @@ def test_mistakes_end_in_one_sentence(
     assert error.startswith(sentence)
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    budget = tmp_path / "budget.yml"
+    budget.write_text("dg: {}")
+    output = tmp_path / "out"
+    run = Run("dg/BN", 1, output / "dg" / "BN" / "seed1")
+    settings = Experiments(output, Budget("", {"dg": {}}), {}).settings(run)
+    run.write_record(Record(settings, finished=True))
+    run.results.write_text(json.dumps({"T": {"Rank-1": 10, "mAP": 50}}))
+    words = ["--budget", str(budget), "--output", str(output), "--report", "--tables", "2"]
+    with pytest.raises(SystemExit, match="0"):
+        command.main([*words, "--seeds", "1", "2", "1"])
+    with (output / "table2.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert (first["seeds"], first["rank1_std"]) == ("1", "")
 
 
 def test_a_record_outlives_the_command(tmp_path: Path) -> None:

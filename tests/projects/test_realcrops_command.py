@@ -227,6 +227,27 @@ def test_what_is_missing_is_named_before_anything_runs(
     assert not (project / "out" / "BN").exists()
 
 
+def test_what_the_tables_cannot_be_made_of_is_said_before_anything_runs(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(project, "--seeds", "1") == 0
+    results = project / "out" / "BN" / "seed1" / "results.json"
+    results.write_text("half of")
+    assert call(project, "--seeds", "2") == 1
+    error = capsys.readouterr().err
+    assert error == f"error: the results in {results.parent} are damaged; remove it\n"
+    assert calls(project, "BN", 2) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--output", "--results"):
+        assert call(project, "--seeds", "1", option, "/dev/null/out") == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: /dev/null/out/") and error.count("\n") == 1
+
+
 def test_a_budget_may_not_change_what_makes_an_arm(project: Path) -> None:
     experiments = Experiments(project, "", {"MODEL.BACKBONE.NORM": "IN"})
     with pytest.raises(ConfigError, match=r"sets MODEL.BACKBONE.NORM, which makes arm 'BN' what"):

@@ -114,6 +114,25 @@ def test_a_manifest_names_every_image_with_its_person_and_camera(data: Path, dom
     assert rows(data / "sources" / f"{domain}.csv") == EXPECTED[domain]
 
 
+def test_folders_may_be_links(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for number, folder in enumerate((*SETS, "PKU-Reid/train", "PKU-Reid/val/all_imgs")):
+        if folder != "PKU-Reid":
+            (data / folder).rename(elsewhere / str(number))
+            (data / folder).symlink_to(elsewhere / str(number))
+    assert run(data) == 1
+    assert {domain: rows(data / "sources" / f"{domain}.csv") for domain in EXPECTED} == EXPECTED
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "sources").write_text("a file")
+    assert run(data) == 1
+    error = capsys.readouterr().err
+    assert "sources/Market1501.csv cannot be written (" in error and error.count("\n") == 1
+
+
 @pytest.fixture
 def any_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins pass for the benchmark's targets."""

@@ -27,7 +27,7 @@ TARGETS = ("VIPeR", "PRID")
 PLACE = {"commit": "abc", "torch": "2.14.1", "processor": "Fast, 2 cores"}
 
 
-def drawn(arm: str, seeds: list[int], level: float, seconds: float | None = 60.0) -> list[Result]:
+def drawn(arm: str, seeds: list[int], level: float, seconds: int | None = 60) -> list[Result]:
     rng = np.random.default_rng(sum(map(ord, arm)))
     return [
         Result(
@@ -44,7 +44,7 @@ def drawn(arm: str, seeds: list[int], level: float, seconds: float | None = 60.0
 
 RESULTS = [
     *drawn("BN", [1, 2, 3], 20.0),
-    *drawn("MetaBIN", [1, 2, 3], 30.0, 100.0),
+    *drawn("MetaBIN", [1, 2, 3], 30.0, 100),
     *drawn("new", [1, 3, 4], 40.0, None),
     *drawn("once", [2], 25.0),
     *drawn("alone", [9], 25.0),
@@ -53,10 +53,12 @@ TITLES = {"BN": "BN", "MetaBIN": "MetaBIN", "new": "What is new", "once": "once"
 
 
 def values(arm: str, metric: str) -> np.ndarray:
-    """Targets and their mean in the rows, seeds in the columns."""
-    own = [r for r in RESULTS if r.arm == arm]
-    table = np.array([[r.targets[t][metric] for r in own] for t in TARGETS])
-    return np.vstack([table.mean(0), table])
+    """The mean of the targets and the targets in the rows, seeds in the columns.
+
+    As a reader of the raw rows has them, from which the tables must follow.
+    """
+    own = [row for row in csv.DictReader(io.StringIO(raw_csv(RESULTS))) if row["arm"] == arm]
+    return np.array([[float(row[f"{t} {metric}"]) for row in own] for t in ("average", *TARGETS)])
 
 
 def tables() -> dict[str, list[list[str]]]:
@@ -174,6 +176,50 @@ def test_damaged_results_are_named(tmp_path: Path, text: str) -> None:
     path = finish(tmp_path, "BN", 1, Record({}, True), text)
     with pytest.raises(ConfigError, match=f"results in {path.parent} are damaged; remove"):
         read_results(tmp_path, [])
+
+
+def test_the_tables_follow_from_the_rows_to_the_last_figure(tmp_path: Path) -> None:
+    """Of the unrounded numbers they would say 1.2 and 11, which no reader of the rows finds."""
+    for seed, seconds in ((1, 10.4), (2, 10.4), (3, 10.9)):
+        record = Record({}, True, seconds=seconds, cpu_seconds=seconds, place=PLACE)
+        metrics = dict.fromkeys(METRICS, 1.15004)
+        finish(tmp_path, "BN", seed, record, json.dumps({"DG_VIPeR": metrics}))
+    results = read_results(tmp_path, [])
+    rows = list(csv.DictReader(io.StringIO(raw_csv(results))))
+    mean = sum(float(row["average mAP"]) for row in rows) / 3
+    seconds = sum(float(row["CPU seconds"]) for row in rows) / 3
+    (line,) = [x for x in markdown(results, {}, "").split("\n\n")[1].splitlines() if "BN" in x]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == f"{mean:.1f} ± 0.0" == "1.1 ± 0.0"
+    assert cells[-2] == f"{seconds:.0f}" == "10"
+
+
+def test_a_run_without_targets_is_damaged(tmp_path: Path) -> None:
+    finish(tmp_path, "BN", 1, Record({}, True), "{}")
+    with pytest.raises(ConfigError, match="are damaged; remove"):
+        read_results(tmp_path, [])
+
+
+def test_a_folder_that_was_put_aside_is_no_run(tmp_path: Path) -> None:
+    done = Record({}, True, place=PLACE)
+    for seed in (1, 2):
+        finish(tmp_path, "BN", seed, done)
+    (tmp_path / "BN" / "seed2").rename(tmp_path / "BN" / "seed2.old")
+    finish(tmp_path, "BN", 1, done).parent.rename(tmp_path / "BN" / "seed01")
+    finish(tmp_path, "BN", 1, done)
+    finish(tmp_path, "BN", -1, done)
+    assert [(r.arm, r.seed) for r in read_results(tmp_path, [])] == [("BN", -1), ("BN", 1)]
+
+
+def test_runs_with_other_targets_do_not_share_a_table(tmp_path: Path) -> None:
+    """Their averages would be of other things, and the rows of one would lack columns."""
+    done = Record({}, True, place=PLACE)
+    finish(tmp_path, "BN", 1, done)
+    content = {"DG_VIPeR": dict.fromkeys(METRICS, 1.0)}
+    finish(tmp_path, "MetaBIN", 1, done, json.dumps(content))
+    sentence = r"MetaBIN seed 1 was tested on VIPeR and BN seed 1 on VIPeR, PRID, .*; move one"
+    with pytest.raises(ConfigError, match=sentence):
+        read_results(tmp_path, ["BN", "MetaBIN"])
 
 
 def write_points(folder: Path, seed: int, targets: tuple[str, ...] = TARGETS) -> None:

@@ -28,8 +28,12 @@ def hold_out(photographs: Sequence[Photograph], share: float, seed: int) -> set[
     """
     drawn: set[Person] = set()
     can_be_found = can_be_drawn = False
-    for domain, cameras in sorted(_cameras(photographs).items()):
-        people = _people(p for p in photographs if p.domain == domain and not p.is_distractor)
+    by_domain: dict[str, list[Photograph]] = defaultdict(list)
+    for photograph in photographs:
+        if not photograph.is_distractor:
+            by_domain[photograph.domain].append(photograph)
+    for domain, shots in sorted(by_domain.items()):
+        people, cameras = _people(shots), {shot.camera for shot in shots}
         found = sorted(person for person, images in people.items() if _testable(images, cameras))
         most = min(len(found), max(len(people) - 2, 0))
         count = min(round(share * len(people)), most)

@@ -15,6 +15,7 @@ from demo_data.compose import draw_shots
 from demo_data.domains import Shot, plan
 
 MARKER = "demo_data.json"
+_PARTIAL = f"{MARKER}.partial"
 
 
 class FolderError(Exception):
@@ -44,7 +45,7 @@ def is_complete(output: Path, wanted: dict[str, float]) -> bool:
         return False
     if not output.is_dir():
         raise FolderError(f"{output} is not a folder; choose another --output")
-    if not any(output.iterdir()):
+    if {path.name for path in output.iterdir()} <= {_PARTIAL}:
         return False
     found = _read(output)
     if {key: found.get(key) for key in wanted} != wanted:
@@ -58,7 +59,10 @@ def is_complete(output: Path, wanted: dict[str, float]) -> bool:
 def write_marker(output: Path, made: dict[str, float], *, complete: bool) -> None:
     """Write the marker of a folder that is being, or has been, filled."""
     text = json.dumps({**made, "complete": complete}, indent=2)
-    (output / MARKER).write_text(text + "\n", encoding="utf-8")
+    # Whole at any moment: a folder without it is taken for somebody else's.
+    partial = output / _PARTIAL
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(output / MARKER)
 
 
 def _read(output: Path) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from metabin_plugin.cli.outcome import run_cli
+from metabin_plugin.environment import available_cpus
 from metabin_plugin.errors import STATUS_BASE, ConfigError
-from metabin_plugin.files import replace_file
+from metabin_plugin.files import make_folder_of, write_whole
 from papertables.rows import Budget, Settings, read_budget, row_file, row_settings
-from papertables.runs import Ended, Job, JobQueue, Record, Run
+from papertables.runs import Ended, Job, JobQueue, Record, Run, one_at_a_time
 from papertables.tables import (
     Outcome,
     Plan,
@@ -29,6 +29,8 @@ from papertables.tables import (
 ROOT = Path(__file__).resolve().parents[3]
 _TRAIN = "tools/train_net.py"
 _FOLDER = "OUTPUT_DIR"
+# Calls that finish runs at the same time write the tables one after the other.
+TABLES_LOCK = "tables.lock"
 
 
 _LOG_LINES = 15
@@ -101,9 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables = [plan.tables[_table_name(plan, name)] for name in args.tables]
         in_tables = list(dict.fromkeys(line.row for table in tables for line in table.rows))
         _check_rows(args.rows or [], in_tables)
-        session = Session(experiments, in_tables, args.seeds)
+        seeds = unique(args.seeds)
+        session = Session(experiments, in_tables, seeds)
         status = 0 if args.report else session.train(args.rows or in_tables, args.jobs)
-        write_tables(experiments, in_tables, args.seeds, tables)
+        write_tables(experiments, in_tables, seeds, tables)
     sys.exit(status)
 
 
@@ -162,14 +165,15 @@ class Session:
             The exit status.
 
         Raises:
-            ConfigError: a row cannot be read.
+            ConfigError: a row cannot be read, or a file of a run cannot be written; what runs is
+                stopped before.
         """
         runs = list(self._experiments.runs(rows, self._seeds))
         todo = {str(run): run for run in runs if not run.is_finished()}
         print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before", flush=True)
         settings = {name: self._experiments.settings(run) for name, run in todo.items()}
         jobs = [self._experiments.job(run) for run in todo.values()]
-        threads = max(1, (os.cpu_count() or 1) // slots)
+        threads = max(1, available_cpus() // slots)
         queue = JobQueue(slots, threads, self._experiments.output)
 
         def started(job: Job) -> bool:
@@ -177,6 +181,8 @@ class Session:
             # Another call may have finished it meanwhile.
             if run.is_finished():
                 return False
+            # Or have started it, with what its own checkout sets.
+            run.check_unchanged(settings[job.name])
             record = run.record() or Record(settings[job.name])
             run.write_record(record.before_attempt(place or {}))
             number = list(todo).index(job.name) + 1
@@ -232,20 +238,23 @@ def write_tables(
         rows: all rows of the tables.
         seeds: the chosen seeds.
         tables: what to write.
+
+    Raises:
+        ConfigError: the results of a run are damaged, or a file cannot be written.
     """
-    found = [outcome(run) for run in experiments.runs(rows, seeds)]
-    outcomes = [o for o in found if o is not None]
-    by_row: dict[str, list[Outcome]] = {}
-    for one in outcomes:
-        by_row.setdefault(one.run.row, []).append(one)
     output = experiments.output
-    output.mkdir(parents=True, exist_ok=True)
-    for table in tables:
-        text = markdown(table, by_row, experiments.budget.about)
-        _write(output / f"{table.name}.md", text)
-        _write(output / f"{table.name}.csv", table_csv(table, by_row))
-        print(f"\n{text}")
-    _write(output / "runs.csv", runs_csv(outcomes))
+    with one_at_a_time(output / TABLES_LOCK):
+        found = [outcome(run) for run in experiments.runs(rows, seeds)]
+        outcomes = [o for o in found if o is not None]
+        by_row: dict[str, list[Outcome]] = {}
+        for one in outcomes:
+            by_row.setdefault(one.run.row, []).append(one)
+        for table in tables:
+            text = markdown(table, by_row, experiments.budget.about)
+            write_text(output / f"{table.name}.md", text)
+            write_text(output / f"{table.name}.csv", table_csv(table, by_row))
+            print(f"\n{text}")
+        write_text(output / "runs.csv", runs_csv(outcomes))
 
 
 def _check_rows(rows: Sequence[str], in_tables: Sequence[str]) -> None:
@@ -286,5 +295,16 @@ def _table_name(plan: Plan, name: str) -> str:
     raise ConfigError(f"--tables names {name!r}; choose from {', '.join(plan.tables)}")
 
 
-def _write(path: Path, text: str) -> None:
-    replace_file(path, lambda file: file.write(text.encode()))
+def write_text(path: Path, text: str) -> None:
+    """Write a table, whole or not at all; its folder is made.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    make_folder_of(path, ConfigError)
+    write_whole(path, lambda file: file.write(text.encode()), ConfigError)
+
+
+def unique(seeds: Sequence[int]) -> list[int]:
+    """Seeds without those that are given again, which would count twice."""
+    return list(dict.fromkeys(seeds))

@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.files import replace_file
+from metabin_plugin.files import make_folder_of, reason, write_whole
 from papertables.rows import Settings, changes
 
 _RECORD, _RESULTS, _LOCK = "run.json", "results.json", "run.lock"
@@ -115,10 +117,15 @@ class Run:
             raise ConfigError(f"{path} is damaged; remove {self.folder}") from error
 
     def write_record(self, record: Record) -> None:
-        """Keep what is known of the run."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Keep what is known of the run.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        path = self.folder / _RECORD
         text = json.dumps(asdict(record), indent=1) + "\n"
-        replace_file(self.folder / _RECORD, lambda file: file.write(text.encode()))
+        make_folder_of(path, ConfigError)
+        write_whole(path, lambda file: file.write(text.encode()), ConfigError)
 
     def is_finished(self) -> bool:
         """Whether the run need not be started."""
@@ -190,16 +197,17 @@ class Lock:
 
     Args:
         path: the file; its folder is made.
+        waits: whether to wait until no other process has locked it.
 
     Raises:
-        BlockingIOError: another process has locked it.
+        BlockingIOError: another process has locked it, and it is not waited for.
+        ConfigError: the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+    def __init__(self, path: Path, waits: bool = False) -> None:
+        self._file = _open_to_add(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
             self._file.close()
             raise
@@ -221,13 +229,41 @@ def lock(path: Path) -> Lock | None:
         return None
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """A block that one process at a time is in; the others wait for it.
+
+    Args:
+        path: the file that is locked; its folder is made.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    held = Lock(path, waits=True)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _open_to_add(path: Path) -> BinaryIO:
+    make_folder_of(path, ConfigError)
+    try:
+        return path.open("ab")
+    except OSError as fault:
+        raise ConfigError(
+            f"{path} cannot be written ({reason(fault)}); choose another --output, with space for "
+            "it"
+        ) from fault
+
+
 class _Process:
     """A started job, which holds on to locks while it runs."""
 
     def __init__(self, job: Job, environment: dict[str, str], locks: Sequence[Lock]) -> None:
         self.job, self._locks = job, locks
         self._started = time.perf_counter()
-        with job.log.open("ab") as log:
+        with _open_to_add(job.log) as log:
             # Out of the terminal's reach: signals come from this process alone, once each.
             self._popen = subprocess.Popen(
                 job.command,
@@ -283,6 +319,7 @@ class JobQueue:
         self._slots = [folder / f"slot{number}.lock" for number in range(slots)]
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._running: list[_Process] = []
+        self._unsent: list[int] = []
         self.stopped_by = 0
         self.elsewhere: list[Job] = []
 
@@ -298,6 +335,10 @@ class JobQueue:
             jobs: what to run.
             on_start: called with each job when its turn has come; False leaves it out.
             on_end: called with each job when it has ended, and how.
+
+        Raises:
+            ConfigError: a lock or a log cannot be written. What runs is stopped before, as it is
+                when one of the two functions raises.
         """
         waiting = list(jobs)
         # What was ignored from the start stays so: nohup, or a job in the background.
@@ -307,8 +348,12 @@ class JobQueue:
             while self._running or (waiting and not self.stopped_by):
                 while waiting and not self.stopped_by and (slot := self._free_slot()):
                     self._start(waiting.pop(0), slot, on_start)
+                self._pass_on()
                 self._collect(on_end)
                 time.sleep(_POLL_SECONDS)
+        except BaseException:
+            self._end_all(on_end)
+            raise
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
@@ -317,15 +362,20 @@ class JobQueue:
         return next(filter(None, map(lock, self._slots)), None)
 
     def _start(self, job: Job, slot: Lock, on_start: Callable[[Job], bool]) -> None:
-        own = lock(job.log.parent / _LOCK)
-        locks = [slot] if own is None else [slot, own]
-        if own is not None and on_start(job):
-            self._running.append(_Process(job, self._environment, locks))
-            return
-        if own is None:
-            self.elsewhere.append(job)
-        for held in locks:
-            held.release()
+        locks = [slot]
+        is_started = False
+        try:
+            own = lock(job.log.parent / _LOCK)
+            if own is None:
+                self.elsewhere.append(job)
+                return
+            locks.append(own)
+            if on_start(job):
+                self._running.append(_Process(job, self._environment, locks))
+                is_started = True
+        finally:
+            for held in [] if is_started else locks:
+                held.release()
 
     def _collect(self, on_end: Callable[[Job, Ended], object]) -> None:
         for process in list(self._running):
@@ -333,10 +383,28 @@ class JobQueue:
             if ended is not None:
                 self._running.remove(process)
                 # The next process of the job is not started before this one is recorded.
-                on_end(process.job, ended)
-                process.release()
+                try:
+                    on_end(process.job, ended)
+                finally:
+                    process.release()
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.stopped_by = self.stopped_by or number
-        for process in self._running:
-            process.send(number)
+        self._unsent.append(number)
+
+    def _pass_on(self) -> None:
+        """Send what has come to all that run: to one that was being started meanwhile, too."""
+        while self._unsent:
+            number = self._unsent.pop(0)
+            for process in self._running:
+                process.send(number)
+
+    def _end_all(self, on_end: Callable[[Job, Ended], object]) -> None:
+        """Let what runs save and end, instead of going on unseen with its slots."""
+        self._stop(signal.SIGTERM, None)
+        while self._running:
+            self._pass_on()
+            # What went wrong first is what is said.
+            with suppress(Exception):
+                self._collect(on_end)
+            time.sleep(_POLL_SECONDS)

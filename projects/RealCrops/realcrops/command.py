@@ -20,10 +20,9 @@ from fastreid.config import CfgNode
 from metabin_plugin.cli.outcome import run_cli
 from metabin_plugin.config.reading import read_yaml_file
 from metabin_plugin.errors import ConfigError
-from metabin_plugin.files import replace_file
-from papertables.command import Session, positive
+from papertables.command import TABLES_LOCK, Session, positive, unique, write_text
 from papertables.rows import Settings, flat, read_budget
-from papertables.runs import Job, Run
+from papertables.runs import Job, Run, one_at_a_time
 from realcrops.results import markdown, raw_csv, read_results
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -166,17 +165,18 @@ class Tables:
     name: str
 
     def write(self) -> str:
-        """Write the raw rows and the table, whose text is returned."""
-        found = read_results(self.experiments.output, list(self.titles))
-        text = markdown(found, self.titles, self.experiments.about)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / f"{self.name}.csv", raw_csv(found))
-        _write(self.folder / f"{self.name}.md", text)
+        """Write the raw rows and the table, whose text is returned.
+
+        Raises:
+            ConfigError: the record or the results of a run are damaged or do not go with those of
+                the others, or a file cannot be written.
+        """
+        with one_at_a_time(self.experiments.output / TABLES_LOCK):
+            found = read_results(self.experiments.output, list(self.titles))
+            text = markdown(found, self.titles, self.experiments.about)
+            write_text(self.folder / f"{self.name}.csv", raw_csv(found))
+            write_text(self.folder / f"{self.name}.md", text)
         return text
-
-
-def _write(path: Path, text: str) -> None:
-    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def _train(experiments: Experiments, args: argparse.Namespace, tables: Tables) -> int:
@@ -192,7 +192,9 @@ def _train(experiments: Experiments, args: argparse.Namespace, tables: Tables) -
         # Seconds are those of one thread, however many runs there are at a time.
         os.environ["OMP_NUM_THREADS"] = "1"
     arms = args.arms or list(tables.titles)
-    session = Session(experiments, arms, args.seeds)
+    # What the tables cannot be made of is said before hours of training.
+    read_results(experiments.output, arms)
+    session = Session(experiments, arms, unique(args.seeds))
     return session.train(arms, args.processes, _place(is_gpu), tables.write)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ BY_CAMERA = {metric: metric + BY_CAMERA_SUFFIX for metric in METRICS[:2]}
 PLACE = ("commit", "torch", "processor")
 REFERENCE = "MetaBIN"
 _AVERAGE = "average"
+# Of a number in the raw rows. The tables are made of the same numbers, so that they follow from
+# the rows to the last figure.
+_DECIMALS = 4
+_SEED = re.compile(r"seed(0|-?[1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -36,23 +41,27 @@ class Result:
         seed: its seed.
         targets: metrics in percent by target; ``POINTS`` and ``BY_CAMERA`` too where the run has
             them.
-        cpu_seconds: how long it computed, evaluation included; None if unknown.
-        wall_seconds: how long it took; None if unknown.
+        cpu_seconds: how long it computed, evaluation included, in whole seconds; None if unknown.
+        wall_seconds: how long it took, in whole seconds; None if unknown.
         place: commit, PyTorch's version and processor.
     """
 
     arm: str
     seed: int
     targets: Mapping[str, Mapping[str, float]]
-    cpu_seconds: float | None
-    wall_seconds: float | None
+    cpu_seconds: int | None
+    wall_seconds: int | None
     place: Mapping[str, str]
 
     def value(self, target: str, metric: str) -> float:
-        """A metric of a target, or its mean over the targets if that is ``"average"``."""
+        """A metric of a target, or its mean over the targets if that is ``"average"``.
+
+        Rounded, as it stands in the raw rows.
+        """
         if target == _AVERAGE:
-            return statistics.fmean(metrics[metric] for metrics in self.targets.values())
-        return self.targets[target][metric]
+            mean = statistics.fmean(metrics[metric] for metrics in self.targets.values())
+            return round(mean, _DECIMALS)
+        return round(self.targets[target][metric], _DECIMALS)
 
     def has(self, metric: str) -> bool:
         """Whether it has a metric of every target."""
@@ -67,16 +76,29 @@ def read_results(output: Path, arms: Sequence[str]) -> list[Result]:
         arms: the order of the arms; others follow.
 
     Raises:
-        ConfigError: the record or the results of a run are damaged.
+        ConfigError: the record or the results of a run are damaged, or the runs were tested on
+            different targets.
     """
     order = {arm: number for number, arm in enumerate(arms)}
     results = []
     for folder in output.glob("*/seed*"):
-        run = Run(folder.parent.name, int(folder.name.removeprefix("seed")), folder)
+        # A copy that somebody has put aside, seed1.old, is no run.
+        if (seed := _SEED.fullmatch(folder.name)) is None:
+            continue
+        run = Run(folder.parent.name, int(seed[1]), folder)
         record = run.record()
         if record is not None and run.is_finished():
             results.append(_result(run, record))
-    return sorted(results, key=lambda r: (order.get(r.arm, len(order)), r.arm, r.seed))
+    results.sort(key=lambda r: (order.get(r.arm, len(order)), r.arm, r.seed))
+    for result in results[1:]:
+        if set(result.targets) != set(results[0].targets):
+            raise ConfigError(
+                f"{output}: {result.arm} seed {result.seed} was tested on "
+                f"{', '.join(result.targets)} and {results[0].arm} seed {results[0].seed} on "
+                f"{', '.join(results[0].targets)}, whose averages do not compare; move one of them "
+                "to another --output"
+            )
+    return results
 
 
 def _result(run: Run, record: Record) -> Result:
@@ -92,10 +114,16 @@ def _result(run: Run, record: Record) -> Result:
         }
         for target, points in _points(run.results.with_name("operating_points.csv")).items():
             targets[target].update(points)
+        if not targets:
+            raise ValueError("no targets")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the results in {run.folder} are damaged; remove it") from error
     cpu, wall = (record.cpu_seconds, record.seconds) if record.is_timed else (None, None)
-    return Result(run.row, run.seed, targets, cpu, wall, record.place)
+    return Result(run.row, run.seed, targets, _whole(cpu), _whole(wall), record.place)
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)
 
 
 def _points(path: Path) -> dict[str, dict[str, float]]:
@@ -122,10 +150,11 @@ def raw_csv(results: Sequence[Result]) -> str:
     names = map(" ".join, columns)
     writer.writerow(["arm", "seed", *names, "CPU seconds", "wall seconds", *PLACE])
     for result in results:
-        times = [_rounded(result.cpu_seconds), _rounded(result.wall_seconds)]
+        times = ["" if t is None else t for t in (result.cpu_seconds, result.wall_seconds)]
         place = [result.place.get(key, "") for key in PLACE]
         row = [
-            f"{result.value(*column):.4f}" if result.has(column[1]) else "" for column in columns
+            f"{result.value(*column):.{_DECIMALS}f}" if result.has(column[1]) else ""
+            for column in columns
         ]
         writer.writerow([result.arm, result.seed, *row, *times, *place])
     return file.getvalue()
@@ -228,7 +257,3 @@ def _difference(results: Sequence[Result], arm: str, metric: str) -> str:
 
 def _targets(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(target for result in results for target in result.targets))
-
-
-def _rounded(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.0f}"
