@@ -97,8 +97,6 @@ def run(options: Namespace) -> None:
             f"--output {options.output} is not the path of a table; give one ending in .csv, or "
             "in .json for JSON"
         )
-    if sheet == options.output:
-        raise SearchError(f"{sheet} would be table and contact sheet; give another --output")
     check_file(sheet, "--sheet", SearchError)
     gallery = read_gallery(options.index)
     if gallery.cameras is None and options.camera:

@@ -185,7 +185,7 @@ def test_hostile_input_gets_a_sentence(
         (SearchError, "no image or folder", [*asked, str(images / "absent.png")]),
         (DatasetError, "is not an image", [*asked, str(images / "0_1.png")]),
         (SearchError, "holds no image", [*asked, str(tmp_path / "empty")]),
-        (SearchError, "table and contact sheet", [*asked[:-1], str(tmp_path / "f.png"), good]),
+        (SearchError, "not the path of a table", [*asked[:-1], str(tmp_path / "f.png"), good]),
         (SearchError, "--top is 0", [*asked, good, "--top", "0"]),
         (SearchError, "no lists, being flat", [*asked, good, "--probes", "2"]),
         (SearchError, "features of other weights", [*asked, good, "--opts", *_other(trained)]),
