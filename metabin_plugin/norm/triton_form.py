@@ -24,6 +24,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # that fill a line of the cache.
 _TILE = 2048
 _CHANNELS = 64
+# Values that a thread reads at once, at most: 16 bytes of half precision.
+_VECTOR = 8
 # Programs that fill a large GPU; rows are split into chunks until there are as many.
 _PROGRAMS = 1024
 # Tiles of a row, at least, that are worth a program of their own.
@@ -84,7 +86,10 @@ class _Grid(NamedTuple):
         """Launch a kernel over the map; a program takes ``width`` pixels of each of its rows."""
         rows, pixels = self.tile
         programs = -(-self.rows // rows), -(-self.pixels // width), self.blocks
-        layout = {"LAST": self.last, "R": rows, "P": pixels, "num_warps": _WARPS}
+        together = self.rows if self.last else self.pixels
+        # The largest power of two that divides it.
+        vector = min(together & -together, _VECTOR)
+        layout = {"LAST": self.last, "V": vector, "R": rows, "P": pixels, "num_warps": _WARPS}
         kernel[programs](*arguments, **layout)
 
 

@@ -4,6 +4,8 @@ A map is blocks of rows, one row for each sample and channel, of pixels. In a co
 is one block of N * C rows, whose pixels lie together; in channels_last the N samples are blocks of
 C rows, and those lie together (``LAST``). A program takes a tile of ``R`` rows and ``P`` pixels of
 one block. Values for each row, (N, C), lie in the same order in both. All arithmetic is float32.
+Channels in channels_last, else pixels, are a multiple of ``V``: kernels divide and multiply by it,
+for the compiler to see that, and to read as many values at once.
 
 Where there are too few rows to fill a device, ``statistics`` and ``sums`` split the pixels of a row
 into chunks, each of a program of its own, and the kernels after them join these. Between the passes
@@ -29,8 +31,12 @@ def _rows_of_tile(rows, R: constexpr):
 
 
 @triton.jit
-def _places(row, rows, pixel, end, pixels, LAST: constexpr):
+def _places(row, rows, pixel, end, pixels, LAST: constexpr, V: constexpr):
     """Places in the map of a tile of rows and pixels, and whether they exist."""
+    if LAST:
+        rows = rows // V * V
+    else:
+        pixels, end = pixels // V * V, end // V * V
     there = (row < rows)[:, None] & (pixel < end)[None, :]
     block = tl.program_id(2).to(tl.int64) * rows * pixels
     if LAST:
@@ -40,11 +46,20 @@ def _places(row, rows, pixel, end, pixels, LAST: constexpr):
 
 
 @triton.jit
-def _tile(rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
+def _chunk(chunk, pixels, LAST: constexpr, V: constexpr):
+    """First pixel of a program's chunk, and the first one after it."""
+    if not LAST:
+        chunk = chunk // V * V
+    start = tl.program_id(1) * chunk
+    return start, tl.minimum(start + chunk, pixels)
+
+
+@triton.jit
+def _tile(rows, pixels, LAST: constexpr, V: constexpr, R: constexpr, P: constexpr):
     """What both above give, for a program that takes ``P`` pixels of each of its rows."""
     row, at, exists = _rows_of_tile(rows, R)
     pixel = tl.program_id(1) * P + tl.arange(0, P)
-    places, there = _places(row, rows, pixel, pixels, pixels, LAST)
+    places, there = _places(row, rows, pixel, pixels, pixels, LAST, V)
     return row, at, exists, places, there
 
 
@@ -57,22 +72,25 @@ def _store_chunk(out, at, first, second, rows, exists):
     tl.store(out + tl.num_programs(1) * all_rows, second, mask=exists)
 
 
+# fmt: off
 @triton.jit
-def statistics(x, out, rows, pixels, chunk, LAST: constexpr, R: constexpr, P: constexpr):
+def statistics(
+    x, out, rows, pixels, chunk, LAST: constexpr, V: constexpr, R: constexpr, P: constexpr
+):
+# fmt: on
     """Mean and biased variance of each chunk of each row, (2, chunks, N, C).
 
     Every place of the tile has a mean and a sum of squares of its own (Welford 1962), so that
     neither a large mean nor a bright pixel cancels what the others add.
     """
     row, at, exists = _rows_of_tile(rows, R)
-    start = tl.program_id(1) * chunk
-    end = tl.minimum(start + chunk, pixels)
+    start, end = _chunk(chunk, pixels, LAST, V)
     means = tl.zeros((R, P), tl.float32)
     squares = tl.zeros((R, P), tl.float32)
     counts = tl.zeros((P,), tl.float32)
     for first in range(start, end, P):
         pixel = first + tl.arange(0, P)
-        places, there = _places(row, rows, pixel, end, pixels, LAST)
+        places, there = _places(row, rows, pixel, end, pixels, LAST, V)
         values = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
         change = tl.where(there, values - means, 0.0)
         means += change * (1.0 / ((first - start) // P + 1))
@@ -222,10 +240,14 @@ def coefficients(
         tl.store(affine + all_rows + place, shift, mask=exists)
 
 
+# fmt: off
 @triton.jit
-def normalize(x, y, affine, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
+def normalize(
+    x, y, affine, rows, pixels, LAST: constexpr, V: constexpr, R: constexpr, P: constexpr
+):
+# fmt: on
     """``y = scale * x + shift``, with both as (2, N, C)."""
-    _row, at, exists, places, there = _tile(rows, pixels, LAST, R, P)
+    _row, at, exists, places, there = _tile(rows, pixels, LAST, V, R, P)
     scale = tl.load(affine + at, mask=exists)[:, None]
     shift = tl.load(affine + tl.num_programs(2).to(tl.int64) * rows + at, mask=exists)[:, None]
     tl.store(y + places, tl.load(x + places, mask=there).to(tl.float32) * scale + shift, mask=there)
@@ -237,11 +259,11 @@ def infer(
     x, y, of_chunks,
     gate, weight, bias, instance_weight, instance_bias, running_mean, running_var,
     rows, pixels, channels, chunk, chunks, eps,
-    LAST: constexpr, R: constexpr, P: constexpr,
+    LAST: constexpr, V: constexpr, R: constexpr, P: constexpr,
 ):
 # fmt: on
     """Eq. 1 in evaluation, from the statistics of chunks: a launch less than ``normalize``."""
-    row, at, exists, places, there = _tile(rows, pixels, LAST, R, P)
+    row, at, exists, places, there = _tile(rows, pixels, LAST, V, R, P)
     all_rows = tl.num_programs(2) * rows
     mean, var = _joined_statistics(of_chunks, at, exists, chunks, chunk, pixels, all_rows)
     channel = row if LAST else row % channels
@@ -256,18 +278,22 @@ def infer(
     tl.store(y + places, values, mask=there)
 
 
+# fmt: off
 @triton.jit
-def sums(gradient, x, mean, out, rows, pixels, chunk, LAST: constexpr, R: constexpr, P: constexpr):
+def sums(
+    gradient, x, mean, out, rows, pixels, chunk,
+    LAST: constexpr, V: constexpr, R: constexpr, P: constexpr,
+):
+# fmt: on
     """Sums of ``gradient`` and of ``gradient * (x - mean)`` of each chunk, (2, chunks, N, C)."""
     row, at, exists = _rows_of_tile(rows, R)
-    start = tl.program_id(1) * chunk
-    end = tl.minimum(start + chunk, pixels)
+    start, end = _chunk(chunk, pixels, LAST, V)
     centre = tl.load(mean + at, mask=exists, other=0.0)[:, None]
     total = tl.zeros((R, P), tl.float32)
     product = tl.zeros((R, P), tl.float32)
     for first in range(start, end, P):
         pixel = first + tl.arange(0, P)
-        places, there = _places(row, rows, pixel, end, pixels, LAST)
+        places, there = _places(row, rows, pixel, end, pixels, LAST, V)
         slopes = tl.load(gradient + places, mask=there, other=0.0).to(tl.float32)
         total += slopes
         product += slopes * (tl.load(x + places, mask=there, other=0.0).to(tl.float32) - centre)
@@ -333,10 +359,15 @@ def gradients(
             tl.store(abc + 2 * all_rows + place, c + constant, mask=exists)
 
 
+# fmt: off
 @triton.jit
-def combination(gradient, x, of_x, abc, rows, pixels, LAST: constexpr, R: constexpr, P: constexpr):
+def combination(
+    gradient, x, of_x, abc, rows, pixels,
+    LAST: constexpr, V: constexpr, R: constexpr, P: constexpr,
+):
+# fmt: on
     """``of_x = a * gradient + b * x + c``."""
-    _row, at, exists, places, there = _tile(rows, pixels, LAST, R, P)
+    _row, at, exists, places, there = _tile(rows, pixels, LAST, V, R, P)
     all_rows = tl.num_programs(2).to(tl.int64) * rows
     values = tl.load(x + places, mask=there).to(tl.float32)
     values = values * tl.load(abc + all_rows + at, mask=exists)[:, None]
