@@ -8,7 +8,8 @@ Channels in channels_last, else pixels, are a multiple of ``V``: kernels divide 
 for the compiler to see that, and to read as many values at once.
 
 Where there are too few rows to fill a device, ``statistics`` and ``sums`` split the pixels of a row
-into chunks, each of a program of its own, and the kernels after them join these. Between the passes
+into chunks, each of a program of its own, and the kernels after them join these: by unrolled loops,
+for programs are few there, and would else wait for the values of each chunk. Between the passes
 over the map a program takes ``C`` channels and loops over their samples, ``N`` at a time. Formulas
 are those of ``formula.py``, under the names that they have there.
 """
@@ -113,7 +114,7 @@ def _joined_statistics(values, place, exists, chunks, chunk, pixels, all_rows):
     if chunks > 1:
         count = chunk * 1.0
         squares *= count
-        for k in range(1, chunks):
+        for k in tl.range(1, chunks, loop_unroll_factor=4):
             there = tl.minimum(chunk, pixels - k * chunk) * 1.0
             at = k * tl.cast(all_rows, tl.int64)
             change = tl.load(values + at, mask=exists, other=0.0) - mean
@@ -132,7 +133,7 @@ def _joined_sums(values, place, exists, chunks, all_rows):
     values += place
     total = tl.zeros(place.shape, tl.float32)
     product = tl.zeros(place.shape, tl.float32)
-    for k in range(chunks):
+    for k in tl.range(0, chunks, loop_unroll_factor=4):
         at = k * tl.cast(all_rows, tl.int64)
         total += tl.load(values + at, mask=exists, other=0.0)
         at += chunks * tl.cast(all_rows, tl.int64)
