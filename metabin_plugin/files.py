@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -90,8 +91,9 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     """Write a file beside the one it replaces, and rename it when it is complete.
 
     At any moment, a killed process or a power cut included, ``path`` is either the file as it was
-    or the new one. A killed process may leave ``<path>.partial``, which the next write removes. A
-    link of either name is replaced; what it leads to is not touched.
+    or the new one, also where several processes write it at once: the last to end wins. A killed
+    process may leave ``<path>.<eight hexadecimal digits>.partial``, which is in nobody's way. A
+    link of the name ``path`` is replaced; what it leads to is not touched.
 
     Args:
         path: the file to write; its folder must exist.
@@ -103,12 +105,12 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     """
     if _is_special(path):
         raise _not_regular(path)
-    partial = f"{os.fspath(path)}.partial"
+    # Another process may be writing the same file, and would take one of a fixed name for its own.
+    partial = f"{os.fspath(path)}.{secrets.token_hex(4)}.partial"
+    # Exclusive, so that no link is followed; and what is there is nobody's to remove.
+    file = open(partial, "xb")  # noqa: SIM115
     try:
-        with suppress(FileNotFoundError):
-            os.remove(partial)
-        # Exclusive, so that a link put there in the meantime is not followed.
-        with open(partial, "xb") as file:
+        with file:
             write(file)
             file.flush()
             # Or a power cut could leave the new name with content that never reached the disk.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import json
 import logging
 import os
@@ -11,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from fnmatch import fnmatchcase
 
 from metabin_plugin.errors import RunFolderError
 from metabin_plugin.files import reason, replace_file
@@ -69,7 +69,7 @@ def trace_of_run(folder: str) -> str:
     """
     for name in sorted(_names(folder)):
         path = os.path.join(folder, name)
-        if name == _TAG or fnmatchcase(name, _CHECKPOINTS):
+        if name == _TAG or fnmatch.fnmatchcase(name, _CHECKPOINTS):
             return name
         if name == METRICS and os.path.isfile(path) and os.path.getsize(path):
             return name
@@ -95,7 +95,7 @@ def prepare_folder(folder: str) -> None:
     except (OSError, ValueError) as error:
         raise _unusable(folder, error) from error
     for name in sorted(names):
-        if not any(fnmatchcase(name, own) for own in _OWN):
+        if not any(fnmatch.fnmatchcase(name, own) for own in _OWN):
             continue
         path = os.path.join(folder, name)
         with suppress(FileNotFoundError):
@@ -136,6 +136,10 @@ def begin_run(folder: str, resumes: bool) -> None:
             f"OUTPUT_DIR {shown(folder)} holds a run already ({trace}); go on with that one by "
             "--resume, give another OUTPUT_DIR, or remove the folder"
         )
+    # Of a run that was killed while it wrote one: as large as a checkpoint, and of no use.
+    for name in fnmatch.filter(_names(folder), f"{_CHECKPOINTS}*.partial"):
+        with suppress(OSError):
+            os.remove(os.path.join(folder, name))
 
 
 def end_run(folder: str) -> None:

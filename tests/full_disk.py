@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
     """
 
     def open_partial(name: str, mode: str) -> Any:
-        if name == f"{os.fspath(path)}.partial":
+        if re.fullmatch(rf"{re.escape(os.fspath(path))}\.[0-9a-f]{{8}}\.partial", name):
             Path(name).touch(exist_ok=False)
             name, mode = "/dev/full", "wb"
         return open(name, mode)

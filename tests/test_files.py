@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +32,8 @@ def test_until_it_is_complete_the_old_content_stays(tmp_path: Path) -> None:
         file.write(b"new")
         file.flush()
         assert path.read_text() == "old"
-        assert (tmp_path / "file.partial").read_bytes() == b"new"
+        (partial,) = tmp_path.glob("file.*.partial")
+        assert partial.read_bytes() == b"new"
 
     replace_file(path, write)
     assert path.read_bytes() == b"new"
@@ -54,7 +58,8 @@ def test_content_reaches_the_disk_before_its_name_does(
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "replace", seen_replace)
     replace_file(path, lambda file: file.write(b"new"))
-    assert done == ["file.partial", "rename", tmp_path.name]
+    assert re.fullmatch(r"file\.[0-9a-f]{8}\.partial", done[0])
+    assert done[1:] == ["rename", tmp_path.name]
 
 
 def test_a_relative_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,10 +68,22 @@ def test_a_relative_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "file.partial").write_text("half of a checkpoint")
-    replace_file(tmp_path / "file", lambda file: file.write(b"new"))
-    assert (tmp_path / "file").read_bytes() == b"new"
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_file_that_is_being_written_can_be_written_meanwhile(tmp_path: Path, fails: bool) -> None:
+    path = tmp_path / "file"
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"slow ")
+        file.flush()
+        replace_file(path, lambda other: other.write(b"fast"))
+        assert path.read_bytes() == b"fast"
+        if fails:
+            raise ValueError
+        file.write(b"one")
+
+    with pytest.raises(ValueError) if fails else nullcontext():
+        replace_file(path, write)
+    assert path.read_bytes() == (b"fast" if fails else b"slow one")
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -115,30 +132,31 @@ def test_a_file_system_that_cannot_sync_folders_is_no_error(
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("name", ["file", "file.partial"])
 @pytest.mark.parametrize("target", ["precious", "absent"])
-def test_a_link_is_replaced_and_not_followed(tmp_path: Path, name: str, target: str) -> None:
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path, target: str) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.mkdir()
     (outside / "precious").write_text("precious")
-    (inside / name).symlink_to(outside / target)
+    (inside / "file").symlink_to(outside / target)
     replace_file(inside / "file", lambda file: file.write(b"new"))
     assert (inside / "file").read_bytes() == b"new" and not (inside / "file").is_symlink()
     assert os.listdir(inside) == ["file"] and os.listdir(outside) == ["precious"]
     assert (outside / "precious").read_text() == "precious"
 
 
-def test_a_link_that_appears_in_the_meantime_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_has_the_name_of_the_unfinished_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     (tmp_path / "precious").write_text("precious")
-    monkeypatch.setattr(
-        os, "remove", lambda path: os.path.islink(path) or os.symlink(tmp_path / "precious", path)
-    )
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "5a" * count)
+    there = tmp_path / "file.5a5a5a5a.partial"
+    (there.symlink_to if kind == "link" else there.hardlink_to)(tmp_path / "precious")
     with pytest.raises(FileExistsError):
         replace_file(tmp_path / "file", lambda file: file.write(b"new"))
-    assert (tmp_path / "precious").read_text() == "precious"
+    assert (tmp_path / "precious").read_text() == there.read_text() == "precious"
+    assert not (tmp_path / "file").exists()
 
 
 @pytest.mark.parametrize("through_a_link", [False, True])

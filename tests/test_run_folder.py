@@ -104,6 +104,19 @@ def test_a_folder_that_cannot_be_written_is_one_sentence() -> None:
         write_config("/proc/self", "A: 1")
 
 
+@pytest.mark.parametrize("resumes", [True, False])
+def test_what_a_killed_run_left_of_a_checkpoint_is_removed(tmp_path: Path, resumes: bool) -> None:
+    half = tmp_path / "model_0003.pth.0123abcd.partial"
+    others = ["results.json.0123abcd.partial", "other.pth.0123abcd.partial"]
+    for path in (half, *(tmp_path / name for name in others)):
+        path.write_text("half")
+    prepare_folder(str(tmp_path))
+    assert half.exists()
+    begin_run(str(tmp_path), resumes)
+    end_run(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted([".lock", *others])
+
+
 def hold(folder: Path, ours: Connection) -> None:
     begin_run(str(folder), resumes=True)
     # As the workers of a loader are.
@@ -123,9 +136,11 @@ def test_two_runs_at_a_time_are_refused(tmp_path: Path, resumes: bool) -> None:
     holder = start(hold, tmp_path, theirs)
     assert ours.recv() == "begun"
     (tmp_path / "model_0000.pth").write_text("its own")
+    (tmp_path / "model_0001.pth.0123abcd.partial").write_text("its own")
     with pytest.raises(RunFolderError, match="in use by a run that is still going on"):
         begin_run(str(tmp_path), resumes)
     prepare_folder(str(tmp_path))
+    assert (tmp_path / "model_0001.pth.0123abcd.partial").exists()
     holder.kill()
     holder.join()
     # Though a process that it forked is still there.

@@ -25,7 +25,7 @@ from metabin_plugin.text import shown
 ROWS = 16384  # of a block
 IMAGES = 2048  # of a part
 SECONDS = 10.0
-_NAME = re.compile(r"\d{6,}-[0-9a-f]{16}\.(npy|json)(\.partial)?")
+_NAME = re.compile(r"\d{6,}-[0-9a-f]{16}\.(npy|json)(\.[0-9a-f]{8}\.partial)?")
 Describe = Callable[[Sequence[str]], tuple[np.ndarray, list[str]]]
 
 

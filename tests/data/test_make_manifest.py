@@ -23,6 +23,7 @@ from metabin_plugin.data.photographs.subsets import assign_subsets, hold_out
 from metabin_plugin.data.photographs.training import plan_training
 from metabin_plugin.engine import check_config, read_config
 from metabin_plugin.errors import DatasetError
+from tests.full_disk import full_disk
 
 CAMERAS = ("cam1", "cam2", "cam3")
 
@@ -540,8 +541,8 @@ def test_folders_without_photographs_are_refused(tmp_path: Path) -> None:
 def test_a_manifest_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
     photos = shop(tmp_path)
     (tmp_path / "own.csv").write_text("old")
-    (tmp_path / "own.csv.partial").mkdir()
-    with pytest.raises(DatasetError, match=r"own\.csv cannot be written"):
+    disk = full_disk(tmp_path / "own.csv")
+    with disk, pytest.raises(DatasetError, match=r"own\.csv cannot be written"):
         make(photos)
     assert (tmp_path / "own.csv").read_text() == "old"
 

@@ -25,6 +25,7 @@ from metabin_plugin.report.files import (
 )
 from metabin_plugin.report.gates import draw_gates
 from metabin_plugin.report.training import draw_curves
+from tests.full_disk import full_disk
 
 
 @pytest.mark.parametrize("name", ["gates", "gates.csv", "folder.png"])
@@ -89,8 +90,7 @@ def test_names_are_drawn_as_they_are(
 def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"old")
-    (tmp_path / "x.png.partial").mkdir()
-    with pytest.raises(FigureError, match="cannot be written"):
+    with full_disk(path), pytest.raises(FigureError, match="cannot be written"):
         save_figure(new_figure(1, 1), path)
     assert path.read_bytes() == b"old"
 

@@ -235,6 +235,9 @@ def test_a_stopped_index_goes_on(
     assert "the same command goes on from there" in said
     assert [path.name for path in tmp_path.iterdir()] == ["g.index.parts"]
 
+    # As a process leaves it that is killed while it writes.
+    (part,) = (tmp_path / "g.index.parts").glob("*.npy")
+    part.with_name(f"{part.name}.0123abcd.partial").touch()
     goes_on = True
     execute(arguments)
     assert described == [str(path) for path in sorted(trained.images.iterdir())]
