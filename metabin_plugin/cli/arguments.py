@@ -135,7 +135,9 @@ def manifest(parser: ArgumentParser) -> None:
     """
     parser.add_argument("folder", help="the photographs, in folders")
     parser.add_argument("--output", type=Path, required=True, help="the manifest to write (.csv)")
-    parser.add_argument("--config", type=Path, help="the config to write (.yml)")
+    parser.add_argument(
+        "--config", type=Path, help="the config to write (.yml); an edited one is kept"
+    )
     parser.add_argument("--layout", default="", help="pattern of the paths below the folder")
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="GLOB", help="paths to leave out"

@@ -27,7 +27,7 @@ from metabin_plugin.data.photographs.training import (
     text_of,
 )
 from metabin_plugin.errors import DatasetError
-from metabin_plugin.files import make_folder_of, write_whole
+from metabin_plugin.files import make_folder_of, open_regular, write_whole
 from metabin_plugin.text import shown
 
 BASE = "MetaBIN-own.yml"
@@ -187,7 +187,8 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
     """Write the manifest and the config, and say what is next.
 
     Raises:
-        DatasetError: a file cannot be written, or there is nobody to train on.
+        DatasetError: a file cannot be written, a config is there that is another, or there is
+            nobody to train on. Nothing is written then.
     """
     manifest = manifest_text(photographs, Path(options.folder), options.output)
     config = b""
@@ -203,6 +204,7 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
         training = plan_training(train)
         has_test = len(train) < len(photographs)
         config = config_text(training, options.output, options.config, BASE, has_test=has_test)
+        check_not_edited(options.config, config)
         print(f"{options.config} trains on {training.why}")
         make_folder_of(options.config, DatasetError)
         write_whole(options.config, lambda file: file.write(config), DatasetError)
@@ -211,3 +213,26 @@ def write(photographs: Sequence[Photograph], options: Namespace) -> None:
     print(f"{options.output}: {len(photographs):,} images")
     data = ("--config-file", options.config) if options.config else ("--datasets", options.output)
     print(f"next: {shlex.join(map(str, ('metabin', 'check', *data)))}")
+
+
+def check_not_edited(path: Path, content: bytes) -> None:
+    """Refuse to write over a config in which there may be work of the user.
+
+    Args:
+        path: the file to write.
+        content: what it would hold.
+
+    Raises:
+        DatasetError: it is there, and holds something else.
+    """
+    try:
+        with open_regular(path) as file:
+            found = file.read()
+    # What cannot be read cannot be written, which is said then.
+    except OSError:
+        return
+    if found != content:
+        raise DatasetError(
+            f"--config {path} is there already, with other content; leave --config out to keep "
+            "it, give another path, or remove it"
+        )

@@ -547,6 +547,27 @@ def test_a_manifest_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "own.csv").read_text() == "old"
 
 
+@pytest.mark.parametrize("edit", ["  # ours", "\nSOLVER:\n  BASE_LR: 0.02\n", None])
+def test_a_config_that_was_edited_is_not_replaced(tmp_path: Path, edit: str | None) -> None:
+    photos, config = shop(tmp_path), tmp_path / "own.yml"
+    manifest = make(photos, "--config", str(config))
+    made = config.read_bytes()
+    make(photos, "--config", str(config))
+    assert config.read_bytes() == made
+    if edit is None:
+        # All of it is the user's.
+        config.write_text("_BASE_: mine.yml\n")
+    else:
+        config.write_bytes(made + edit.encode())
+    edited, before = config.read_bytes(), manifest.read_bytes()
+    photograph(photos, "cam1/99/0.jpg", "cam2/99/0.jpg")
+    with pytest.raises(DatasetError, match=r"own\.yml is there already, .*leave --config out"):
+        make(photos, "--config", str(config))
+    assert (config.read_bytes(), manifest.read_bytes()) == (edited, before)
+    make(photos)
+    assert config.read_bytes() == edited and len(rows(manifest)) == 50
+
+
 @pytest.mark.parametrize(
     ("layout", "kind", "meta_train", "batch"),
     [
