@@ -66,7 +66,7 @@ _UNUSUAL_TENSORS = {
 # Those of NumPy that PyTorch has too.
 _ARRAY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1")
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-# All that pickle's protocol 2 needs for plain values, calls and references.
+# All that pickle's protocols 2 to 5 need for plain values, calls and references.
 _OPCODES = frozenset(
     [
         *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
@@ -75,8 +75,15 @@ _OPCODES = frozenset(
         *("BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
         *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
         *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+        # Of protocols 3, 4 and 5.
+        *("BINBYTES", "SHORT_BINBYTES"),
+        *("FRAME", "MEMOIZE", "STACK_GLOBAL", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES8"),
+        *("EMPTY_SET", "ADDITEMS", "FROZENSET"),
+        *("BYTEARRAY8",),
     ]
 )
+# They make objects of whole networks, or of the arguments of a training.
+_OBJECTS = ("NEWOBJ", "NEWOBJ_EX")
 _DEEPEST = 50
 # A byte can make an object of a hundred; a large network's file has 100,000 instructions.
 _MOST_INSTRUCTIONS = 1 << 22
@@ -372,9 +379,11 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), fix_imports=False, encoding="utf-8")
         self.storages: dict[str, Storage] = {}
+        self.named = ""
 
     def find_class(self, module: str, name: str) -> _Function:
-        return _Function(f"{module}.{name}")
+        self.named = f"{module}.{name}"
+        return _Function(self.named)
 
     def persistent_load(self, reference: Any) -> Storage:
         match reference:
@@ -433,15 +442,14 @@ def read_pickle(file: BinaryIO) -> Pickled:
         ValueError: it is damaged, or has what ``torch.save`` does not write.
         RefusedObjectError: it makes an object, or a storage has an unknown type.
     """
-    start, named = file.tell(), ""
+    start, has_objects = file.tell(), False
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number > _MOST_INSTRUCTIONS:
             raise ValueError(f"a pickle of more than {_MOST_INSTRUCTIONS:,} instructions")
-        if opcode.name == "GLOBAL":
-            named = str(argument).replace(" ", ".")
-        # Of a whole network, or of the arguments of its training.
-        if opcode.name == "NEWOBJ" and named:
-            raise RefusedObjectError(named)
+        # The first one is refused when it is carried out, so nothing after it is.
+        has_objects = has_objects or opcode.name in _OBJECTS
+        if has_objects:
+            continue
         if opcode.name not in _OPCODES:
             raise ValueError(f"pickle instruction {opcode.name}, which torch.save does not write")
         # Memory is reserved up to the largest index.
@@ -450,7 +458,14 @@ def read_pickle(file: BinaryIO) -> Pickled:
     end = file.tell()
     file.seek(start)
     unpickler = _Unpickler(file.read(end - start))
-    return Pickled(unpickler.load(), unpickler.storages)
+    try:
+        return Pickled(unpickler.load(), unpickler.storages)
+    except (RefusedObjectError, _UnusualError):
+        raise
+    except Exception as error:
+        if has_objects and unpickler.named:
+            raise RefusedObjectError(unpickler.named) from error
+        raise
 
 
 def overlaps(size: Sequence[int], stride: Sequence[int]) -> bool:
@@ -519,6 +534,15 @@ class _Maker:
             return self._ordered(call, depth)
         if call.state is None and not call.items:
             match call.function, arguments:
+                # Of pickle's protocol 5.
+                case "numpy.core.numeric._frombuffer" | "numpy._core.numeric._frombuffer", (
+                    raw,
+                    dtype,
+                    tuple(shape),
+                    ("C" | "F") as order,
+                ):
+                    array = _array(dtype, _whole_numbers(shape), raw, order)
+                    return torch.from_numpy(array), 1
                 case "collections.Counter", (dict(counts),):
                     return self._counter(counts, depth)
                 case "torch.Size", (tuple(sides),):
@@ -647,6 +671,8 @@ def _array(
             content = text.encode("latin1")
         case _Call(function="__builtin__.bytes", arguments=(), state=None):
             content = b""
+        case bytes() | bytearray():
+            content = bytes(raw)
         case _:
             raise ValueError("a NumPy value without its bytes")
     kind = _array_type(dtype)

@@ -153,10 +153,15 @@ def test_the_old_format_is_said_to_have_no_checksums(tmp_path: Path, plugin_log:
     assert same(read_weight_file(str(path), with_checksums=True), content())
 
 
+# PyTorch's own choice first.
+PROTOCOLS = pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+
+
+@PROTOCOLS
 @pytest.mark.parametrize("legacy", [False, True])
-def test_code_in_a_file_is_named_and_not_run(tmp_path: Path, legacy: bool) -> None:
+def test_code_in_a_file_is_named_and_not_run(tmp_path: Path, legacy: bool, protocol: int) -> None:
     path, marker = tmp_path / "evil.pth", tmp_path / "marker"
-    save_malicious(path, marker, legacy)
+    save_malicious(path, marker, legacy, protocol)
     with pytest.raises(WeightsError, match=r"evil\.pth holds a Python object, posix\.system, that"):
         read_weight_file(str(path))
     assert not marker.exists()
@@ -165,6 +170,7 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path: Path, legacy: bool) -> No
     assert marker.exists()
 
 
+@PROTOCOLS
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(
     ("held", "name"),
@@ -172,16 +178,21 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path: Path, legacy: bool) -> No
         (nn.Sequential(nn.Linear(2, 2)), r"torch\.nn\.modules\.container\.Sequential"),
         ({"model": {}, "args": Namespace(lr=0.1)}, r"argparse\.Namespace"),
         ({"model": {}, "cfg": CfgNode({"A": 1})}, r"yacs\.config\.CfgNode"),
-        ({"model": {}, "seen": {1, 2}}, r"__builtin__\.set"),
+        ({"model": {}, "seen": {1, 2}}, r"(__builtin__\.|builtins\.)?set"),
+        ({"model": {}, "seen": frozenset([1, 2])}, r"(__builtin__\.|builtins\.)?frozenset"),
+        ({"model": {}, "raw": b"bytes"}, r"(_codecs\.encode|bytes)"),
     ],
-    ids=["network", "arguments", "config", "set"],
+    ids=["network", "arguments", "config", "set", "frozen set", "bytes"],
 )
 # Of the source code of classes, which PyTorch looks for.
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
-def test_whole_objects_are_no_damage(tmp_path: Path, held: Any, name: str, legacy: bool) -> None:
+def test_whole_objects_are_no_damage(
+    tmp_path: Path, held: Any, name: str, legacy: bool, protocol: int
+) -> None:
     """What others save beside their weights: the whole network, the arguments of its training."""
     path = tmp_path / "whole.pth"
-    torch.save(held, path, _use_new_zipfile_serialization=not legacy)
+    kind = {"_use_new_zipfile_serialization": not legacy, "pickle_protocol": protocol}
+    torch.save(held, path, **kind)
     with pytest.raises(WeightsError, match=rf"whole\.pth holds a Python object, {name}, that"):
         read_weight_file(str(path))
 
@@ -248,8 +259,11 @@ def test_a_named_pipe_is_refused(tmp_path: Path) -> None:
 # What files of others hold.
 
 
+@PROTOCOLS
 @pytest.mark.parametrize("legacy", [False, True])
-def test_values_of_numpy_become_tensors_and_numbers(tmp_path: Path, legacy: bool) -> None:
+def test_values_of_numpy_become_tensors_and_numbers(
+    tmp_path: Path, legacy: bool, protocol: int
+) -> None:
     numbers = np.arange(6).reshape(2, 3)
     stored = {
         **{kind: numbers.astype(kind) for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1")},
@@ -258,11 +272,14 @@ def test_values_of_numpy_become_tensors_and_numbers(tmp_path: Path, legacy: bool
         "columns": np.asfortranarray(numbers),
         "empty": numbers[:0],
         "none": np.array(7.0),
+        "many": np.arange(100_000),
+        "read only": np.frombuffer(bytes(range(16)), "<i4"),
     }
     torch.save(
         {"arrays": stored, "numbers": [np.float64(0.5), np.int64(-3), np.bool_(True)]},
         tmp_path / "numpy.pth",
         _use_new_zipfile_serialization=not legacy,
+        pickle_protocol=protocol,
     )
     found = read_weight_file(str(tmp_path / "numpy.pth"))
     for name, array in stored.items():
@@ -272,8 +289,9 @@ def test_values_of_numpy_become_tensors_and_numbers(tmp_path: Path, legacy: bool
     assert same(found["numbers"], [0.5, -3, True])
 
 
+@PROTOCOLS
 @pytest.mark.parametrize("legacy", [False, True])
-def test_tensors_are_read_as_they_were(tmp_path: Path, legacy: bool) -> None:
+def test_tensors_are_read_as_they_were(tmp_path: Path, legacy: bool, protocol: int) -> None:
     whole = torch.arange(24.0).reshape(4, 6)
     state = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm2d(4)).state_dict()
     stored = {
@@ -289,9 +307,12 @@ def test_tensors_are_read_as_they_were(tmp_path: Path, legacy: bool) -> None:
         "size": whole.shape,
         "counter": Counter({3: 1}),
         "large": 2**70,
+        "names": [f"layer{number}.weight" for number in range(10_000)],
+        "text": 100 * "日本",
     }
     path = tmp_path / "tensors.pth"
-    torch.save(stored, path, _use_new_zipfile_serialization=not legacy)
+    kind = {"_use_new_zipfile_serialization": not legacy, "pickle_protocol": protocol}
+    torch.save(stored, path, **kind)
     found = read_weight_file(str(path))
     assert (
         found["rows"].untyped_storage().data_ptr() == found["columns"].untyped_storage().data_ptr()
@@ -302,7 +323,18 @@ def test_tensors_are_read_as_they_were(tmp_path: Path, legacy: bool) -> None:
     assert type(found["parameter"]) is torch.Tensor
     assert found["size"] == (4, 6)
     assert found["counter"] == Counter({3: 1})
-    for name in ("rows", "columns", "every second", "scalar", "empty", "truth", "half", "large"):
+    for name in (
+        "rows",
+        "columns",
+        "every second",
+        "scalar",
+        "empty",
+        "truth",
+        "half",
+        "large",
+        "names",
+        "text",
+    ):
         assert same(found[name], stored[name]), name
     assert not unreadable_values({n: v for n, v in stored.items() if n != "size"})
 
@@ -549,6 +581,10 @@ def test_the_parts_of_these_files_are_read_where_nothing_is_wrong(tmp_path: Path
         b"\x80\x02X\xff\xff\xff\x7fabc.",
         b"\x80\x02}.extra"[:2],
         b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}.",
+        b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.",
+        b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7fabc.",
+        b"\x80\x04K\x01K\x01\x93.",
+        b"\x80\x05\x97.",
         b"\x80\x02\x8b\xff\xff\xff\x7f1.",
         b"\x80\x02cbuiltins\neval\nq\x00.",
         b"\x80\x02ccollections\nOrderedDict\n)\x81.",
@@ -564,6 +600,10 @@ def test_the_parts_of_these_files_are_read_where_nothing_is_wrong(tmp_path: Path
             "text of 2 GB",
             "no end",
             "frame",
+            "text of 8 EB",
+            "bytes of 8 EB",
+            "a name that is a number",
+            "buffer outside",
             "number of 2 GB",
             "eval",
         ),

@@ -19,10 +19,11 @@ class RunsCode:
         return os.system, (f"touch {shlex.quote(str(self.marker))}",)
 
 
-def save_malicious(path: Path, marker: Path, legacy: bool = False) -> str:
+def save_malicious(path: Path, marker: Path, legacy: bool = False, protocol: int = 2) -> str:
     """A file that makes ``marker`` when it is unpickled without care."""
     content = {"model": {"weight": torch.ones(1), "other": RunsCode(marker)}}
-    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    kind = {"_use_new_zipfile_serialization": not legacy, "pickle_protocol": protocol}
+    torch.save(content, path, **kind)
     return str(path)
 
 
