@@ -19,7 +19,7 @@ from metabin_plugin.errors import CheckpointError, WeightsError
 from metabin_plugin.files import is_file_name, reason, replace_file, system_error
 from metabin_plugin.text import shown
 from metabin_plugin.weights.checkpoint_states import check_state
-from metabin_plugin.weights.files import read_weight_file, unreadable_values
+from metabin_plugin.weights.files import missing_entries, read_weight_file, unreadable_values
 
 # The file that names the checkpoint to resume from.
 TAG = "last_checkpoint"
@@ -123,14 +123,16 @@ def advice(folder: str, parts: Iterable[str]) -> str:
 
 def _fault(folder: str, name: str, parts: Sequence[str]) -> str | None:
     """What is wrong with a checkpoint, in words; None for a whole one."""
+    path = os.path.join(folder, name)
+    # First, as a folder may hold many large files of other weights.
+    missing = missing_entries(path, parts)
+    if missing:
+        return f"{shown(name)} has no state of {', '.join(missing)}"
     try:
-        content = read_weight_file(os.path.join(folder, name), with_checksums=True)
+        content = read_weight_file(path, with_checksums=True)
     except WeightsError:
         return f"{shown(name)} is damaged or not a checkpoint"
-    if not isinstance(content, dict):
-        return f"{shown(name)} is not a checkpoint"
-    missing = [part for part in parts if part not in content]
-    return f"{shown(name)} has no state of {', '.join(missing)}" if missing else None
+    return None if isinstance(content, dict) else f"{shown(name)} is not a checkpoint"
 
 
 @patch(

@@ -172,6 +172,33 @@ def read_weight_file(path: str, *, with_checksums: bool = False) -> Any:
     return content
 
 
+def missing_entries(path: str, names: Sequence[str]) -> list[str]:
+    """Entries that a dict saved by ``torch.save`` lacks, seen without reading its numbers.
+
+    Args:
+        path: the file.
+        names: of the entries.
+
+    Returns:
+        Those of ``names`` that it lacks; none where the file cannot be read so: damaged, in the
+        format before PyTorch 1.6, or of something else than a dict.
+    """
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            marks = _Archive(file, archive).pickled().marks
+    # Whatever a parser says of a file that is not one.
+    except Exception:
+        return []
+    match marks:
+        case dict():
+            keys = set(marks)
+        case _Call(function="collections.OrderedDict"):
+            keys = {key for key, _ in marks.items}
+        case _:
+            return []
+    return [name for name in names if name not in keys]
+
+
 def unreadable_values(content: Any, where: str = "") -> list[str]:
     """What :func:`read_weight_file` would refuse if ``torch.save`` wrote it.
 
@@ -232,34 +259,45 @@ def _described(tensor: Tensor) -> str:
 
 
 def _read_zip(file: BinaryIO) -> Any:
-    size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
+        return _Archive(file, archive).values()
+
+
+class _Archive:
+    """A file of ``torch.save`` since PyTorch 1.6: a pickle, and the numbers of each storage."""
+
+    def __init__(self, file: BinaryIO, archive: zipfile.ZipFile) -> None:
         entries = archive.infolist()
-        _check_entries(entries, size)
-        by_name = {entry.filename: entry for entry in entries}
-        pickles = [name for name in by_name if name.endswith("/data.pkl")]
+        _check_entries(entries, os.fstat(file.fileno()).st_size)
+        self._archive = archive
+        self._by_name = {entry.filename: entry for entry in entries}
+        pickles = [name for name in self._by_name if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"it has {len(pickles)} parts data.pkl, not one")
-        root = pickles[0].removesuffix("data.pkl")
-        order = by_name.get(f"{root}byteorder")
+        self._pickle, self._root = pickles[0], pickles[0].removesuffix("data.pkl")
+        order = self._by_name.get(f"{self._root}byteorder")
         if order is not None and bytes(_content(archive, order).numpy()) != b"little":
             raise ValueError("saved on a machine with another order of bytes")
 
-        read = {pickles[0]}
+    def pickled(self) -> Pickled:
+        described = _content(self._archive, self._by_name[self._pickle])
+        return read_pickle(io.BytesIO(described.numpy().tobytes()))
+
+    def values(self) -> Any:
+        read = {self._pickle}
 
         def storage(key: str, nbytes: int) -> Tensor:
-            name = f"{root}data/{key}"
-            entry = by_name.get(name)
+            name = f"{self._root}data/{key}"
+            entry = self._by_name.get(name)
             read.add(name)
             if entry is None or entry.file_size != nbytes:
                 raise ValueError(f"the numbers of tensor data {shown(key)} are not there")
-            return _content(archive, entry)
+            return _content(self._archive, entry)
 
-        described = _content(archive, by_name[pickles[0]])
-        values = read_pickle(io.BytesIO(described.numpy().tobytes())).values(storage)
+        values = self.pickled().values(storage)
         # What no tensor refers to can be damaged too.
-        for name in by_name.keys() - read:
-            _content(archive, by_name[name])
+        for name in self._by_name.keys() - read:
+            _content(self._archive, self._by_name[name])
         return values
 
 

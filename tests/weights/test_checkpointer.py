@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import pathlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -303,6 +303,26 @@ def test_others_are_looked_for_beside_the_damaged_checkpoint(
     trained(tmp_path / "here").save("model_0002")
     monkeypatch.chdir(tmp_path / "here")
     refuses(tmp_path, "model_0000.pth", r"beside it is model_0002\.pth")
+
+
+def bytes_read() -> int:
+    """By this process, as the system counts them."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+
+
+@pytest.mark.skipif(not os.path.isfile("/proc/self/io"), reason="no count of what is read")
+def test_the_numbers_of_other_weights_beside_a_damaged_checkpoint_are_not_read(
+    tmp_path: Path,
+) -> None:
+    numbers = torch.ones(1 << 20)
+    trained(tmp_path).save("model_0000")
+    truncated(tmp_path / "model_0000.pth")
+    others = ({"a": numbers}, OrderedDict(a=numbers), {"model": {"a": numbers}})
+    for number, other in enumerate(others):
+        torch.save(other, tmp_path / f"imagenet{number}.pth")
+    before = bytes_read()
+    refuses(tmp_path, tmp_path / "model_0000.pth", "no intact checkpoint beside it")
+    assert bytes_read() - before < 1 << 20
 
 
 @pytest.mark.parametrize("legacy", [False, True])
