@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -428,15 +431,29 @@ def run_all(path: Path, export: list[KnownBackbone], again: bool) -> None:
         export: backbones that are to be exported too.
         again: whether to try those that have failed again.
     """
-    results = read_results(path)
-    results.machine = describe()
-    open_ = [b for b in BACKBONES if _is_open(b, results.outcomes.get(b), b in export, again)]
+    found, machine = read_results(path).outcomes, describe()
+    open_ = [b for b in BACKBONES if _is_open(b, found.get(b), b in export, again)]
     for number, backbone in enumerate(open_, 1):
         outcome = _in_own_process(backbone, backbone in export)
-        results.outcomes[backbone] = outcome
-        write_results(path, results)
+        # Another run may have added to them meanwhile.
+        with _alone_in(path.parent):
+            results = read_results(path)
+            results.machine = machine
+            results.outcomes[backbone] = outcome
+            write_results(path, results)
         words = outcome.error or f"{outcome.layers} BIN layers, {outcome.seconds:.1f} s"
         print(f"{number} of {len(open_)}: {backbone}: {words}", flush=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A block that one process at a time is in; the lock ends with the process, however it does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_open(backbone: KnownBackbone, outcome: Outcome | None, exports: bool, again: bool) -> bool:

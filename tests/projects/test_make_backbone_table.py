@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -201,6 +202,39 @@ def test_a_run_goes_on_where_it_was_stopped(
     run_all(path, [BACKBONES[0]], again=True)
     assert tried[3:] == [BACKBONES[0], BACKBONES[1]]
     assert read_results(path).outcomes[BACKBONES[0]].exported
+
+
+def test_two_runs_at_once_keep_the_outcomes_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, threads = tmp_path / "outcomes.json", list[threading.Thread]()
+    first, second, third = BACKBONES[:3]
+    turn = threading.local()
+
+    def run(backbone: KnownBackbone) -> None:
+        turn.of = backbone
+        run_all(path, [], again=False)
+
+    def trial(backbone: KnownBackbone, _exports: bool) -> Outcome:
+        # A run begins and ends while another tries a backbone.
+        if backbone == first:
+            run(second)
+        return Outcome(asdict(backbone), trained=True)
+
+    def write(to: Path, results: Results) -> None:
+        # And one comes to its end while another is about to write.
+        if not threads:
+            threads.append(threading.Thread(target=run, args=(third,)))
+            threads[0].start()
+            threads[0].join(1)
+        write_results(to, results)
+
+    monkeypatch.setattr(backbones, "_is_open", lambda backbone, *_: backbone == turn.of)
+    monkeypatch.setattr(backbones, "_in_own_process", trial)
+    monkeypatch.setattr(backbones, "write_results", write)
+    run(first)
+    threads[0].join()
+    assert list(read_results(path).outcomes) == [first, second, third]
 
 
 def _die(*_arguments: object) -> Outcome:
