@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import measuring, rank
+from benchmarks import gpu, measuring, rank
 from benchmarks import rank as retrieval_data
 from benchmarks.measuring import times_in_turns
+from benchmarks.parts import Rows
 from benchmarks.report import Arm, Case, Comparison, Report, Results, to_json
 from tests.processes import fork_what_is_spawned, run_script
 
@@ -47,6 +49,26 @@ def test_peak_memory_is_that_of_the_function_and_not_of_who_asks() -> None:
     assert 140 * MIB < much - little < 160 * MIB
     # This process has imported all that the other one has.
     assert measuring.peak() > here.nbytes + little
+
+
+def test_the_cores_are_those_that_this_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asked = tmp_path / "rows.json", []
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(gpu, "training_config", lambda setting, *_: asked.append(setting.workers))
+    images = (number for number in itertools.count())
+    monkeypatch.setattr(gpu.MetaBINTrainer, "build_train_loader", lambda _cfg: images)
+    work = gpu.Work("cpu", (8, 4), 2, (), tmp_path)
+    gpu.versions(Rows("versions", file), work, ["resnet18"])
+    gpu.loader(Rows("loader", file), work, ["resnet18"])
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    by_row = {line["row"]: line for line in found}
+    assert by_row["machine"]["cores"] == 3
+    assert ", 3 cores, " in by_row["machine"]["description"]
+    # One is left for the training.
+    assert asked == [2] and by_row["training loader"]["workers"] == 2
 
 
 def test_a_process_that_ends_early_is_an_error() -> None:

@@ -53,6 +53,7 @@ from benchmarks.training import (
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.graphs import CudaRecorder, GraphedForward
 from metabin_plugin.engine.stop_signals import Stopped
+from metabin_plugin.environment import available_cpus
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.files import check_file
 from metabin_plugin.norm import batch_instance_norm, gate_parameters
@@ -112,7 +113,7 @@ def versions(rows: Rows, work: Work, _networks: Sequence[str]) -> None:
         except PackageNotFoundError:
             found[package] = "none"
     rows.write("packages", **found)
-    rows.write("machine", description=" ".join(describe().split()), cores=os.cpu_count())
+    rows.write("machine", description=" ".join(describe().split()), cores=available_cpus())
     if not work.on_gpu:
         rows.write("device", name=NOT_MEASURED)
         return
@@ -446,7 +447,7 @@ def inference(rows: Rows, work: Work, networks: Sequence[str]) -> None:
 
 def loader(rows: Rows, work: Work, networks: Sequence[str]) -> None:
     """Images that the training loader gives in a second."""
-    workers = min(8, max(1, (os.cpu_count() or 1) - 1))
+    workers = min(8, max(1, available_cpus() - 1))
     setting = replace(work.setting(networks[0]), workers=workers)
     cfg = training_config(setting, METABIN, work.manifests, work.folder)
     batches = iter(MetaBINTrainer.build_train_loader(cfg))

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from metabin_plugin.environment import keep_freed_memory
+from metabin_plugin.environment import available_cpus, keep_freed_memory
 
 
 def times_in_turns(
@@ -154,7 +154,7 @@ def describe() -> str:
     """Processor, threads, load, device and versions, in two lines."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     machine = (
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), "
+        f"{_processor()}, {available_cpus()} cores, {torch.get_num_threads()} thread(s), "
         f"load {load:.1f} at the start, {_accelerator()}"
     )
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
