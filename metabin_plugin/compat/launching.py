@@ -12,10 +12,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -41,6 +42,7 @@ _COLLECTIVE = timedelta(hours=1)
 _POLL_SECONDS = 0.5
 # Variables of the environment say where the processes meet.
 _OF_TORCHRUN = "env://"
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 _STOPPED = (STATUS_BASE + signal.SIGTERM, STATUS_BASE + signal.SIGINT)
 # How the others report that one of them is gone.
 _PEER_IS_GONE = re.compile(
@@ -80,9 +82,8 @@ def run_ranks(worker: Callable[..., None], args: tuple[Any, ...], count: int, fi
         ranks = Ranks(Path(folder), first)
         try:
             with ranks.passing_signals_on():
-                # So that the ranks ignore it: a terminal's Ctrl-C reaches them too, and it is
-                # passed on once.
-                with _ignored(signal.SIGINT):
+                # They reach all ranks or none.
+                with _waiting(_PASSED_ON):
                     ranks.start(worker, args, count)
                 ranks.wait()
         finally:
@@ -142,7 +143,7 @@ class Ranks:
         """A block in which SIGTERM and SIGINT go to the ranks; the former handlers come back."""
         former = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _PASSED_ON:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     former[number] = signal.signal(number, self._pass_on)
         try:
@@ -239,6 +240,10 @@ class Ranks:
 def _run_rank(
     local_rank: int, report: str, worker: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
+    # A terminal's Ctrl-C reaches the ranks too, and it is passed on once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker(local_rank, *args)
@@ -264,16 +269,19 @@ def _tail(text: str) -> str:
 
 
 @contextmanager
-def _ignored(number: int) -> Iterator[None]:
-    """A block in which a signal is ignored, also by the programs it starts."""
-    if threading.current_thread() is not threading.main_thread():
+def _waiting(numbers: Iterable[int]) -> Iterator[None]:
+    """A block in which signals wait for its end; in the processes it starts until they let them."""
+    # Windows has no such thing.
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    former = signal.signal(number, signal.SIG_IGN)
+    # It lets them through when it starts, which is with the first process otherwise.
+    resource_tracker.ensure_running()
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.signal(number, former or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 @dataclass(frozen=True)

@@ -175,8 +175,6 @@ def test_a_signal_reaches_each_rank_once_and_its_status_is_kept(
 ) -> None:
     process = started_parent(tmp_path, polite, 128 + signal.SIGTERM)
     children = pids(tmp_path, 2)
-    # While it starts the ranks Ctrl-C is ignored.
-    wait_until(lambda: catches(process.pid, number))
     # A terminal's Ctrl-C reaches the whole process group.
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     process.join(300)
@@ -184,6 +182,35 @@ def test_a_signal_reaches_each_rank_once_and_its_status_is_kept(
     assert (tmp_path / "status").read_text() == str(128 + number)
     assert [(tmp_path / f"signals{rank}").read_text() for rank in range(2)] == ["1", "1"]
     assert not any(is_running(pid) for pid in children)
+
+
+def stopped_while_starting(folder: Path, number: int) -> None:
+    """A parent that hears a signal when it has started one of two ranks."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    class Rank(launching.multiprocessing.get_context("fork").Process):  # type: ignore[misc]
+        def start(self) -> None:
+            rank = self._args[0]
+            super().start()
+            pids(folder, rank + 1)
+            if rank == 0:
+                # A terminal's Ctrl-C reaches the whole process group.
+                (os.killpg if number == signal.SIGINT else os.kill)(os.getpid(), number)
+
+    forks = mock.Mock(Process=Rank)
+    with mock.patch.object(launching.multiprocessing, "get_context", return_value=forks):
+        launching.run_ranks(polite, (folder, 128 + signal.SIGTERM), count=2, first=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_the_starts_of_two_ranks_reaches_both(tmp_path: Path, number: int) -> None:
+    process = start(stopped_while_starting, tmp_path, number)
+    process.join(30)
+    process.kill()
+    process.join()
+    assert process.exitcode == 128 + number
+    assert [(tmp_path / f"signals{rank}").read_text() for rank in range(2)] == ["1", "1"]
 
 
 def test_a_run_that_just_succeeds_when_it_is_stopped_has_succeeded(
