@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import pickle
@@ -426,7 +427,8 @@ def process_group(place: Place) -> Iterator[None]:
         ) from error
     for machine in range(place.machines):
         first = machine * place.local_size
-        group = dist.new_group(list(range(first, first + place.local_size)))
+        ranks = list(range(first, first + place.local_size))
+        group = dist.new_group(ranks, timeout=_COLLECTIVE)
         if machine == place.machine:
             comm._LOCAL_PROCESS_GROUP = group
     comm.synchronize()
@@ -435,6 +437,20 @@ def process_group(place: Place) -> Iterator[None]:
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()
     dist.destroy_process_group()
+
+
+@patch(
+    "fastreid.utils.comm:_get_global_gloo_group",
+    fault="With NCCL it makes a group that waits 30 minutes at most. The others wait in it while "
+    "rank 0 scores a target, which takes longer for a large gallery.",
+    unless="the processes' own group is gloo's.",
+)
+@functools.lru_cache
+def global_gloo_group() -> Any:
+    """Let them wait in it as long as in every other group of the run."""
+    if dist.get_backend() == "nccl":
+        return dist.new_group(backend="gloo", timeout=_COLLECTIVE)
+    return dist.group.WORLD
 
 
 def _prepare_device(place: Place) -> str:

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from fastreid.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
 from metabin_plugin.compat import launching
@@ -305,11 +306,23 @@ def test_a_first_rank_that_still_writes_is_waited_for(
     assert (tmp_path / "checkpoint").read_text() == "whole"
 
 
-def test_others_wait_for_a_long_evaluation_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_others_wait_for_a_long_evaluation_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
     """PyTorch's own limits are 10 minutes with NCCL and 30 with gloo."""
     with process_group(Place(0, 1, 0, 1, f"file://{tmp_path / 'meeting'}")):
-        backend = dist.group.WORLD._get_backend(torch.device("cpu"))
-        assert backend.options._timeout >= timedelta(hours=1)
+        with monkeypatch.context() as patched:
+            patched.setattr(dist, "get_backend", lambda _group=None: backend)
+            gathering = comm._get_global_gloo_group()
+        assert (gathering is dist.group.WORLD) == (backend == "gloo")
+        for group in (dist.group.WORLD, comm._LOCAL_PROCESS_GROUP, gathering):
+            found = group._get_backend(torch.device("cpu"))
+            assert found.options._timeout >= timedelta(hours=1)
+        assert comm._get_global_gloo_group() is gathering
+    # Another run's group is another.
+    with process_group(Place(0, 1, 0, 1, f"file://{tmp_path / 'another meeting'}")):
+        assert comm._get_global_gloo_group() is dist.group.WORLD
 
 
 def test_ranks_do_not_outlive_their_parent(
