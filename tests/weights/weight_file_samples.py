@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 
+from metabin_plugin.errors import WeightsError
+from metabin_plugin.weights.files import read_weight_file
+
 
 class RunsCode:
     """When it is unpickled without care, it makes a file."""
@@ -25,6 +28,15 @@ def save_malicious(path: Path, marker: Path, legacy: bool = False, protocol: int
     kind = {"_use_new_zipfile_serialization": not legacy, "pickle_protocol": protocol}
     torch.save(content, path, **kind)
     return str(path)
+
+
+def refusal(path: str) -> str:
+    """What a file is refused with; "" if it is read."""
+    try:
+        read_weight_file(path)
+    except WeightsError as error:
+        return str(error)
+    return ""
 
 
 def flip_bit(path: Path, position: int, bit: int = 3) -> None:
