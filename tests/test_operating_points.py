@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from fractions import Fraction
 from typing import Any, NamedTuple
 from unittest import mock
@@ -27,7 +26,7 @@ from metabin_plugin.operating_points import (
     propose_threshold,
     rates_at,
 )
-from tests.evaluation.test_scoring import LargestTensor
+from tests.processes import apart
 
 NAN = float("nan")
 
@@ -321,34 +320,28 @@ def test_cosine_figures_are_those_of_the_distances() -> None:
     assert found.true_match_rates[0] == (distances[is_same] < threshold).mean()
 
 
-@pytest.mark.parametrize("what", ["points", "threshold"])
-def test_memory_does_not_grow_with_the_comparisons(
-    what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def look_at(what: str, count: int) -> None:
+    """Compare a thousand images with others, in small parts."""
+    ranking.CHUNK_ELEMENTS, points.BLOCK_ELEMENTS = 2**16, 2**14
+
     def drawn(count: int, seed: int) -> Side:
         random = np.random.default_rng(seed)
         features = torch.from_numpy(random.standard_normal((count, 4))).float()
-        return Side(features, random.integers(0, 50, count), random.integers(0, 2, count))
+        # Of one camera each, as images of other pairs are compared one pair after the other.
+        return Side(features, random.integers(0, 50, count), np.full(count, seed))
 
-    monkeypatch.setattr(ranking, "CHUNK_ELEMENTS", 2**16)
-    monkeypatch.setattr(points, "BLOCK_ELEMENTS", 2**14)
-    peaks = []
-    for count in (1000, 1000, 16_000):
-        query, gallery = drawn(1000, 0), drawn(count, 1)
-        tracemalloc.start()
-        try:
-            with LargestTensor() as largest:
-                if what == "points":
-                    operating_points(query, gallery, "cosine")
-                else:
-                    propose_threshold(query, gallery, "cosine", 1e-4, resamplings=20)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
-        # PyTorch's arrays are counted here, NumPy's in the peak.
-        assert 0 < largest.elements <= 2**16
+    query, gallery = drawn(1000, 0), drawn(count, 1)
+    if what == "points":
+        operating_points(query, gallery, "cosine")
+    else:
+        propose_threshold(query, gallery, "cosine", 1e-4, resamplings=20)
+
+
+@pytest.mark.parametrize("what", ["points", "threshold"])
+def test_memory_does_not_grow_with_the_comparisons(what: str) -> None:
+    (_, little), (_, much) = (apart(look_at, what, count) for count in (1000, 16_000))
     # All distances of the larger gallery are 64 MB.
-    assert peaks[2] - peaks[1] < 16e6
+    assert much - little < 32e6
 
 
 def bootstrap(query: Side, gallery: Side, rate: float, weights: np.ndarray) -> list[float]:
