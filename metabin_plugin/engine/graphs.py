@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import torch
@@ -46,8 +47,13 @@ class Recorder(Protocol):
             same tensors, the returned ones included.
         """
 
-    def apart(self, function: Callable[[], Any]) -> Any:
-        """Run a function as it has to run before it is recorded."""
+    def apart(self, function: Callable[[], Any], waits: bool = True) -> Any:
+        """Run a function as it has to run before it is recorded.
+
+        Args:
+            function: what is to be recorded later.
+            waits: whether it may wait for the device, as what is recorded must not.
+        """
 
 
 class CudaRecorder:
@@ -82,6 +88,7 @@ class CudaRecorder:
             try:
                 returned = self._capture(graph, self._pool, watched)
             except Exception as error:
+                _end_allocation(self._pool)
                 # The random generator goes on waiting for a capture that failed, until one ends.
                 with suppress(Exception):
                     self._capture(
@@ -114,15 +121,17 @@ class CudaRecorder:
             if was_enabled:
                 gc.enable()
 
-    def apart(self, function: Callable[[], Any]) -> Any:
+    def apart(self, function: Callable[[], Any], waits: bool = True) -> Any:
         """See ``Recorder``."""
         with torch.cuda.device(self._device):
             stream = self._side()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                returned = function()
-            torch.cuda.current_stream().wait_stream(stream)
-        return returned
+            try:
+                with torch.cuda.stream(stream), nullcontext() if waits else _without_waiting():
+                    return function()
+            finally:
+                # What it has launched may still write, even where it failed.
+                torch.cuda.current_stream().wait_stream(stream)
 
     def _side(self) -> torch.cuda.Stream:
         # Always the same one: what is freed on a stream is kept for it alone, and that which
@@ -131,15 +140,48 @@ class CudaRecorder:
         return self._stream
 
 
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Inside, operators of PyTorch that wait for the device raise an error.
+
+    A capture would fail of them, which leaves more behind than an error does.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        # PyTorch says that it does not find all of them.
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def _end_allocation(pool: Any) -> None:
+    """Let PyTorch's allocator forget a capture that failed.
+
+    PyTorch 2.12 and before go on taking it for one that is under way. Memory that another stream has
+    used is then never used again, and ``torch.cuda.empty_cache`` fails.
+    """
+    # PyTorch 2.6 and 2.7 have it by the second name.
+    for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):
+        end = getattr(torch._C, name, None)
+        if end is not None:
+            # That it is not under way.
+            with suppress(RuntimeError):
+                end(torch.cuda.current_device(), pool)
+            return
+
+
 class GraphedForward:
     """The ``forward`` of a backbone that replays graphs in training, and else is the original.
 
     A kind of pass, its images' size and format, the parameters that get gradients, modes of layers
     and autocast, is recorded when it comes the second time. Parameters and buffers of the backbone
     are read and written where they are; others in their place (``torch.func.functional_call``) are
-    copied to a fixed address first. What cannot be recorded runs eagerly, and the log says why,
-    once; after a recording that failed nothing is recorded any more. A copy of the backbone has the
-    original ``forward``.
+    copied to a fixed address first, and buffers back from there. What cannot be recorded runs
+    eagerly, and the log says why, once; after a recording that failed nothing is recorded any more.
+    A copy of the backbone has the original ``forward``.
 
     Args:
         backbone: the network; its ``forward`` is replaced.
@@ -259,7 +301,7 @@ class GraphedForward:
         """Inside, passes leave buffers and random numbers as they were."""
         buffers = {name: own for name, own in self._own.items() if not _is_parameter(own)}
         before = {name: buffer.clone() for name, buffer in buffers.items()}
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with _random_numbers_kept(device):
             yield
         with torch.no_grad():
             for name, buffer in buffers.items():
@@ -294,6 +336,8 @@ class _Pass:
         self._images = images.detach().clone()
         # Others than the backbone's own come at another address each time.
         self._given = {n: t.detach().clone() for n, t in tensors.items() if t is not own[n]}
+        # Those that a pass may write, which are then the ones that have to be written.
+        self._buffers = [name for name in self._given if not _is_parameter(own[name])]
         self._names = [name for name, tensor in tensors.items() if tensor.requires_grad]
         used = {n: self._given.get(n, tensors[n].detach()) for n in tensors}
         leaves = [used[name].requires_grad_() for name in self._names]
@@ -322,13 +366,18 @@ class _Pass:
             self._gradient = torch.ones_like(output) / output.numel() ** 0.5
             return output.detach(), backward(output)
 
-        for _ in range(_WARM_UPS):
-            expected = recorder.apart(once)
-        self._output, self._replay_forward = recorder.record(forward)
-        self._gradients, self._replay_backward = recorder.record(lambda: backward(self._output))
+        for left in reversed(range(_WARM_UPS)):
+            # Each draws the same, so that the replay can be compared with the last one.
+            with _random_numbers_kept(images.device):
+                # The first ones may wait, for kernels that are being chosen say.
+                expected = recorder.apart(once, waits=left > 0)
+        with _random_numbers_kept(images.device):
+            self._output, self._replay_forward = recorder.record(forward)
+            self._gradients, self._replay_backward = recorder.record(lambda: backward(self._output))
         # The graph of autograd would keep the activations' memory from the next pass.
         self._output = self._output.detach()
-        self.difference = self._try(*expected)
+        with _random_numbers_kept(images.device):
+            self.difference = self._try(*expected)
 
     def _try(self, output: Tensor, gradients: Sequence[Tensor | None]) -> float:
         """Difference of a first replay to what was computed before."""
@@ -355,6 +404,9 @@ class _Pass:
                 values = [tensors[name].detach() for name in self._given]
                 torch._foreach_copy_([t.detach() for t in self._given.values()], values)
         self._replay_forward()
+        if self._buffers:
+            written = [self._given[name] for name in self._buffers]
+            torch._foreach_copy_([tensors[name] for name in self._buffers], written)
         return self._output.clone()
 
     def backward(self, gradient: Tensor) -> Sequence[Tensor | None]:
@@ -407,6 +459,10 @@ def _swapped(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
         yield
     finally:
         accessor.swap_tensors_dict(before, allow_missing=False)
+
+
+def _random_numbers_kept(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _is_parameter(tensor: Tensor) -> bool:
