@@ -160,8 +160,8 @@ def _without_waiting() -> Iterator[None]:
 def _end_allocation(pool: Any) -> None:
     """Let PyTorch's allocator forget a capture that failed.
 
-    PyTorch 2.12 and before go on taking it for one that is under way. Memory that another stream has
-    used is then never used again, and ``torch.cuda.empty_cache`` fails.
+    PyTorch 2.12 and before go on taking it for one that is under way. Memory that another stream
+    has used is then never used again, and ``torch.cuda.empty_cache`` fails.
     """
     # PyTorch 2.6 and 2.7 have it by the second name.
     for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):
