@@ -452,13 +452,18 @@ class _Replayed(torch.autograd.Function):
 
 @contextmanager
 def _swapped(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, a module computes with other parameters and buffers."""
-    accessor = torch.nn.utils._named_member_accessor.NamedMemberAccessor(backbone)
-    before, _ = accessor.swap_tensors_dict(dict(tensors), allow_missing=False)
-    try:
+    """Inside, a module computes with other parameters and buffers.
+
+    Raises:
+        RuntimeError: it has put yet others in their place, as fastreid's GhostBN does. A replay
+            would not.
+    """
+    found = dict(tensors)
+    with torch.nn.utils.stateless._reparametrize_module(backbone, found, tie_weights=True):
         yield
-    finally:
-        accessor.swap_tensors_dict(before, allow_missing=False)
+    for name, tensor in tensors.items():
+        if found[name] is not tensor:
+            raise RuntimeError(f"a layer puts another tensor in the place of {name}")
 
 
 def _random_numbers_kept(device: torch.device) -> AbstractContextManager[None]:

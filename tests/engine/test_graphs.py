@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from fastreid.layers.batch_norm import GhostBatchNorm
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -220,6 +221,34 @@ def test_buffers_that_somebody_has_replaced_are_moved() -> None:
                     model[1].running_var = torch.full((4,), 2.0)
                 step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
         assert recorder.recorded == 4
+
+
+def test_layers_that_replace_their_buffers_run_eagerly(said) -> None:
+    def states(prepare: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+        model = nn.Sequential(*network(), GhostBatchNorm(5, num_splits=2))
+        prepare(model)
+        for number in range(5):
+            step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        return model.state_dict()
+
+    replayed = states(lambda model: GraphedForward(model, OperatorRecorder()))
+    for name, value in states(lambda _model: None).items():
+        assert torch.equal(replayed[name], value), name
+    assert "a layer puts another tensor in the place of 4.running_mean" in said()
+
+
+def test_a_parameter_that_two_layers_share_gets_the_gradients_of_both() -> None:
+    with compared() as (graphed, plain, recorder):
+        for model in (graphed, plain):
+            torch.manual_seed(1)
+            model.append(nn.Conv2d(5, 5, 1, bias=False)).append(nn.Conv2d(5, 5, 1, bias=False))
+            model[5].weight = model[4].weight
+        graphed.forward = plain.__class__.forward.__get__(graphed)
+        GraphedForward(graphed, recorder)
+        for number in range(4):
+            for model in (graphed, plain):
+                step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        assert recorder.recorded == 2
 
 
 def test_a_pass_that_draws_random_numbers_is_recorded(said) -> None:
