@@ -245,6 +245,8 @@ class GraphedForward:
 
     def _reason(self, tensors: Mapping[str, Tensor]) -> str:
         """Why this pass runs eagerly; "" where it need not."""
+        if tensors.keys() != self._own.keys():
+            return "its layers are others than when it was built"
         if self._pending is not None and self._pending() is not None:
             return "a backward pass is still to come, whose activations a replay would overwrite"
         if any(getattr(layer, hooks) for layer in self._layers for hooks in _HOOKS):

@@ -223,6 +223,17 @@ def test_buffers_that_somebody_has_replaced_are_moved() -> None:
         assert recorder.recorded == 4
 
 
+def test_a_network_that_somebody_has_rebuilt_runs_eagerly(said) -> None:
+    with compared() as (graphed, plain, recorder):
+        for number in range(6):
+            for model in (graphed, plain):
+                if number == 3:
+                    torch.nn.utils.parametrizations.weight_norm(model[3])
+                step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        assert recorder.replayed == 2 * (2 + 1)
+    assert "its layers are others than when it was built" in said()
+
+
 def test_layers_that_replace_their_buffers_run_eagerly(said) -> None:
     def states(prepare: Callable[[nn.Module], object]) -> dict[str, Tensor]:
         model = nn.Sequential(*network(), GhostBatchNorm(5, num_splits=2))
