@@ -178,10 +178,10 @@ class GraphedForward:
 
     A kind of pass, its images' size and format, the parameters that get gradients, modes of layers
     and autocast, is recorded when it comes the second time. Parameters and buffers of the backbone
-    are read and written where they are; others in their place (``torch.func.functional_call``) are
-    copied to a fixed address first, and buffers back from there. What cannot be recorded runs
-    eagerly, and the log says why, once; after a recording that failed nothing is recorded any more.
-    A copy of the backbone has the original ``forward``.
+    are read and written where they are, also without a gradient (``Tensor.detach``); others in their
+    place (``torch.func.functional_call``) are copied to a fixed address first, and buffers back
+    from there. What cannot be recorded runs eagerly, and the log says why, once; after a recording
+    that failed nothing is recorded any more. A copy of the backbone has the original ``forward``.
 
     Args:
         backbone: the network; its ``forward`` is replaced.
@@ -263,7 +263,7 @@ class GraphedForward:
             images.stride(),
             images.dtype,
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            tuple((name, t.requires_grad, t is own) for name, t, own in self._pairs(tensors)),
+            tuple((n, t.requires_grad, _is_in_place(t, own)) for n, t, own in self._pairs(tensors)),
             tuple(own.data_ptr() for own in self._own.values()),
             tuple(layer.training for layer in self._layers),
             tuple(getattr(layer, "track_running_stats", None) for layer in self._layers),
@@ -337,7 +337,9 @@ class _Pass:
     ) -> None:
         self._images = images.detach().clone()
         # Others than the backbone's own come at another address each time.
-        self._given = {n: t.detach().clone() for n, t in tensors.items() if t is not own[n]}
+        self._given = {
+            n: t.detach().clone() for n, t in tensors.items() if not _is_in_place(t, own[n])
+        }
         # Those that a pass may write, which are then the ones that have to be written.
         self._buffers = [name for name in self._given if not _is_parameter(own[name])]
         self._names = [name for name, tensor in tensors.items() if tensor.requires_grad]
@@ -470,6 +472,16 @@ def _swapped(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
 
 def _random_numbers_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def _is_in_place(tensor: Tensor, own: Tensor) -> bool:
+    """Whether a tensor is the backbone's own, or its values without a gradient."""
+    return tensor is own or (
+        not tensor.requires_grad
+        and tensor.data_ptr() == own.data_ptr()
+        and tensor.shape == own.shape
+        and tensor.stride() == own.stride()
+    )
 
 
 def _is_parameter(tensor: Tensor) -> bool:
