@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
 from metabin_plugin.processes import are_several
 from metabin_plugin.text import shown
@@ -178,10 +179,11 @@ class GraphedForward:
 
     A kind of pass, its images' size and format, the parameters that get gradients, modes of layers
     and autocast, is recorded when it comes the second time. Parameters and buffers of the backbone
-    are read and written where they are, also without a gradient (``Tensor.detach``); others in their
-    place (``torch.func.functional_call``) are copied to a fixed address first, and buffers back
-    from there. What cannot be recorded runs eagerly, and the log says why, once; after a recording
-    that failed nothing is recorded any more. A copy of the backbone has the original ``forward``.
+    are read and written where they are, also without a gradient (``Tensor.detach``). Others in
+    their place (``torch.func.functional_call``) are copied to a fixed address first, and buffers
+    back from there. What cannot be recorded runs eagerly, and the log says why, once; after a
+    recording that failed nothing is recorded any more. A copy of the backbone has the original
+    ``forward``.
 
     Args:
         backbone: the network; its ``forward`` is replaced.
@@ -200,6 +202,7 @@ class GraphedForward:
         self._passes: dict[Any, _Pass | None] = {}
         self._met: Counter[Any] = Counter()
         self._pending: weakref.ref[_Token] | None = None
+        self._held: Mapping[str, Tensor] | None = None
         self.reasons: set[str] = set()
         self._failed = False
         backbone.forward = self  # type: ignore[method-assign, assignment]
@@ -209,31 +212,54 @@ class GraphedForward:
         backbone = self._backbone()
         assert backbone is not None
         if not (backbone.training and torch.is_grad_enabled()) or images.requires_grad:
-            return self._eager(images)
+            return self._run(backbone, images)
         tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-        if not any(tensor.requires_grad for tensor in tensors.values()):
-            return self._eager(images)
-        reason = self._reason(tensors)
+        if self._held is not None:
+            tensors.update(self._held)
+        of = tensors if self._held is None else self._held
+        trained = tuple(name for name, tensor in of.items() if tensor.requires_grad)
+        if not trained:
+            return self._run(backbone, images)
+        reason = self._reason(tensors, trained)
         if reason:
             self._say(reason)
-            return self._eager(images)
-        key = self._key(images, tensors)
+            return self._run(backbone, images)
+        key = self._key(images, tensors, trained)
         if key not in self._passes:
             if self._met[key] < _BEFORE_RECORDING or self._failed:
                 self._met[key] += 1
-                return self._eager(images)
+                return self._run(backbone, images)
             # Afterwards, for a failure may clear them.
-            found = self._recorded(backbone, images, tensors)
+            found = self._recorded(backbone, images, tensors, trained)
             self._passes[key] = found
         recorded = self._passes[key]
         if recorded is None:
-            return self._eager(images)
+            return self._run(backbone, images)
         token = _Token()
         self._pending = weakref.ref(token)
-        output: Tensor = _Replayed.apply(
-            recorded, token, images, tensors, *recorded.leaves(tensors)
-        )
+        leaves = [tensors[name] for name in trained]
+        output: Tensor = _Replayed.apply(recorded, token, images, tensors, *leaves)
         return output
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, passes are those of ``held_call`` with these parameters and buffers.
+
+        The others are constants. To put all in their place, and to take them out again, would take
+        longer than to launch a replay.
+        """
+        self._held = tensors
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def _run(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        if self._held is None:
+            return self._eager(images)
+        constants = {name: own.detach() for name, own in backbone.named_parameters()}
+        with _reparametrize_module(backbone, {**constants, **self._held}, tie_weights=True):
+            return self._eager(images)
 
     @property
     def recorded(self) -> int:
@@ -243,7 +269,7 @@ class GraphedForward:
     def __reduce__(self) -> Any:
         return self._eager.__reduce__()  # type: ignore[attr-defined]
 
-    def _reason(self, tensors: Mapping[str, Tensor]) -> str:
+    def _reason(self, tensors: Mapping[str, Tensor], trained: Sequence[str]) -> str:
         """Why this pass runs eagerly; "" where it need not."""
         if tensors.keys() != self._own.keys():
             return "its layers are others than when it was built"
@@ -251,30 +277,30 @@ class GraphedForward:
             return "a backward pass is still to come, whose activations a replay would overwrite"
         if any(getattr(layer, hooks) for layer in self._layers for hooks in _HOOKS):
             return "somebody watches its layers, as MixStyle does"
-        trains = any(tensors[n] is own and own.requires_grad for n, own in self._own.items())
-        if trains and are_several():
+        if are_several() and any(tensors[name] is self._own[name] for name in trained):
             return "with several processes the base step's gradients are averaged as they come"
         return ""
 
-    def _key(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Any:
+    def _key(self, images: Tensor, tensors: Mapping[str, Tensor], trained: tuple[str, ...]) -> Any:
         device = images.device.type
         return (
             tuple(images.shape),
             images.stride(),
             images.dtype,
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            tuple((n, t.requires_grad, _is_in_place(t, own)) for n, t, own in self._pairs(tensors)),
+            trained,
+            tuple(name for name, own in self._own.items() if not _is_in_place(tensors[name], own)),
             tuple(own.data_ptr() for own in self._own.values()),
             tuple(layer.training for layer in self._layers),
             tuple(getattr(layer, "track_running_stats", None) for layer in self._layers),
         )
 
-    def _pairs(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        for name, own in self._own.items():
-            yield name, tensors[name], own
-
     def _recorded(
-        self, backbone: nn.Module, images: Tensor, tensors: Mapping[str, Tensor]
+        self,
+        backbone: nn.Module,
+        images: Tensor,
+        tensors: Mapping[str, Tensor],
+        trained: Sequence[str],
     ) -> _Pass | None:
         if len(self._passes) >= _MOST_GRAPHS:
             self._say(
@@ -283,7 +309,8 @@ class GraphedForward:
             return None
         with self._untouched(images.device):
             try:
-                recorded = _Pass(backbone, self._eager, self._recorder, images, tensors, self._own)
+                functions = self._eager, self._recorder
+                recorded = _Pass(backbone, *functions, images, tensors, trained, self._own)
             # Whatever a layer does that cannot be recorded: wait for the device, say.
             except Exception as error:
                 self._say(f"recording failed: {shown(' '.join(str(error).split()))}")
@@ -333,6 +360,7 @@ class _Pass:
         recorder: Recorder,
         images: Tensor,
         tensors: Mapping[str, Tensor],
+        trained: Sequence[str],
         own: Mapping[str, Tensor],
     ) -> None:
         self._images = images.detach().clone()
@@ -342,9 +370,8 @@ class _Pass:
         }
         # Those that a pass may write, which are then the ones that have to be written.
         self._buffers = [name for name in self._given if not _is_parameter(own[name])]
-        self._names = [name for name, tensor in tensors.items() if tensor.requires_grad]
         used = {n: self._given.get(n, tensors[n].detach()) for n in tensors}
-        leaves = [used[name].requires_grad_() for name in self._names]
+        leaves = [used[name].requires_grad_() for name in trained]
         device = images.device.type
 
         def forward() -> Tensor:
@@ -395,10 +422,6 @@ class _Pass:
         self._replay_backward()
         expected = [g for g in gradients if g is not None]
         return max(_difference([self._output], [output]), _difference(found, expected))
-
-    def leaves(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        """Those of the tensors that get gradients, in the order of the backward pass."""
-        return [tensors[name] for name in self._names]
 
     def forward(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Replay on other values."""
@@ -463,7 +486,7 @@ def _swapped(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
             would not.
     """
     found = dict(tensors)
-    with torch.nn.utils.stateless._reparametrize_module(backbone, found, tie_weights=True):
+    with _reparametrize_module(backbone, found, tie_weights=True):
         yield
     for name, tensor in tensors.items():
         if found[name] is not tensor:
