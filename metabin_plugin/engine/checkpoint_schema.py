@@ -112,7 +112,7 @@ def check_progress(
     max_epoch, iteration = cfg.SOLVER.MAX_EPOCH, progress["iteration"]
     if iteration > max_epoch * iters_per_epoch:
         raise ConfigError(
-            f"SOLVER.MAX_EPOCH is {max_epoch}, but the run of {source} is in epoch "
+            f"SOLVER.MAX_EPOCH is {max_epoch!r}, but the run of {source} is in epoch "
             f"{math.ceil(iteration / iters_per_epoch)} of its own; give --resume the KEY VALUE "
             "pairs that the run was begun with, or a larger SOLVER.MAX_EPOCH"
         )
