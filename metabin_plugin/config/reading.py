@@ -82,8 +82,8 @@ def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
         file = f"--config-file {shown(config_file)}" if config_file else ""
         pairs = f"KEY VALUE pairs {shown(' '.join(options))}" if options else ""
         raise ConfigError(
-            f"{' with '.join(filter(None, (file, pairs)))}: {_reason(error, cfg)}; correct the file or "
-            "the KEY VALUE pairs"
+            f"{' with '.join(filter(None, (file, pairs)))}: {_reason(error, cfg)}; correct the "
+            "file or the KEY VALUE pairs"
         ) from error
     check_types(cfg, get_cfg())
     return cfg
