@@ -21,6 +21,7 @@ from metabin_plugin.data.photographs.subsets import (
     set_queries_apart,
 )
 from metabin_plugin.data.photographs.training import (
+    HEAD,
     config_text,
     manifest_text,
     plan_training,
@@ -66,7 +67,7 @@ def run(options: Namespace) -> None:
 
 
 def check_options(options: Namespace) -> None:
-    """Refuse a share of nobody or everybody, and file names with another suffix.
+    """Refuse a share of nobody or everybody, and to write over files that this did not write.
 
     Raises:
         DatasetError: a value or a file name cannot work.
@@ -78,6 +79,24 @@ def check_options(options: Namespace) -> None:
     for option, path, suffix in files:
         if path and path.suffix != suffix:
             raise DatasetError(f"--{option} {path} needs another suffix; make it {suffix}")
+    beginnings = (("output", options.output, "path,pid,camid"), ("config", options.config, HEAD))
+    for option, path, beginning in beginnings:
+        if path and not _is_new_or_begins(path, beginning.encode()):
+            raise DatasetError(
+                f"--{option} {path} is there and was not written by metabin manifest; give another "
+                "name, or remove the file"
+            )
+
+
+def _is_new_or_begins(path: Path, beginning: bytes) -> bool:
+    try:
+        with open_regular(path) as file:
+            found = file.read(len(beginning))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return not found or found == beginning
 
 
 def find_photographs(folder: str) -> FoundFiles:
@@ -231,7 +250,7 @@ def check_not_edited(path: Path, content: bytes) -> None:
     # What cannot be read cannot be written, which is said then.
     except OSError:
         return
-    if found != content:
+    if found and found != content:
         raise DatasetError(
             f"--config {path} is there already, with other content; leave --config out to keep "
             "it, give another path, or remove it"

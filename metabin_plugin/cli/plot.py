@@ -78,6 +78,8 @@ def run(options: Namespace) -> None:
     for what, columns in TABLES[options.figure].items():
         check_table(beside(options.output, what), columns, option, FigureError)
     FIGURES[options.figure](options)
+    tables = ", ".join(str(beside(options.output, what)) for what in TABLES[options.figure])
+    print(f"{options.output}, and its numbers: {tables}")
 
 
 def _write(options: Namespace, what: str, rows: Iterable[Sequence[object]]) -> None:

@@ -7,7 +7,7 @@ say, so a changed key takes effect, unless what the checkpoint holds would then 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -16,7 +16,7 @@ from fastreid.config import CfgNode
 from fastreid.solver import build
 from torch import nn
 
-from metabin_plugin.config.reading import read_yaml
+from metabin_plugin.config.reading import flat, read_yaml
 from metabin_plugin.errors import ConfigError, WeightsError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
@@ -131,7 +131,7 @@ def config_changes(saved: str, cfg: CfgNode) -> list[Change]:
     Raises:
         ValueError: what was saved cannot be read.
     """
-    then, now = _flat(read_yaml(saved)), _flat(read_yaml(cfg.dump()))
+    then, now = flat(read_yaml(saved)), flat(read_yaml(cfg.dump()))
     return [
         Change(key, then.get(key), now.get(key))
         for key in sorted({*then, *now})
@@ -214,13 +214,3 @@ def _is_one_of(key: str, names: Sequence[str]) -> bool:
 
 def _without_folder(name: str) -> str:
     return os.path.basename(name) if name.lower().endswith(".csv") else name
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            values.update(_flat(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = value
-    return values

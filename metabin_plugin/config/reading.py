@@ -6,9 +6,10 @@ Of YAML plain values alone are read, of a bounded size.
 from __future__ import annotations
 
 import ast
+import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -45,6 +46,11 @@ _MISMATCH = re.compile(
 )
 
 
+_NO_KEY = re.compile(r"Non-existent (config )?key: (?P<key>\S+)")
+# What is in front of a file on the command line, by the suffix of its name.
+_IN_FRONT = {".yml": "--config-file", ".yaml": "--config-file", ".pth": "MODEL.WEIGHTS"}
+
+
 def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
     """fastreid's defaults, changed by a file and then by KEY VALUE pairs.
 
@@ -65,6 +71,7 @@ def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
     try:
         if config_file:
             cfg.merge_from_file(config_file)
+        _check_pairs(options, cfg)
         cfg.merge_from_list(_as_keys_need(options, cfg))
     # Its sentence names the file, which may be one that config_file inherits from.
     except ConfigError:
@@ -75,11 +82,37 @@ def read_config(config_file: str, options: Sequence[str]) -> CfgNode:
         file = f"--config-file {shown(config_file)}" if config_file else ""
         pairs = f"KEY VALUE pairs {shown(' '.join(options))}" if options else ""
         raise ConfigError(
-            f"{' with '.join(filter(None, (file, pairs)))}: {_reason(error)}; correct the file or "
-            "the KEY VALUE pairs"
+            f"{' with '.join(filter(None, (file, pairs)))}: {_reason(error, cfg)}; correct the "
+            "file or the KEY VALUE pairs"
         ) from error
     check_types(cfg, get_cfg())
     return cfg
+
+
+def _check_pairs(options: Sequence[str], cfg: CfgNode) -> None:
+    """Refuse words that are no keys and values in turn.
+
+    Raises:
+        ConfigError: a pair is one word, a file is in the place of a key, or a value is missing.
+    """
+    for word in options[::2]:
+        key, sign, value = word.partition("=")
+        if sign and _value(cfg, key) is not None:
+            raise ConfigError(
+                f"{shown(repr(word))} is one word, but a key and its value are two; give "
+                f"{key} {shown(value)}"
+            )
+        in_front = _IN_FRONT.get(os.path.splitext(word)[1].lower())
+        if in_front:
+            raise ConfigError(
+                f"{shown(repr(word))} is a file in the place of a key; give {in_front} "
+                f"{shown(word)}"
+            )
+    if len(options) % 2:
+        raise ConfigError(
+            f"KEY VALUE pairs {shown(' '.join(options))} end on {shown(repr(options[-1]))}, which "
+            "has no value; add it, or take out the word that is too many"
+        )
 
 
 def _as_keys_need(options: Sequence[str], cfg: CfgNode) -> list[str]:
@@ -131,7 +164,7 @@ def _literal(word: str) -> Any:
 _NAMED = {kind.__name__: name for kind, name in TYPES.items()}
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, cfg: CfgNode) -> str:
     if isinstance(error, (AttributeError, TypeError)):
         return "the file, or a key of it, holds no KEY: VALUE mapping where one is needed"
     mismatch = _MISMATCH.fullmatch(" ".join(str(error).split()))
@@ -143,7 +176,34 @@ def _reason(error: Exception) -> str:
         return f"{key} is {value}, but takes {_NAMED[mismatch['needed']]}, like {default}"
     # A KeyError's text is the representation of its message; YAML's texts have several lines.
     text = error.args[0] if isinstance(error, KeyError) else error
-    return shown(" ".join(str(text).split()))
+    return shown(" ".join(str(text).split())) + _like(str(text), cfg)
+
+
+def _like(text: str, cfg: CfgNode) -> str:
+    """Part of a sentence that names the key most like one that there is not."""
+    missing = _NO_KEY.fullmatch(text)
+    if not missing:
+        return ""
+    keys = list(flat(cfg))
+    sections = {key[:end] for key in keys for end, sign in enumerate(key) if sign == "."}
+    close = difflib.get_close_matches(missing["key"], [*keys, *sorted(sections)], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by their full names.
+
+    Args:
+        node: the config, or a section of it.
+        prefix: name of the section, with a dot behind it.
+    """
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[prefix + key] = value
+    return values
 
 
 def load_config(filename: str) -> dict[str, Any]:

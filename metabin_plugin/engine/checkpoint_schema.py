@@ -12,7 +12,7 @@ A checkpoint is a file of ``torch.save`` with plain values (``weights/files.py``
 - ``checkpoints``, ``momentum_teacher``, ``base_losses`` (the memories of ``METABIN.BASE_LOSSES``)
   and hooks by name: their states. ``load_state_dict`` of
   each raises ``ValueError`` for a state that it cannot have.
-- ``epoch``: number of the last finished epoch, from -1 to ``SOLVER.MAX_EPOCH`` - 1.
+- ``epoch``: number of the last finished epoch, from -1; below ``SOLVER.MAX_EPOCH``.
 - ``metric``: of the last evaluation, finite; -1 for none.
 - ``config``: the run's config, YAML that ``read_yaml`` reads.
 - ``progress``: a dict. Checkpoints of plain fastreid have none.
@@ -44,7 +44,7 @@ from metabin_plugin.config.reading import read_yaml
 from metabin_plugin.data.domains import check_record
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.engine.log import check_history
-from metabin_plugin.errors import WeightsError
+from metabin_plugin.errors import ConfigError, WeightsError
 from metabin_plugin.files import reason
 from metabin_plugin.text import shown
 
@@ -56,45 +56,72 @@ _BATCHES_AT_ONCE = 10
 _LONGEST = 500
 
 
-def check_checkpoint(
-    content: Mapping[str, Any], cfg: CfgNode, iters_per_epoch: int, source: str
-) -> None:
-    """Refuse a checkpoint from which a run cannot go on; nothing of it is applied here.
+def check_checkpoint(content: Mapping[str, Any], source: str) -> None:
+    """Refuse a checkpoint from which no run can go on; nothing of it is applied here.
 
-    The states of network, optimizer, schedules and hooks are checked where they are loaded.
+    Where it stands in its run is checked by ``check_progress``; the states of network, optimizer,
+    schedules and hooks are checked where they are loaded.
 
     Args:
         content: the checkpoint.
-        cfg: config of the run that is to go on.
-        iters_per_epoch: iterations in its epochs.
         source: its file, for the message.
 
     Raises:
         WeightsError: an entry is not what the table of this module says.
     """
     _check_entries(content, {"format": _check_format}, source, required=False)
-    is_of_format, max_epoch = content.get("format", 0) > 0, cfg.SOLVER.MAX_EPOCH
+    is_of_format = content.get("format", 0) > 0
     checks: dict[str, Callable[[Any], object]] = {
-        "epoch": lambda value: _check_whole(value, -1, max_epoch - 1),
+        "epoch": lambda value: _check_whole(value, -1, 2**63 - 1),
         "metric": check_metric,
         "config": _check_config,
-        "progress": _check_progress,
+        "progress": _check_dict,
     }
     _check_entries(content, checks, source, required=is_of_format)
     if "progress" not in content:
         return
-    progress = content["progress"]
-    first = (content.get("epoch", -1) + 1) * iters_per_epoch
-    # An epoch that was not evaluated yet is not finished.
-    last = min(first + iters_per_epoch, max_epoch * iters_per_epoch)
-    checks = {
-        "iteration": lambda value: _check_iteration(value, first, last, iters_per_epoch),
-        "batches": lambda value: _check_batches(value, most_batches(cfg, iters_per_epoch)),
-        "scalars": lambda value: check_history(value, progress["iteration"]),
-        "random_states": _check_random_states,
-    }
+    checks = {"iteration": check_count, "random_states": _check_random_states}
     if is_of_format:
         checks |= {"data": check_record, "machine": _check_machine}
+    _check_entries(content["progress"], checks, source, "progress.")
+
+
+def check_progress(
+    content: Mapping[str, Any], cfg: CfgNode, iters_per_epoch: int, source: str
+) -> None:
+    """Refuse a checkpoint of a place where a run is never, or where this one ends before.
+
+    Args:
+        content: the checkpoint, which ``check_checkpoint`` let pass.
+        cfg: config of the run that is to go on, and not another run's.
+        iters_per_epoch: iterations in its epochs.
+        source: its file, for the message.
+
+    Raises:
+        ConfigError: the run ends before.
+        WeightsError: an entry of its progress is not what the table of this module says.
+    """
+    first = (content.get("epoch", -1) + 1) * iters_per_epoch
+    progress = content.get("progress", {"iteration": first})
+    # An epoch that was not evaluated yet is not finished.
+    last = first + iters_per_epoch
+    is_here: dict[str, Callable[[Any], object]] = {
+        "iteration": lambda value: _check_iteration(value, first, last, iters_per_epoch)
+    }
+    _check_entries(progress, is_here, source, "progress.")
+    max_epoch, iteration = cfg.SOLVER.MAX_EPOCH, progress["iteration"]
+    if iteration > max_epoch * iters_per_epoch:
+        raise ConfigError(
+            f"SOLVER.MAX_EPOCH is {max_epoch!r}, but the run of {source} is in epoch "
+            f"{math.ceil(iteration / iters_per_epoch)} of its own; give --resume the KEY VALUE "
+            "pairs that the run was begun with, or a larger SOLVER.MAX_EPOCH"
+        )
+    if "progress" not in content:
+        return
+    checks: dict[str, Callable[[Any], object]] = {
+        "batches": lambda value: _check_batches(value, most_batches(cfg, iters_per_epoch)),
+        "scalars": lambda value: check_history(value, iteration),
+    }
     _check_entries(progress, checks, source, "progress.")
 
 
@@ -233,7 +260,7 @@ def _has_names_alone(node: Any) -> bool:
     )
 
 
-def _check_progress(value: Any) -> None:
+def _check_dict(value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"is a {type(value).__name__}, not a dict")
 

@@ -38,7 +38,7 @@ from metabin_plugin.data.domains import require_one_domain_each, training_record
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.data.sampler import GraphSampler
 from metabin_plugin.engine.averaging import WeightAverage
-from metabin_plugin.engine.checkpoint_schema import check_checkpoint
+from metabin_plugin.engine.checkpoint_schema import check_checkpoint, check_progress
 from metabin_plugin.engine.checkpoints import CheckpointHook
 from metabin_plugin.engine.finite import finite_base_step
 from metabin_plugin.engine.graph_sampling import GraphHook
@@ -294,7 +294,7 @@ class MetaBINTrainer(DefaultTrainer):
 
     def _check_checkpoint(self, content: dict[str, Any], source: str) -> None:
         """Refuse a checkpoint from which this run cannot go on; nothing of it is applied here."""
-        check_checkpoint(content, self.cfg, self.iters_per_epoch, source)
+        check_checkpoint(content, source)
         refuse_other_data(content, self.data_loader.dataset, self.training_data, source)
         if self._average is not None and "average" not in content:
             content["average"] = {"updates": 0, "model": network_state(content, source)}
@@ -306,6 +306,7 @@ class MetaBINTrainer(DefaultTrainer):
             if any(change.key == "SOLVER.SCHED" for change in changes):
                 # The state of another schedule is of no use to this one, which is made anew.
                 content["lr_sched"] = self.scheduler["lr_sched"].state_dict()
+        check_progress(content, self.cfg, self.iters_per_epoch, source)
 
     def train(self) -> Any:
         """Train from ``start_iter`` to the last epoch.

@@ -251,6 +251,33 @@ def test_another_run_is_not_gone_on_with(runs: Runs, change: dict[str, Any]) -> 
     assert (output / "model_final.pth").read_bytes() == config
 
 
+@pytest.mark.parametrize(
+    ("began", "now", "sentence"),
+    [
+        ({"SOLVER__MAX_EPOCH": 4}, {"SOLVER__MAX_EPOCH": 2}, "SOLVER.MAX_EPOCH is 2, but the run"),
+        # It stopped inside the epoch behind the last one.
+        (
+            {"SOLVER__MAX_EPOCH": 4, "SOLVER__CHECKPOINT_ITERS": 12},
+            {"SOLVER__MAX_EPOCH": 2},
+            "SOLVER.MAX_EPOCH is 2, but the run",
+        ),
+        ({"METABIN__ITERS_PER_EPOCH": 3}, {}, "METABIN.ITERS_PER_EPOCH: 3 -> 5; set that back"),
+        ({"METABIN__ITERS_PER_EPOCH": 7}, {}, "METABIN.ITERS_PER_EPOCH: 7 -> 5; set that back"),
+    ],
+    ids=str,
+)
+def test_options_that_were_left_out_at_resume_are_named(
+    runs: Runs, began: dict[str, Any], now: dict[str, Any], sentence: str
+) -> None:
+    """A run that was begun with KEY VALUE pairs is gone on with by the config file alone."""
+    output, _ = runs(USUAL | began)
+    if "SOLVER__CHECKPOINT_ITERS" in began:
+        (output / "last_checkpoint").write_text("model_iter_0000012.pth")
+    with pytest.raises(ConfigError) as failure:
+        noisy_trainer(runs.options(output, USUAL | now), resume=True)
+    assert sentence in str(failure.value)
+
+
 def test_groups_of_one_size_are_told_apart(tmp_path: Path) -> None:
     one, other = ({"SOLVER__WEIGHT_DECAY_" + kind: 0.01} for kind in ("NORM", "BIAS"))
     brief = USUAL | {"SOLVER__MAX_EPOCH": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -279,7 +280,44 @@ def test_a_number_of_thousands_of_digits_is_refused(value: str) -> None:
         assert len(str(caught.value)) < 800
 
 
-@pytest.mark.parametrize("options", [["DATASETS.NAMES"], ["DATASETS.NAMES", "3"], ["X.Y", "a"]])
+@pytest.mark.parametrize("options", [["DATASETS.NAMES", "3"], ["X.Y", "a"]])
 def test_what_cannot_be_read_is_refused(options: list[str]) -> None:
     with pytest.raises(ConfigError, match="correct the file or the KEY VALUE pairs"):
         read_config("", options)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        # What a command line of other tools looks like.
+        ("shop.yml", "; give --config-file shop.yml"),
+        ("SOLVER.OPT Adam shop.YAML OUTPUT_DIR x", "; give --config-file shop.YAML"),
+        ("logs/a/model_final.pth", "; give MODEL.WEIGHTS logs/a/model_final.pth"),
+        ("OUTPUT_DIR=logs/a", "; give OUTPUT_DIR logs/a"),
+        ("SOLVER.OPT Adam OUTPUT_DIR=a=b SOLVER.BASE_LR=1", "; give OUTPUT_DIR a=b"),
+        ("OUTPUT_DIR", "end on 'OUTPUT_DIR', which has no value; add it"),
+        ("OUTPUT_DIR my logs", "end on 'logs', which has no value; add it, or take out the word"),
+        ("SOLVER.MAX_EPOCHS 3", "SOLVER.MAX_EPOCHS (did you mean SOLVER.MAX_EPOCH?); correct"),
+        ("SOLVR.OPT Adam", "SOLVR.OPT (did you mean SOLVER.OPT?); correct"),
+        ("X.Y 3", "Non-existent key: X.Y; correct"),
+    ],
+)
+def test_words_that_are_no_pairs_are_answered_by_what_was_meant(words: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(advice)):
+        read_config("", words.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "like"), [("SOLVR: {OPT: Adam}", "SOLVER"), ("SOLVER: {OPTS: Adam}", "SOLVER.OPT")]
+)
+def test_a_key_that_a_file_misspells_is_answered_by_the_right_one(
+    tmp_path: Path, text: str, like: str
+) -> None:
+    (tmp_path / "own.yml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"(did you mean {like}?); correct the file")):
+        read_config(str(tmp_path / "own.yml"), [])
+
+
+def test_values_may_look_like_files_and_pairs() -> None:
+    words = ["MODEL.WEIGHTS", "a.pth", "OUTPUT_DIR", "SOLVER.OPT=x.yml"]
+    assert read_config("", words).OUTPUT_DIR == "SOLVER.OPT=x.yml"

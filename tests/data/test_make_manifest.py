@@ -510,6 +510,35 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
+    ("option", "name", "text"),
+    [
+        # The recipe that was meant to be trained, and a table of something else.
+        ("--config", "MetaBIN-own.yml", "# My settings.\nOUTPUT_DIR: logs/mine\n"),
+        ("--config", "own.yml", "OUTPUT_DIR: logs/mine\n"),
+        ("--output", "people.csv", "name,pid\nAda,3\n"),
+    ],
+)
+def test_files_of_other_kinds_are_not_written_over(
+    tmp_path: Path, option: str, name: str, text: str
+) -> None:
+    photos = shop(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=f"{name} is there and was not written by metabin"):
+        make(photos, option, str(tmp_path / name))
+    assert (tmp_path / name).read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "photos"])
+
+
+def test_its_own_files_are_written_anew(tmp_path: Path) -> None:
+    photos, config = shop(tmp_path), tmp_path / "own.yml"
+    config.touch()
+    for share, people in (("0.25", 6), ("0.5", 4)):
+        manifest = make(photos, "--hold-out", share, "--config", str(config))
+        trained = {row["pid"] for row in rows(manifest) if row["subset"] == "train"}
+        assert len(trained) == people
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--hold-out", "1"], "--hold-out is 1.0; give a share"),
@@ -540,11 +569,11 @@ def test_folders_without_photographs_are_refused(tmp_path: Path) -> None:
 
 def test_a_manifest_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
     photos = shop(tmp_path)
-    (tmp_path / "own.csv").write_text("old")
+    (tmp_path / "own.csv").write_text("path,pid,camid\n")
     disk = full_disk(tmp_path / "own.csv")
     with disk, pytest.raises(DatasetError, match=r"own\.csv cannot be written"):
         make(photos)
-    assert (tmp_path / "own.csv").read_text() == "old"
+    assert (tmp_path / "own.csv").read_text() == "path,pid,camid\n"
 
 
 @pytest.mark.parametrize("edit", ["  # ours", "\nSOLVER:\n  BASE_LR: 0.02\n", None])
@@ -561,7 +590,7 @@ def test_a_config_that_was_edited_is_not_replaced(tmp_path: Path, edit: str | No
         config.write_bytes(made + edit.encode())
     edited, before = config.read_bytes(), manifest.read_bytes()
     photograph(photos, "cam1/99/0.jpg", "cam2/99/0.jpg")
-    with pytest.raises(DatasetError, match=r"own\.yml is there already, .*leave --config out"):
+    with pytest.raises(DatasetError, match=r"own\.yml is there "):
         make(photos, "--config", str(config))
     assert (config.read_bytes(), manifest.read_bytes()) == (edited, before)
     make(photos)

@@ -47,9 +47,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-def test_gates_of_two_trainings(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_gates_of_two_trainings(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = [runs[name] / "model_final.pth" for name in ("joint", "metabin")]
     execute(["plot", "gates", *map(str, paths), "--output", str(tmp_path / "gates.png")])
+    said = capsys.readouterr().out
+    assert {path for path in tmp_path.iterdir() if str(path) not in said} == set()
     rows = read_table(tmp_path / "gates.csv")
     assert [row["network"] for row in rows] == ["joint/model_final"] * 20 + [
         "metabin/model_final"

@@ -23,6 +23,9 @@ from metabin_plugin.text import shown
 NO_CAMERA = "0"
 
 
+# How a config that this module wrote begins.
+HEAD = "# Written by metabin manifest: "
+
 # Images of an identity in a batch, as in the paper, and identities of all domains together.
 INSTANCES = 4
 SLOTS = 12
@@ -157,7 +160,7 @@ def config_text(
         keys["MODEL"] = {"META_ARCHITECTURE": "Baseline", "BACKBONE": {"NORM": "BN"}}
         keys["METABIN"] = {"HOOKS": []}
     dump = yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
-    return f"# Written by metabin manifest: {training.why}.\n{dump}".encode()
+    return f"{HEAD}{training.why}.\n{dump}".encode()
 
 
 def _identities(pairs: Sequence[tuple[str, Any]]) -> dict[str, int]:
