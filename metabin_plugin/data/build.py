@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import logging
 import os
 import re
 from collections import defaultdict
@@ -22,7 +23,7 @@ from yacs.config import CfgNode
 
 from metabin_plugin.compat.patching import patch
 from metabin_plugin.config.table import Choice
-from metabin_plugin.data.domains import label_domains
+from metabin_plugin.data.domains import label_domains, shared_identities
 from metabin_plugin.data.images import DomainDataset, ReadableDataset, Source
 from metabin_plugin.data.manifest import ManifestDataset, is_manifest
 from metabin_plugin.data.resumable import ResumableLoader
@@ -35,6 +36,8 @@ from metabin_plugin.registries import (
     sampler_names,
 )
 from metabin_plugin.text import shown
+
+logger = logging.getLogger(__name__)
 
 # Of BAU's strong view: factors of brightness, contrast and saturation, and largest turn of the hue.
 _JITTER, _HUE = (0.5, 2.0), 0.1
@@ -247,7 +250,8 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
         **kwargs: passed on to the datasets, ``combineall`` for example.
 
     Returns:
-        The images in fastreid's order. Their labels do not depend on where the data are.
+        The images in fastreid's order. Their labels do not depend on where the data are. Where two
+        data sets give identities the same label, which makes them the same, the log says so.
 
     Raises:
         DatasetError: a dataset is unknown, missing or without training images, or all images are of
@@ -263,6 +267,18 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
             dataset.show_train()
         sources.append((name, dataset))
     labels = _distinguish(sources)
+    for one, other, shared in shared_identities(
+        [(label, dataset) for label, (_, dataset) in zip(labels, sources, strict=True)]
+    ):
+        if one != other:
+            logger.warning(
+                "DATASETS.NAMES: %s and %s have %d identities of the same label, %r for one: they "
+                "are taken for the same people; if they are not, put the data set's name in front",
+                shown(one),
+                shown(other),
+                len(shared),
+                shown(min(shared)),
+            )
     kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
     train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
     train_set.sources = [
