@@ -235,6 +235,11 @@ def _norms() -> list[str]:
     return ["BN", "syncBN", "GhostBN", "FrozenBN", "GN", *registered(NORM_REGISTRY)]
 
 
+def _norms_of_vectors() -> list[str]:
+    # Nothing of one is left by IN, and a frozen one cannot be initialized.
+    return [name for name in _norms() if name not in ("IN", "FrozenBN")]
+
+
 def _layers(module: ModuleType) -> list[str]:
     return sorted(name for name, entry in vars(module).items() if _is_a(entry, nn.Module))
 
@@ -317,6 +322,7 @@ _RULES: Mapping[str, Rule] = {
     "TEST.EVAL_PERIOD": Count(0),
 }
 # Other heads may have options of their own.
+_EMBEDDING_HEADS = ("EmbeddingHead", "ClasHead")
 _EMBEDDING_HEAD: Mapping[str, Rule] = {
     "MODEL.HEADS.NECK_FEAT": Choice(("before", "after")),
     "MODEL.HEADS.POOL_LAYER": Choice(lambda: _layers(pooling)),
@@ -346,7 +352,9 @@ def _check_fastreid(cfg: CfgNode) -> None:
             "True and TEST.RERANK.LAMBDA 0 for it, with METRIC cosine or euclidean to find them"
         )
     check_values(cfg, _RULES)
-    if cfg.MODEL.HEADS.NAME == "EmbeddingHead":
+    if cfg.MODEL.HEADS.NAME in _EMBEDDING_HEADS:
+        if cfg.MODEL.HEADS.WITH_BNNECK:
+            Choice(_norms_of_vectors).check("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM)
         check_values(cfg, _EMBEDDING_HEAD)
     for step in cfg.SOLVER.STEPS:
         Count(0).check("SOLVER.STEPS", step)
