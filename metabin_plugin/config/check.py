@@ -37,6 +37,7 @@ from metabin_plugin.config.table import (
 )
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.modeling import BaselineWithLosses, MetaBIN
+from metabin_plugin.modeling.backbones import FAMILIES, FLAGS
 from metabin_plugin.registries import (
     BACKBONE_NORM_REGISTRY,
     NORM_REGISTRY,
@@ -480,6 +481,7 @@ _MGN_STRIPES, _MGN_HEIGHT = 3, 67
 def _check_architecture(cfg: CfgNode) -> None:
     """Check that architecture, backbone and losses can work together."""
     _check_vit(cfg.MODEL)
+    _check_flags(cfg.MODEL.BACKBONE)
     name = cfg.MODEL.META_ARCHITECTURE
     # Others may have losses of their own.
     if name in ("Baseline", "BaselineWithLosses", "MetaBIN", *_ARCHITECTURES):
@@ -494,6 +496,22 @@ def _check_architecture(cfg: CfgNode) -> None:
             )
     if name in _ARCHITECTURES:
         _ARCHITECTURES[name](cfg)
+
+
+def _check_flags(backbone: CfgNode) -> None:
+    """Refuse flags that a known backbone does not read."""
+    family = FAMILIES.get(backbone.NAME)
+    if family is None and backbone.NAME != _VIT:
+        return
+    changing = family.flags_of(backbone.DEPTH) if family else []
+    for flag in FLAGS:
+        if backbone[flag] and flag not in changing:
+            having = ", ".join(name for name, other in FAMILIES.items() if flag in other.flags)
+            raise ConfigError(
+                f"MODEL.BACKBONE.{flag} is True, which changes nothing in {backbone.NAME} with "
+                f"DEPTH {backbone.DEPTH}; set it to False, or choose a backbone that has such "
+                f"layers ({having}; BACKBONES.md has the depths)"
+            )
 
 
 def _check_vit(model: CfgNode) -> None:
@@ -547,6 +565,13 @@ def _check_moco(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL.QUEUE_SIZE is {size!r}, but MoCo's queue has to hold the {batch} images of "
             "SOLVER.IMS_PER_BATCH; raise it"
+        )
+    heads = cfg.MODEL.HEADS
+    if heads.NAME == "EmbeddingHead" and heads.NECK_FEAT == "before" and heads.EMBEDDING_DIM:
+        raise ConfigError(
+            f"MODEL.HEADS.NECK_FEAT is 'before', but MoCo's queue holds the "
+            f"{heads.EMBEDDING_DIM} values of MODEL.HEADS.EMBEDDING_DIM that are behind the neck; "
+            "set NECK_FEAT after, or EMBEDDING_DIM 0"
         )
 
 

@@ -523,7 +523,6 @@ def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
         return SAMPLER_REGISTRY.get(name)(cfg, train_set)
     Choice(sampler_names).check("DATALOADER.SAMPLER_TRAIN", name)
     _check_identities(cfg, train_set)
-    _check_weights(cfg, train_set)
     return None
 
 
@@ -545,24 +544,4 @@ def _check_identities(cfg: CfgNode, train_set: Any) -> None:
             f"SOLVER.IMS_PER_BATCH {batch} with DATALOADER.NUM_INSTANCE {instances} needs {needed} "
             f"identities, but the training images have {train_set.num_classes}; lower the first or "
             "raise the second"
-        )
-
-
-def _check_weights(cfg: CfgNode, train_set: Any) -> None:
-    if cfg.DATALOADER.SAMPLER_TRAIN != "SetReWeightSampler":
-        return
-    # The sampler looks cameras up by their number, and fastreid's own datasets name them.
-    weights = list(cfg.DATALOADER.SET_WEIGHT)
-    if not weights or train_set.cams != list(range(len(weights))):
-        raise ConfigError(
-            "DATALOADER.SAMPLER_TRAIN is SetReWeightSampler, which needs cameras numbered from 0 "
-            f"and one entry of DATALOADER.SET_WEIGHT for each, but there are {len(weights)} "
-            f"entries and the first camera is {train_set.cams[0]!r}; choose another sampler"
-        )
-    unit = sum(weights) * cfg.DATALOADER.NUM_INSTANCE
-    if unit < 1 or unit >= cfg.SOLVER.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH % unit:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH!r}, but SetReWeightSampler fills "
-            f"batches of a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE; "
-            "give a multiple that is larger than it"
         )

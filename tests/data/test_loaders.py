@@ -367,22 +367,16 @@ def test_batch_that_fastreid_would_search_for_ever_is_refused(cfg: Any, sampler:
             train_on(cfg, "Plaza")
 
 
-def test_weights_without_numbered_cameras_are_refused(cfg: Any) -> None:
-    cfg.DATALOADER.SAMPLER_TRAIN = "SetReWeightSampler"
-    for weights in ([], [1, 1]):
-        cfg.DATALOADER.SET_WEIGHT = weights
-        with pytest.raises(ConfigError, match=r"first camera is 'plaza_0'; choose another sampler"):
-            train_on(cfg, "Plaza")
-
-
 def test_other_impossible_configs_are_refused(cfg: Any) -> None:
     with pytest.raises(ConfigError, match=r"DATASETS.NAMES is empty"):
         train_on(cfg)
     with pytest.raises(TypeError, match="dataset_name"):
         build_reid_test_loader(cfg)
-    cfg.DATALOADER.SAMPLER_TRAIN = "DomainSampler"
-    with pytest.raises(ConfigError, match=r"is 'DomainSampler'; .*Naive.*DomainBalancedSampler"):
-        train_on(cfg, "Plaza")
+    # fastreid lists the second, which adds lists and arrays and so never fills a batch.
+    for name in ("DomainSampler", "SetReWeightSampler"):
+        cfg.DATALOADER.SAMPLER_TRAIN = name
+        with pytest.raises(ConfigError, match=rf"is '{name}'; .*Naive.*DomainBalancedSampler"):
+            train_on(cfg, "Plaza")
 
 
 def test_environment_variable_is_the_default_root(monkeypatch: pytest.MonkeyPatch) -> None:
