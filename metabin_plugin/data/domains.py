@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from metabin_plugin.config.keys import DOMAIN_RULE
 from metabin_plugin.data.images import Source
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.text import shown
 
 _BYTES = 16
@@ -96,6 +96,23 @@ def _names(order: Sequence[tuple[int, str]], sources: Sequence[tuple[str, Any]])
         label if uses[label] == 1 else f"{sources[position][0]}:{label}"
         for position, label in order
     ]
+
+
+def require_domains(dataset: Any, who: str) -> None:
+    """Refuse training images without domain labels.
+
+    Args:
+        dataset: any of fastreid's.
+        who: key and value that need them, for the error text.
+
+    Raises:
+        DatasetError: it is no ``DomainDataset``.
+    """
+    if not hasattr(dataset, "domains"):
+        raise DatasetError(
+            f"{who}, but a {type(dataset).__name__} has no domain labels; give the loader a "
+            "metabin_plugin.data.DomainDataset"
+        )
 
 
 def require_one_domain_each(dataset: Any) -> None:
