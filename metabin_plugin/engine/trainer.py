@@ -215,6 +215,12 @@ class MetaBINTrainer(DefaultTrainer):
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
+        for name, hook in self._named_hooks.items():
+            if not isinstance(hook, HookBase):
+                raise ConfigError(
+                    f"METABIN.HOOKS has {name!r}, whose entry gave a {type(hook).__name__}; derive "
+                    "it from fastreid's HookBase"
+                )
         if GraphSampler.__name__ == self.cfg.DATALOADER.SAMPLER_TRAIN:
             self._named_hooks["GraphHook"] = GraphHook(self.cfg, self)
         self._checkpoints = CheckpointHook(self.cfg)

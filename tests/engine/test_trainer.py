@@ -287,6 +287,14 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
     assert saved["CountingHook"] == {"steps": 4}
 
 
+def test_an_entry_that_makes_no_hook_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HOOK_REGISTRY._obj_map, "NoHook", lambda _cfg, _trainer: object())
+    with pytest.raises(ConfigError, match=r"HOOKS has 'NoHook', whose entry gave a object; derive"):
+        MetaBINTrainer(tiny_config(tmp_path, "METABIN.HOOKS", '("NoHook",)'))
+
+
 @pytest.mark.parametrize(
     "options",
     [
