@@ -115,7 +115,7 @@ def mixed_affine(
     gate, weight, bias, instance_weight, instance_bias = (p.to(mean.dtype) for p in parameters)
     batch_scale = gate * weight * torch.rsqrt(batch.var + eps)
     instance_scale = (1 - gate) * instance_weight * torch.rsqrt(var + eps)
-    of_channel = gate * bias + (1 - gate) * instance_bias - batch_scale * batch.mean
+    of_channel = torch.lerp(instance_bias, bias, gate) - batch_scale * batch.mean
     shift = torch.addcmul(of_channel, instance_scale, mean, value=-1)
     return batch_scale + instance_scale, shift
 
@@ -151,8 +151,9 @@ def mixed_affine_gradient(
     """
     gate, weight, bias, instance_weight, instance_bias = (p.to(mean.dtype) for p in parameters)
     batch_factor, factor = torch.rsqrt(batch.var + eps), torch.rsqrt(var + eps)
+    instance_gate = 1 - gate
     batch_scale = gate * weight * batch_factor
-    instance_scale = (1 - gate) * instance_weight * factor
+    instance_scale = instance_gate * instance_weight * factor
     # Sums of the gradient times the map as a half normalizes it: over an instance, over the batch.
     of_instance = factor * products
     of_batch = batch_factor * torch.addcmul(products, total, mean - batch.mean).sum(0)
@@ -161,21 +162,20 @@ def mixed_affine_gradient(
         gate=weight * of_batch - instance_weight * d_scale + (bias - instance_bias) * d_bias,
         weight=gate * of_batch,
         bias=gate * d_bias,
-        instance_weight=(1 - gate) * d_scale,
-        instance_bias=(1 - gate) * d_bias,
+        instance_weight=instance_gate * d_scale,
+        instance_bias=instance_gate * d_bias,
     )
     # The gradient of a half by x is its scale times the gradient; where its statistics come from x,
-    # less the mean of that and a slope times (x - mean).
-    slope, constant = torch.zeros_like(d_bias), torch.zeros_like(d_bias)
-    if training:
-        count = size * batch.samples
-        slope = batch_scale * batch_factor * of_batch / -count
-        constant = batch_scale * d_bias / -count - slope * batch.mean
-    # In place: of many small planes, such values are a good part of the map.
+    # less the mean of that and a slope times (x - mean). In place: of many small planes, such
+    # values are a good part of the map.
     b = (instance_scale * factor).mul_(of_instance).div_(-size)
-    c = torch.addcmul(constant, instance_scale, total, value=-1 / size)
-    c.addcmul_(b, mean, value=-1)
-    return (instance_scale.add_(batch_scale), b.add_(slope), c), d_parameters
+    c = (instance_scale * total).div_(-size).addcmul_(b, mean, value=-1)
+    if training:
+        of_value = batch_scale / -(size * batch.samples)
+        slope = of_value * batch_factor * of_batch
+        c.add_(of_value * d_bias - slope * batch.mean)
+        b.add_(slope)
+    return (instance_scale.add_(batch_scale), b, c), d_parameters
 
 
 def plain_batch_instance_norm(
