@@ -415,11 +415,15 @@ def held_call(
     Returns:
         What the module returns; differentiable with respect to ``parameters`` and ``inputs``.
     """
-    tensors = {name: value.detach() for name, value in module.named_parameters()}
-    tensors.update(_copied_buffers(module))
-    tensors.update(parameters or {})
+    given = {**_copied_buffers(module), **(parameters or {})}
+    # A forward that replays recorded passes does without the others in the place of all parameters.
+    holding = getattr(module.forward, "holding", None)
     with _held_statistics(module):
-        return functional_call(module, tensors, inputs)
+        if holding is not None:
+            with holding(given):
+                return module(*inputs)
+        constants = {name: value.detach() for name, value in module.named_parameters()}
+        return functional_call(module, {**constants, **given}, inputs)
 
 
 def _copied_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -71,10 +71,12 @@ class _BaseStep:
         self._autocast: dict[str, Any] = {}
         self._losses: Mapping[str, Tensor] = {}
         self._is_trained = trainer.iter > 0
+        self._passes = self._updates = 0
         self.watch = None if self._scales_losses() else Watch(self._gradient_sum)
 
     def remember_batch(self, _model: nn.Module, inputs: tuple[Any, ...]) -> None:
         (self._batch,) = inputs
+        self._passes += 1
         self._autocast = {
             "dtype": torch.get_autocast_dtype(self._device),
             "enabled": torch.is_autocast_enabled(self._device),
@@ -87,6 +89,7 @@ class _BaseStep:
 
     def remember_update(self, *_arguments: Any) -> None:
         self._is_trained = True
+        self._updates += 1
 
     def check_gradients(self, *_arguments: Any) -> None:
         # With a loss scale the scaler has looked at each value.
@@ -97,7 +100,10 @@ class _BaseStep:
             raise self._gradient_error()
 
     def check_loss_scale(self) -> None:
-        if self._scales_losses() and self._trainer.grad_scaler.get_scale() < LOWEST_LOSS_SCALE:
+        # Only an update that was skipped lowers it, and to look is to wait for the device.
+        if not self._scales_losses() or self._updates == self._passes:
+            return
+        if self._trainer.grad_scaler.get_scale() < LOWEST_LOSS_SCALE:
             raise self._gradient_error()
 
     def _scales_losses(self) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
 from metabin_plugin.processes import are_several
 from metabin_plugin.text import shown
@@ -46,8 +48,13 @@ class Recorder(Protocol):
             same tensors, the returned ones included.
         """
 
-    def apart(self, function: Callable[[], Any]) -> Any:
-        """Run a function as it has to run before it is recorded."""
+    def apart(self, function: Callable[[], Any], waits: bool = True) -> Any:
+        """Run a function as it has to run before it is recorded.
+
+        Args:
+            function: what is to be recorded later.
+            waits: whether it may wait for the device, as what is recorded must not.
+        """
 
 
 class CudaRecorder:
@@ -82,6 +89,7 @@ class CudaRecorder:
             try:
                 returned = self._capture(graph, self._pool, watched)
             except Exception as error:
+                _end_allocation(self._pool)
                 # The random generator goes on waiting for a capture that failed, until one ends.
                 with suppress(Exception):
                     self._capture(
@@ -114,15 +122,17 @@ class CudaRecorder:
             if was_enabled:
                 gc.enable()
 
-    def apart(self, function: Callable[[], Any]) -> Any:
+    def apart(self, function: Callable[[], Any], waits: bool = True) -> Any:
         """See ``Recorder``."""
         with torch.cuda.device(self._device):
             stream = self._side()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                returned = function()
-            torch.cuda.current_stream().wait_stream(stream)
-        return returned
+            try:
+                with torch.cuda.stream(stream), nullcontext() if waits else _without_waiting():
+                    return function()
+            finally:
+                # What it has launched may still write, even where it failed.
+                torch.cuda.current_stream().wait_stream(stream)
 
     def _side(self) -> torch.cuda.Stream:
         # Always the same one: what is freed on a stream is kept for it alone, and that which
@@ -131,15 +141,49 @@ class CudaRecorder:
         return self._stream
 
 
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Inside, operators of PyTorch that wait for the device raise an error.
+
+    A capture would fail of them, which leaves more behind than an error does.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        # PyTorch says that it does not find all of them.
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def _end_allocation(pool: Any) -> None:
+    """Let PyTorch's allocator forget a capture that failed.
+
+    PyTorch 2.12 and before go on taking it for one that is under way. Memory that another stream
+    has used is then never used again, and ``torch.cuda.empty_cache`` fails.
+    """
+    # PyTorch 2.6 and 2.7 have it by the second name.
+    for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):
+        end = getattr(torch._C, name, None)
+        if end is not None:
+            # That it is not under way.
+            with suppress(RuntimeError):
+                end(torch.cuda.current_device(), pool)
+            return
+
+
 class GraphedForward:
     """The ``forward`` of a backbone that replays graphs in training, and else is the original.
 
     A kind of pass, its images' size and format, the parameters that get gradients, modes of layers
     and autocast, is recorded when it comes the second time. Parameters and buffers of the backbone
-    are read and written where they are; others in their place (``torch.func.functional_call``) are
-    copied to a fixed address first. What cannot be recorded runs eagerly, and the log says why,
-    once; after a recording that failed nothing is recorded any more. A copy of the backbone has the
-    original ``forward``.
+    are read and written where they are, also without a gradient (``Tensor.detach``). Others in
+    their place (``torch.func.functional_call``) are copied to a fixed address first, and buffers
+    back from there. What cannot be recorded runs eagerly, and the log says why, once; after a
+    recording that failed nothing is recorded any more. A copy of the backbone has the original
+    ``forward``.
 
     Args:
         backbone: the network; its ``forward`` is replaced.
@@ -158,6 +202,7 @@ class GraphedForward:
         self._passes: dict[Any, _Pass | None] = {}
         self._met: Counter[Any] = Counter()
         self._pending: weakref.ref[_Token] | None = None
+        self._held: Mapping[str, Tensor] | None = None
         self.reasons: set[str] = set()
         self._failed = False
         backbone.forward = self  # type: ignore[method-assign, assignment]
@@ -167,31 +212,54 @@ class GraphedForward:
         backbone = self._backbone()
         assert backbone is not None
         if not (backbone.training and torch.is_grad_enabled()) or images.requires_grad:
-            return self._eager(images)
+            return self._run(backbone, images)
         tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-        if not any(tensor.requires_grad for tensor in tensors.values()):
-            return self._eager(images)
-        reason = self._reason(tensors)
+        if self._held is not None:
+            tensors.update(self._held)
+        of = tensors if self._held is None else self._held
+        trained = tuple(name for name, tensor in of.items() if tensor.requires_grad)
+        if not trained:
+            return self._run(backbone, images)
+        reason = self._reason(tensors, trained)
         if reason:
             self._say(reason)
-            return self._eager(images)
-        key = self._key(images, tensors)
+            return self._run(backbone, images)
+        key = self._key(images, tensors, trained)
         if key not in self._passes:
             if self._met[key] < _BEFORE_RECORDING or self._failed:
                 self._met[key] += 1
-                return self._eager(images)
+                return self._run(backbone, images)
             # Afterwards, for a failure may clear them.
-            found = self._recorded(backbone, images, tensors)
+            found = self._recorded(backbone, images, tensors, trained)
             self._passes[key] = found
         recorded = self._passes[key]
         if recorded is None:
-            return self._eager(images)
+            return self._run(backbone, images)
         token = _Token()
         self._pending = weakref.ref(token)
-        output: Tensor = _Replayed.apply(
-            recorded, token, images, tensors, *recorded.leaves(tensors)
-        )
+        leaves = [tensors[name] for name in trained]
+        output: Tensor = _Replayed.apply(recorded, token, images, tensors, *leaves)
         return output
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, passes are those of ``held_call`` with these parameters and buffers.
+
+        The others are constants. To put all in their place, and to take them out again, would take
+        longer than to launch a replay.
+        """
+        self._held = tensors
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def _run(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        if self._held is None:
+            return self._eager(images)
+        constants = {name: own.detach() for name, own in backbone.named_parameters()}
+        with _reparametrize_module(backbone, {**constants, **self._held}, tie_weights=True):
+            return self._eager(images)
 
     @property
     def recorded(self) -> int:
@@ -201,36 +269,38 @@ class GraphedForward:
     def __reduce__(self) -> Any:
         return self._eager.__reduce__()  # type: ignore[attr-defined]
 
-    def _reason(self, tensors: Mapping[str, Tensor]) -> str:
+    def _reason(self, tensors: Mapping[str, Tensor], trained: Sequence[str]) -> str:
         """Why this pass runs eagerly; "" where it need not."""
+        if tensors.keys() != self._own.keys():
+            return "its layers are others than when it was built"
         if self._pending is not None and self._pending() is not None:
             return "a backward pass is still to come, whose activations a replay would overwrite"
         if any(getattr(layer, hooks) for layer in self._layers for hooks in _HOOKS):
             return "somebody watches its layers, as MixStyle does"
-        trains = any(tensors[n] is own and own.requires_grad for n, own in self._own.items())
-        if trains and are_several():
+        if are_several() and any(tensors[name] is self._own[name] for name in trained):
             return "with several processes the base step's gradients are averaged as they come"
         return ""
 
-    def _key(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Any:
+    def _key(self, images: Tensor, tensors: Mapping[str, Tensor], trained: tuple[str, ...]) -> Any:
         device = images.device.type
         return (
             tuple(images.shape),
             images.stride(),
             images.dtype,
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            tuple((name, t.requires_grad, t is own) for name, t, own in self._pairs(tensors)),
+            trained,
+            tuple(name for name, own in self._own.items() if not _is_in_place(tensors[name], own)),
             tuple(own.data_ptr() for own in self._own.values()),
             tuple(layer.training for layer in self._layers),
             tuple(getattr(layer, "track_running_stats", None) for layer in self._layers),
         )
 
-    def _pairs(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        for name, own in self._own.items():
-            yield name, tensors[name], own
-
     def _recorded(
-        self, backbone: nn.Module, images: Tensor, tensors: Mapping[str, Tensor]
+        self,
+        backbone: nn.Module,
+        images: Tensor,
+        tensors: Mapping[str, Tensor],
+        trained: Sequence[str],
     ) -> _Pass | None:
         if len(self._passes) >= _MOST_GRAPHS:
             self._say(
@@ -239,7 +309,8 @@ class GraphedForward:
             return None
         with self._untouched(images.device):
             try:
-                recorded = _Pass(backbone, self._eager, self._recorder, images, tensors, self._own)
+                functions = self._eager, self._recorder
+                recorded = _Pass(backbone, *functions, images, tensors, trained, self._own)
             # Whatever a layer does that cannot be recorded: wait for the device, say.
             except Exception as error:
                 self._say(f"recording failed: {shown(' '.join(str(error).split()))}")
@@ -259,7 +330,7 @@ class GraphedForward:
         """Inside, passes leave buffers and random numbers as they were."""
         buffers = {name: own for name, own in self._own.items() if not _is_parameter(own)}
         before = {name: buffer.clone() for name, buffer in buffers.items()}
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with _random_numbers_kept(device):
             yield
         with torch.no_grad():
             for name, buffer in buffers.items():
@@ -289,14 +360,18 @@ class _Pass:
         recorder: Recorder,
         images: Tensor,
         tensors: Mapping[str, Tensor],
+        trained: Sequence[str],
         own: Mapping[str, Tensor],
     ) -> None:
         self._images = images.detach().clone()
         # Others than the backbone's own come at another address each time.
-        self._given = {n: t.detach().clone() for n, t in tensors.items() if t is not own[n]}
-        self._names = [name for name, tensor in tensors.items() if tensor.requires_grad]
+        self._given = {
+            n: t.detach().clone() for n, t in tensors.items() if not _is_in_place(t, own[n])
+        }
+        # Those that a pass may write, which are then the ones that have to be written.
+        self._buffers = [name for name in self._given if not _is_parameter(own[name])]
         used = {n: self._given.get(n, tensors[n].detach()) for n in tensors}
-        leaves = [used[name].requires_grad_() for name in self._names]
+        leaves = [used[name].requires_grad_() for name in trained]
         device = images.device.type
 
         def forward() -> Tensor:
@@ -322,13 +397,18 @@ class _Pass:
             self._gradient = torch.ones_like(output) / output.numel() ** 0.5
             return output.detach(), backward(output)
 
-        for _ in range(_WARM_UPS):
-            expected = recorder.apart(once)
-        self._output, self._replay_forward = recorder.record(forward)
-        self._gradients, self._replay_backward = recorder.record(lambda: backward(self._output))
+        for left in reversed(range(_WARM_UPS)):
+            # Each draws the same, so that the replay can be compared with the last one.
+            with _random_numbers_kept(images.device):
+                # The first ones may wait, for kernels that are being chosen say.
+                expected = recorder.apart(once, waits=left > 0)
+        with _random_numbers_kept(images.device):
+            self._output, self._replay_forward = recorder.record(forward)
+            self._gradients, self._replay_backward = recorder.record(lambda: backward(self._output))
         # The graph of autograd would keep the activations' memory from the next pass.
         self._output = self._output.detach()
-        self.difference = self._try(*expected)
+        with _random_numbers_kept(images.device):
+            self.difference = self._try(*expected)
 
     def _try(self, output: Tensor, gradients: Sequence[Tensor | None]) -> float:
         """Difference of a first replay to what was computed before."""
@@ -343,10 +423,6 @@ class _Pass:
         expected = [g for g in gradients if g is not None]
         return max(_difference([self._output], [output]), _difference(found, expected))
 
-    def leaves(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        """Those of the tensors that get gradients, in the order of the backward pass."""
-        return [tensors[name] for name in self._names]
-
     def forward(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Replay on other values."""
         with torch.no_grad():
@@ -355,6 +431,9 @@ class _Pass:
                 values = [tensors[name].detach() for name in self._given]
                 torch._foreach_copy_([t.detach() for t in self._given.values()], values)
         self._replay_forward()
+        if self._buffers:
+            written = [self._given[name] for name in self._buffers]
+            torch._foreach_copy_([tensors[name] for name in self._buffers], written)
         return self._output.clone()
 
     def backward(self, gradient: Tensor) -> Sequence[Tensor | None]:
@@ -400,13 +479,32 @@ class _Replayed(torch.autograd.Function):
 
 @contextmanager
 def _swapped(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, a module computes with other parameters and buffers."""
-    accessor = torch.nn.utils._named_member_accessor.NamedMemberAccessor(backbone)
-    before, _ = accessor.swap_tensors_dict(dict(tensors), allow_missing=False)
-    try:
+    """Inside, a module computes with other parameters and buffers.
+
+    Raises:
+        RuntimeError: it has put yet others in their place, as fastreid's GhostBN does. A replay
+            would not.
+    """
+    found = dict(tensors)
+    with _reparametrize_module(backbone, found, tie_weights=True):
         yield
-    finally:
-        accessor.swap_tensors_dict(before, allow_missing=False)
+    for name, tensor in tensors.items():
+        if found[name] is not tensor:
+            raise RuntimeError(f"a layer puts another tensor in the place of {name}")
+
+
+def _random_numbers_kept(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def _is_in_place(tensor: Tensor, own: Tensor) -> bool:
+    """Whether a tensor is the backbone's own, or its values without a gradient."""
+    return tensor is own or (
+        not tensor.requires_grad
+        and tensor.data_ptr() == own.data_ptr()
+        and tensor.shape == own.shape
+        and tensor.stride() == own.stride()
+    )
 
 
 def _is_parameter(tensor: Tensor) -> bool:

@@ -18,7 +18,7 @@ from metabin_plugin.compat.patching import patch
 from metabin_plugin.engine.graphs import CudaRecorder, GraphedForward, Recorder
 from metabin_plugin.errors import ConfigError, NormError
 from metabin_plugin.modeling.backbones import FAMILIES, early_parts
-from metabin_plugin.norm import convert_norm, count_gates, set_norm_form
+from metabin_plugin.norm import convert_norm, count_gates, set_norm_form, triton_form
 from metabin_plugin.norm.batch_instance_norm import choose_form
 from metabin_plugin.registries import BACKBONE_NORM_REGISTRY, NORM_REGISTRY, registered
 from metabin_plugin.style import MixStyle
@@ -279,10 +279,22 @@ def _backbone(network: nn.Module, cfg: CfgNode, key: str) -> nn.Module:
 
 
 def _check_norm_form(cfg: CfgNode) -> None:
+    x = torch.empty(0, 0, 0, 0, device=cfg.MODEL.DEVICE)
+    form = cfg.METABIN.NORM_FORM
     try:
-        choose_form(cfg.METABIN.NORM_FORM, torch.empty(0, 0, 0, 0, device=cfg.MODEL.DEVICE))
+        chosen = choose_form(form, x)
     except NormError as error:
         raise ConfigError(f"METABIN.NORM_FORM: {error}") from error
+    fault = triton_form.fault_on(x.device) if chosen == "plain" != form else ""
+    if fault:
+        logger.warning(
+            "METABIN.NORM_FORM %s: Triton compiles nothing for %s (%s), so that layers which mix "
+            "norms take the plain form and are much slower; install a C compiler and Python's "
+            "headers, if these are what is missing",
+            form,
+            x.device,
+            shown(fault),
+        )
 
 
 def _require_compiler(device: str) -> None:

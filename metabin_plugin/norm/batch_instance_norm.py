@@ -18,6 +18,7 @@ from metabin_plugin.norm.formula import (
 )
 from metabin_plugin.norm.native import native_batch_instance_norm
 from metabin_plugin.processes import are_several
+from metabin_plugin.text import shown
 
 # "plain", in differentiable operators alone, with more memory and time; "native", by the kernels of
 # PyTorch's norm layers on a CPU; "triton", by kernels of the plugin's own on a GPU; "auto", the
@@ -140,7 +141,9 @@ def choose_form(form: str, x: Tensor, several: bool = False) -> str:
     asks = form == "triton" or (form == "auto" and not on_cpu)
     has_triton = asks and triton_form.is_available(x.device)
     if (form == "triton" and not has_triton) or (form == "native" and not on_cpu):
-        raise NormError(f"BIN has no {form} form on {x.device}; choose 'auto'")
+        fault = triton_form.fault_on(x.device) if asks else ""
+        reason = f" ({shown(fault)})" if fault else ""
+        raise NormError(f"BIN has no {form} form on {x.device}{reason}; choose 'auto'")
     if form == "plain" or several or torch._C._are_functorch_transforms_active():
         return "plain"
     if has_triton and x.dtype in triton_form.DTYPES:

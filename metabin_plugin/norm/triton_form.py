@@ -7,6 +7,7 @@ formula.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from typing import Any, NamedTuple
@@ -36,11 +37,33 @@ _SAMPLES = 64
 _WARPS = 4
 
 
+@torch.compiler.assume_constant_result
 def is_available(device: torch.device) -> bool:
     """Whether the kernels run on a device: a GPU that Triton compiles for, or its interpreter."""
     if not _HAS_TRITON:
         return False
-    return device.type == "cuda" or (device.type == "cpu" and _interprets())
+    if device.type == "cuda":
+        return not fault_on(device)
+    return device.type == "cpu" and _interprets()
+
+
+@functools.cache
+def fault_on(device: torch.device) -> str:
+    """Why Triton, where it is installed, compiles nothing for a GPU; "" for no such reason.
+
+    It needs a C compiler with Python's headers, a GPU that it knows, and a folder for its cache. A
+    small kernel is compiled once.
+    """
+    if device.type != "cuda" or not _HAS_TRITON or _interprets():
+        return ""
+    try:
+        with torch.cuda.device(device):
+            layout = {"LAST": False, "V": 1, "R": 1, "P": 1, "num_warps": _WARPS}
+            _kernels().normalize.warmup(*[torch.float32] * 3, 1, 1, grid=(1,), **layout)
+    # Whatever a missing or unfit compiler raises.
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return ""
 
 
 def triton_batch_instance_norm(
@@ -180,7 +203,6 @@ def _power_of_2(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-@torch.compiler.assume_constant_result
 def _interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 

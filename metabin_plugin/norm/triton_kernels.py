@@ -20,8 +20,13 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
-# Values that differ from layer to layer and are not worth a compiled version each.
-_GENERAL = ["samples", "channels", "pixels", "chunk", "chunks"]
+# Values that differ from layer to layer and are not worth a compiled version each. Parameters lie
+# in one buffer of an optimizer, some of them at a multiple of 16 bytes and some not.
+_PARAMETERS = [
+    *("gate", "weight", "bias", "instance_weight", "instance_bias"),
+    *("running_mean", "running_var", "counter"),
+]
+_GENERAL = ["samples", "channels", "pixels", "chunk", "chunks", *_PARAMETERS]
 
 
 @triton.jit
@@ -255,7 +260,7 @@ def normalize(
 
 
 # fmt: off
-@triton.jit(do_not_specialize=["channels", "chunk"])
+@triton.jit(do_not_specialize=["channels", "chunk", *_PARAMETERS])
 def infer(
     x, y, of_chunks,
     gate, weight, bias, instance_weight, instance_bias, running_mean, running_var,

@@ -345,6 +345,19 @@ def test_a_gradient_that_the_loss_scale_overflows_is_left_to_the_scaler(tmp_path
     assert scaler.get_scale() == 2.0**126
 
 
+def test_a_loss_scale_is_looked_at_where_an_update_was_skipped_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To look is to wait for the device.
+    trainer, looked = started(tiny_config(tmp_path, *HALF_PRECISION)), []
+    scaler = trainer._trainer.grad_scaler = LossScaler("cpu", init_scale=2.0)
+    look = scaler.get_scale
+    monkeypatch.setattr(scaler, "get_scale", lambda: looked.append(1) or look())
+    with trainer.storage:
+        trainer.run_step()
+    assert looked == []
+
+
 def test_a_gradient_that_no_loss_scale_can_mend_stops(tmp_path: Path) -> None:
     trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
     trainer._trainer.grad_scaler = LossScaler("cpu", init_scale=2.0)

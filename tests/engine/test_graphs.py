@@ -6,12 +6,13 @@ import copy
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fastreid.layers.batch_norm import GhostBatchNorm
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -48,7 +49,7 @@ class OperatorRecorder:
 
         return returned, replay
 
-    def apart(self, function: Callable[[], Any]) -> Any:
+    def apart(self, function: Callable[[], Any], waits: bool = True) -> Any:
         return function()
 
 
@@ -210,6 +211,74 @@ def test_a_checkpoint_that_is_loaded_is_what_replays_read() -> None:
             step(model, torch.optim.SGD(model.parameters(), lr=0.1), images())
 
 
+def test_buffers_that_somebody_has_replaced_are_moved() -> None:
+    # As fastreid's PreciseBN does after an epoch.
+    with compared() as (graphed, plain, recorder):
+        for number in range(8):
+            for model in (graphed, plain):
+                if number == 4:
+                    model[1].running_mean = torch.full((4,), 0.5)
+                    model[1].running_var = torch.full((4,), 2.0)
+                step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        assert recorder.recorded == 4
+
+
+def test_a_network_that_somebody_has_rebuilt_runs_eagerly(said) -> None:
+    with compared() as (graphed, plain, recorder):
+        for number in range(6):
+            for model in (graphed, plain):
+                if number == 3:
+                    torch.nn.utils.parametrizations.weight_norm(model[3])
+                step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        assert recorder.replayed == 2 * (2 + 1)
+    assert "its layers are others than when it was built" in said()
+
+
+def test_layers_that_replace_their_buffers_run_eagerly(said) -> None:
+    def states(prepare: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+        model = nn.Sequential(*network(), GhostBatchNorm(5, num_splits=2))
+        prepare(model)
+        for number in range(5):
+            step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        return model.state_dict()
+
+    replayed = states(lambda model: GraphedForward(model, OperatorRecorder()))
+    for name, value in states(lambda _model: None).items():
+        assert torch.equal(replayed[name], value), name
+    assert "a layer puts another tensor in the place of 4.running_mean" in said()
+
+
+def test_a_parameter_that_two_layers_share_gets_the_gradients_of_both() -> None:
+    with compared() as (graphed, plain, recorder):
+        for model in (graphed, plain):
+            torch.manual_seed(1)
+            model.append(nn.Conv2d(5, 5, 1, bias=False)).append(nn.Conv2d(5, 5, 1, bias=False))
+            model[5].weight = model[4].weight
+        graphed.forward = plain.__class__.forward.__get__(graphed)
+        GraphedForward(graphed, recorder)
+        for number in range(4):
+            for model in (graphed, plain):
+                step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        assert recorder.recorded == 2
+
+
+def test_a_pass_that_draws_random_numbers_is_recorded(said) -> None:
+    def states(prepare: Callable[[nn.Module], object]) -> list[Tensor]:
+        model = nn.Sequential(*network(), nn.Dropout(0.5))
+        prepare(model)
+        torch.manual_seed(1)
+        for number in range(5):
+            step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+        return list(model.state_dict().values())
+
+    recorder = OperatorRecorder()
+    replayed = states(lambda model: GraphedForward(model, recorder))
+    assert recorder.replayed == 2 * (4 + 1)
+    for one, other in zip(replayed, states(lambda _model: None), strict=True):
+        assert torch.equal(one, other)
+    assert "eagerly" not in said()
+
+
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     caplog.set_level(logging.INFO, graphs.__name__)
@@ -233,6 +302,99 @@ def test_what_cannot_be_recorded_runs_eagerly_and_the_log_says_why(said) -> None
     # Others would fail, too, and each leaves something behind on a GPU.
     assert refusing.recorded == 1
     assert said().count("operation not permitted when stream is capturing") == 1
+
+
+def test_what_waits_for_the_device_is_found_before_a_capture_fails_of_it(said) -> None:
+    class Strict(OperatorRecorder):
+        def apart(self, function: Any, waits: bool = True) -> Any:
+            if not waits:
+                raise RuntimeError("called a synchronizing CUDA operation")
+            return super().apart(function)
+
+    with compared() as (graphed, plain, _):
+        graphed.forward = plain.__class__.forward.__get__(graphed)
+        recorder = Strict()
+        GraphedForward(graphed, recorder)
+        for number in range(4):
+            for model in (graphed, plain):
+                step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
+    assert recorder.recorded == 0
+    assert "recording failed: called a synchronizing CUDA operation" in said()
+
+
+class Refused(RuntimeError):
+    """An error of CUDA, which ends the capture that it happens in."""
+
+
+class Allocator:
+    """What a capture leaves behind in PyTorch 2.6 to 2.12, where its end fails.
+
+    Attributes:
+        underway: pools of captures that have not ended.
+        generator_waits: whether the random generator takes a capture to be under way.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.underway: list[int] = []
+        self.generator_waits = False
+        pools = iter(range(1, 10))
+        for name, value in {
+            "device": lambda _device: nullcontext(),
+            "stream": lambda _stream: nullcontext(),
+            "Stream": object,
+            "CUDAGraph": object,
+            "current_stream": object,
+            "current_device": lambda: 0,
+            "graph_pool_handle": lambda: next(pools),
+            "graph": self.capture,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(
+            torch._C,
+            "_cuda_endAllocateToPool",
+            self.end_allocation,
+            raising=False,
+        )
+
+    def end_allocation(self, _device: int, pool: int) -> None:
+        if pool not in self.underway:
+            raise RuntimeError("not currently recording to mempool_id")
+        self.underway.remove(pool)
+
+    @contextmanager
+    def capture(self, _graph: Any, pool: int, _stream: Any, **_mode: str) -> Iterator[None]:
+        # By torch.cuda.empty_cache(), which a capture begins with.
+        assert not self.underway
+        self.underway.append(pool)
+        self.generator_waits = True
+        try:
+            yield
+        except Refused:
+            raise RuntimeError("operation failed due to a previous error during capture") from None
+        except Exception:
+            self._end(pool)
+            raise
+        self._end(pool)
+
+    def _end(self, pool: int) -> None:
+        self.underway.remove(pool)
+        self.generator_waits = False
+
+
+@pytest.mark.parametrize("kind", [Refused, ValueError])
+def test_a_capture_that_failed_leaves_nothing_behind(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocator = Allocator(monkeypatch)
+    monkeypatch.setattr(torch, "zeros", lambda *_size, device: None)
+
+    def refused() -> None:
+        raise kind("operation not permitted when stream is capturing")
+
+    with pytest.raises(kind, match="not permitted"):
+        graphs.CudaRecorder(torch.device("cuda")).record(refused)
+    assert allocator.underway == []
+    assert not allocator.generator_waits
 
 
 def test_too_little_memory_gives_back_what_graphs_hold(said) -> None:

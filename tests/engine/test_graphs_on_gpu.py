@@ -105,10 +105,21 @@ def test_what_a_pass_gives_stays_when_others_follow() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_refused_capture_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize(
+    ("wait", "reason"),
+    [
+        (lambda x: float(x.detach().mean()), "synchronizing"),
+        # PyTorch's mode that finds what waits does not find this one: the capture fails.
+        (lambda _x: torch.cuda.synchronize() or 1.0, "captur"),
+    ],
+    ids=["found before", "found by the capture"],
+)
+def test_a_refused_capture_leaves_nothing_behind(
+    wait: Callable[[Tensor], float], reason: str
+) -> None:
     class Waiting(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x * float(x.detach().mean())
+            return x * wait(x)
 
     graphed = nn.Sequential(*network(), Waiting()).to(DEVICE)
     GraphedForward(graphed, CudaRecorder(DEVICE))
@@ -116,12 +127,15 @@ def test_a_refused_capture_leaves_nothing_behind() -> None:
     optimizer = torch.optim.SGD(graphed.parameters(), lr=0.1)
     for number in range(4):
         step(graphed, optimizer, images(seed=number).to(DEVICE))
-    (reason,) = graphed.forward.reasons
-    assert "captur" in reason
+    (found,) = graphed.forward.reasons
+    assert reason in found
     assert graphed.forward.recorded == 0
     assert torch.cuda.current_stream() == stream
+    assert torch.cuda.get_sync_debug_mode() == 0
     assert torch.rand(3, device=DEVICE).isfinite().all()
     torch.cuda.set_rng_state(torch.cuda.get_rng_state())
+    torch.cuda.empty_cache()
+    assert memory_of_another_stream_is_given_back()
     # Another one is not disturbed.
     other = network().to(DEVICE)
     GraphedForward(other, CudaRecorder(DEVICE))
@@ -130,11 +144,27 @@ def test_a_refused_capture_leaves_nothing_behind() -> None:
     assert other.forward.recorded == 1
 
 
+def memory_of_another_stream_is_given_back() -> bool:
+    """Whether that of the loader's copies is."""
+    size = 2**24
+    before = torch.cuda.memory_stats()["active_bytes.all.current"]
+    with torch.cuda.stream(torch.cuda.Stream()):
+        copy_of_batch = torch.empty(size, dtype=torch.uint8, device=DEVICE)
+    copy_of_batch.record_stream(torch.cuda.current_stream())
+    del copy_of_batch
+    torch.cuda.synchronize()
+    # The allocator looks for it when memory is asked for.
+    torch.empty(1, device=DEVICE)
+    return torch.cuda.memory_stats()["active_bytes.all.current"] < before + size
+
+
 def test_dropout_draws_what_it_draws_eagerly() -> None:
+    recorded = []
+
     def masks(prepare: Callable[[nn.Module], object]) -> list[Tensor]:
         model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5)).to(DEVICE)
         nn.init.constant_(model[0].weight, 1.0)
-        prepare(model)
+        recorded.append(prepare(model))
         torch.manual_seed(1)
         found = []
         for _ in range(5):
@@ -146,6 +176,7 @@ def test_dropout_draws_what_it_draws_eagerly() -> None:
     replayed = masks(lambda model: GraphedForward(model, CudaRecorder(DEVICE)))
     for one, other in zip(replayed, masks(lambda _model: None), strict=True):
         assert torch.equal(one, other)
+    assert recorded[0].recorded == 1
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

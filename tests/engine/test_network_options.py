@@ -97,6 +97,18 @@ def test_a_norm_form_of_another_device_is_refused(
         started(config(tmp_path, "METABIN.NORM_FORM", "triton"))
 
 
+def test_the_log_says_why_triton_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = "RuntimeError: Failed to find C compiler"
+    monkeypatch.setattr(network_options, "choose_form", lambda *_given: "plain")
+    monkeypatch.setattr(network_options.triton_form, "fault_on", lambda _device: fault)
+    started(config(tmp_path, "METABIN.NORM_FORM", "plain"))
+    assert fault not in caplog.text
+    started(config(tmp_path))
+    assert fault in caplog.text
+
+
 @pytest.mark.parametrize("key", ["CHANNELS_LAST", "COMPILE"])
 def test_an_architecture_without_a_backbone_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str

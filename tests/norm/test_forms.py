@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +17,7 @@ from metabin_plugin.norm import (
     BatchInstanceNorm2d,
     batch_instance_norm,
     set_norm_form,
+    triton_form,
 )
 from metabin_plugin.norm.batch_instance_norm import choose_form
 from tests.norm.operators import Operators
@@ -138,6 +143,34 @@ def test_the_form_is_chosen_by_device(form, device, interprets, chosen, monkeypa
             choose_form(form, x)
     else:
         assert choose_form(form, x) == chosen
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to find C compiler"),
+        # Without Python's headers.
+        subprocess.CalledProcessError(1, ["gcc", "cuda_utils.c"]),
+        PermissionError(13, "Permission denied", "/home/nobody/.triton"),
+    ],
+)
+def test_a_gpu_for_which_triton_compiles_nothing_takes_the_plain_form(error, monkeypatch) -> None:
+    def fails(*_arguments: object, **_constants: object) -> None:
+        raise error
+
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(triton_form, "_HAS_TRITON", True)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
+    kernels = SimpleNamespace(normalize=SimpleNamespace(warmup=fails))
+    monkeypatch.setattr(triton_form, "_kernels", lambda: kernels)
+    triton_form.fault_on.cache_clear()
+    x = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float32)
+    try:
+        assert choose_form("auto", x) == "plain"
+        with pytest.raises(NormError, match=rf"on cuda:0 \({type(error).__name__}: .*\); choose"):
+            choose_form("triton", x)
+    finally:
+        triton_form.fault_on.cache_clear()
 
 
 def test_what_a_kernel_cannot_do_takes_the_plain_form() -> None:

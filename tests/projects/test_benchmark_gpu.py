@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from benchmarks import gpu
 from benchmarks.parts import Part, run_parts
 from benchmarks.training import BATCH_NORM, METABIN
 from tests.processes import ROOT, run_script
@@ -113,6 +117,37 @@ def test_what_cannot_be_measured_is_said_at_once(tmp_path: Path, is_there: bool)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --json" if is_there else "error: --device cuda: PyTorch")
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_profiler_itself_waits_for_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def event(name: str, start: float, end: float, device: str = "CPU") -> SimpleNamespace:
+        kind = getattr(torch.autograd.DeviceType, device)
+        time_range = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
+        return SimpleNamespace(name=name, device_type=kind, time_range=time_range)
+
+    events = [
+        event(gpu._MEASURED, 10, 90),
+        *(event("cudaLaunchKernel", at, at + 1) for at in (20, 30)),
+        event("cudaStreamSynchronize", 40, 60),
+        event("cudaDeviceSynchronize", 95, 99),
+        event("some kernel", 25, 28, "CUDA"),
+        # The device is behind.
+        event("another kernel", 92, 94, "CUDA"),
+        event("Memcpy DtoH (Device -> Pinned)", 50, 51, "CUDA"),
+        event(gpu._MEASURED, 25, 94, "CUDA"),
+    ]
+    profiler = SimpleNamespace(events=lambda: events)
+    monkeypatch.setattr(torch.profiler, "profile", lambda **_: nullcontext(profiler))
+    assert gpu._profiled(lambda: None) == {
+        "kernels": 3,
+        "kernels_ms": pytest.approx(0.006),
+        "launches": 2,
+        "graph_launches": 0,
+        "waits": 1,
+        "copies_to_host": 1,
+    }
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ _GRAPHS = "METABIN.CUDA_GRAPHS"
 _WARMUPS = 4
 _REPETITIONS, _TIMED_SECONDS = 10, 2.0
 _BAR = 1e-9
+_MEASURED = "measured"
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 # For comparisons of numbers, which need no large images.
 _SMALL = ("resnet18", (32, 16), 20)
@@ -362,27 +363,31 @@ def _profiled(run: Callable[[], object]) -> dict[str, Any]:
     os.environ["TEARDOWN_CUPTI"] = "0"
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     wait()
-    with torch.profiler.profile(activities=activities) as profiler:
+    with (
+        torch.profiler.profile(activities=activities) as profiler,
+        torch.profiler.record_function(_MEASURED),
+    ):
         run()
-        torch.cuda.current_stream().synchronize()
+    events = profiler.events()
+    of_gpu = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+    on_cpu = [e for e in events if e.device_type == torch.autograd.DeviceType.CPU]
+    # What the profiler itself waits for comes after it.
+    (measured,) = (event.time_range for event in on_cpu if event.name == _MEASURED)
+    calls = Counter(e.name for e in on_cpu if measured.start <= e.time_range.start <= measured.end)
     kernels: Counter[str] = Counter()
-    calls: Counter[str] = Counter()
     microseconds = 0.0
-    for event in profiler.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            # Not the ranges that PyTorch itself marks, as that of an optimizer's step.
-            if not getattr(event, "is_user_annotation", False) and "#" not in event.name:
-                kernels[event.name] += 1
-                microseconds += event.time_range.elapsed_us()
-        else:
-            calls[event.name] += 1
+    for event in of_gpu:
+        # Not the ranges that are marked, by PyTorch itself that of an optimizer's step.
+        is_range = getattr(event, "is_user_annotation", False) or event.name == _MEASURED
+        if not is_range and "#" not in event.name:
+            kernels[event.name] += 1
+            microseconds += event.time_range.elapsed_us()
     return {
         "kernels": sum(kernels.values()),
         "kernels_ms": microseconds / 1e3,
         "launches": sum(n for name, n in calls.items() if "LaunchKernel" in name),
         "graph_launches": calls["cudaGraphLaunch"],
-        # The last one is this function's own.
-        "waits": sum(calls[name] for name in _WAITS) - 1,
+        "waits": sum(calls[name] for name in _WAITS),
         "copies_to_host": sum(n for name, n in kernels.items() if "DtoH" in name),
     }
 
