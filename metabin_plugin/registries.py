@@ -28,12 +28,12 @@ Training samplers for ``DATALOADER.SAMPLER_TRAIN``, called with ``obj(cfg, datas
 endless stream of dataset indices, of which this rank takes ``IMS_PER_BATCH / world size`` a batch.
 """
 
-# fastreid's own; it knows them by name, not by a registry.
+# fastreid's own; it knows them by name, not by a registry. One of its own is left out, for
+# SetReWeightSampler cannot draw a batch from any data.
 SAMPLER_NAMES = (
     "TrainingSampler",
     "NaiveIdentitySampler",
     "BalancedIdentitySampler",
-    "SetReWeightSampler",
     "ImbalancedDatasetSampler",
 )
 

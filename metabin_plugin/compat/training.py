@@ -91,17 +91,34 @@ def write_metrics(trainer: Any, loss_dict: Mapping[str, torch.Tensor], data_time
 )
 def build_optimizer_over_buffer(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Let ``zero_grad()`` zero in place, as PyTorch did when fastreid was written."""
+    optimizer, params = original(*args, **kwargs)
+    _keep_gradients(optimizer, params)
+    return optimizer, params
+
+
+@patch(
+    "fastreid.engine.train_loop:SimpleTrainer.__init__",
+    fault="With PyTorch 2.0 and later nothing is learned where a trainer's own ``build_optimizer`` "
+    "makes the optimizer over ``ContiguousParams``: ``zero_grad()`` drops the gradient there too.",
+    unless="the parameters are not in such a buffer.",
+)
+def init_over_buffer(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+    """Let that optimizer's ``zero_grad()`` zero in place."""
+    original(self, *args, **kwargs)
+    _keep_gradients(self.optimizer, self.param_wrapper)
+
+
+def _keep_gradients(optimizer: Any, params: Any) -> None:
     from fastreid.utils.params import ContiguousParams
 
-    optimizer, params = original(*args, **kwargs)
-    if isinstance(params, ContiguousParams):
-        zero_grad = optimizer.zero_grad
+    if not isinstance(params, ContiguousParams):
+        return
+    zero_grad = optimizer.zero_grad
 
-        def zero_in_place(set_to_none: bool = False) -> None:
-            zero_grad(set_to_none=False)
+    def zero_in_place(set_to_none: bool = False) -> None:
+        zero_grad(set_to_none=False)
 
-        optimizer.zero_grad = zero_in_place
-    return optimizer, params
+    optimizer.zero_grad = zero_in_place
 
 
 @patch(

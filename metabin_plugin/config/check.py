@@ -37,6 +37,7 @@ from metabin_plugin.config.table import (
 )
 from metabin_plugin.errors import ConfigError
 from metabin_plugin.modeling import BaselineWithLosses, MetaBIN
+from metabin_plugin.modeling.backbones import FAMILIES, FLAGS
 from metabin_plugin.registries import (
     BACKBONE_NORM_REGISTRY,
     NORM_REGISTRY,
@@ -235,6 +236,11 @@ def _norms() -> list[str]:
     return ["BN", "syncBN", "GhostBN", "FrozenBN", "GN", *registered(NORM_REGISTRY)]
 
 
+def _norms_of_vectors() -> list[str]:
+    # Nothing of one is left by IN, and a frozen one cannot be initialized.
+    return [name for name in _norms() if name not in ("IN", "FrozenBN")]
+
+
 def _layers(module: ModuleType) -> list[str]:
     return sorted(name for name, entry in vars(module).items() if _is_a(entry, nn.Module))
 
@@ -317,6 +323,7 @@ _RULES: Mapping[str, Rule] = {
     "TEST.EVAL_PERIOD": Count(0),
 }
 # Other heads may have options of their own.
+_EMBEDDING_HEADS = ("EmbeddingHead", "ClasHead")
 _EMBEDDING_HEAD: Mapping[str, Rule] = {
     "MODEL.HEADS.NECK_FEAT": Choice(("before", "after")),
     "MODEL.HEADS.POOL_LAYER": Choice(lambda: _layers(pooling)),
@@ -346,7 +353,9 @@ def _check_fastreid(cfg: CfgNode) -> None:
             "True and TEST.RERANK.LAMBDA 0 for it, with METRIC cosine or euclidean to find them"
         )
     check_values(cfg, _RULES)
-    if cfg.MODEL.HEADS.NAME == "EmbeddingHead":
+    if cfg.MODEL.HEADS.NAME in _EMBEDDING_HEADS:
+        if cfg.MODEL.HEADS.WITH_BNNECK:
+            Choice(_norms_of_vectors).check("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM)
         check_values(cfg, _EMBEDDING_HEAD)
     for step in cfg.SOLVER.STEPS:
         Count(0).check("SOLVER.STEPS", step)
@@ -472,6 +481,7 @@ _MGN_STRIPES, _MGN_HEIGHT = 3, 67
 def _check_architecture(cfg: CfgNode) -> None:
     """Check that architecture, backbone and losses can work together."""
     _check_vit(cfg.MODEL)
+    _check_flags(cfg.MODEL.BACKBONE)
     name = cfg.MODEL.META_ARCHITECTURE
     # Others may have losses of their own.
     if name in ("Baseline", "BaselineWithLosses", "MetaBIN", *_ARCHITECTURES):
@@ -486,6 +496,22 @@ def _check_architecture(cfg: CfgNode) -> None:
             )
     if name in _ARCHITECTURES:
         _ARCHITECTURES[name](cfg)
+
+
+def _check_flags(backbone: CfgNode) -> None:
+    """Refuse flags that a known backbone does not read."""
+    family = FAMILIES.get(backbone.NAME)
+    if family is None and backbone.NAME != _VIT:
+        return
+    changing = family.flags_of(backbone.DEPTH) if family else []
+    for flag in FLAGS:
+        if backbone[flag] and flag not in changing:
+            having = ", ".join(name for name, other in FAMILIES.items() if flag in other.flags)
+            raise ConfigError(
+                f"MODEL.BACKBONE.{flag} is True, which changes nothing in {backbone.NAME} with "
+                f"DEPTH {backbone.DEPTH}; set it to False, or choose a backbone that has such "
+                f"layers ({having}; BACKBONES.md has the depths)"
+            )
 
 
 def _check_vit(model: CfgNode) -> None:
@@ -539,6 +565,13 @@ def _check_moco(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL.QUEUE_SIZE is {size!r}, but MoCo's queue has to hold the {batch} images of "
             "SOLVER.IMS_PER_BATCH; raise it"
+        )
+    heads = cfg.MODEL.HEADS
+    if heads.NAME == "EmbeddingHead" and heads.NECK_FEAT == "before" and heads.EMBEDDING_DIM:
+        raise ConfigError(
+            f"MODEL.HEADS.NECK_FEAT is 'before', but MoCo's queue holds the "
+            f"{heads.EMBEDDING_DIM} values of MODEL.HEADS.EMBEDDING_DIM that are behind the neck; "
+            "set NECK_FEAT after, or EMBEDDING_DIM 0"
         )
 
 

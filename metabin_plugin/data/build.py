@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import logging
 import os
 import re
 from collections import defaultdict
@@ -22,7 +23,7 @@ from yacs.config import CfgNode
 
 from metabin_plugin.compat.patching import patch
 from metabin_plugin.config.table import Choice
-from metabin_plugin.data.domains import label_domains
+from metabin_plugin.data.domains import label_domains, shared_identities
 from metabin_plugin.data.images import DomainDataset, ReadableDataset, Source
 from metabin_plugin.data.manifest import ManifestDataset, is_manifest
 from metabin_plugin.data.resumable import ResumableLoader
@@ -35,6 +36,8 @@ from metabin_plugin.registries import (
     sampler_names,
 )
 from metabin_plugin.text import shown
+
+logger = logging.getLogger(__name__)
 
 # Of BAU's strong view: factors of brightness, contrast and saturation, and largest turn of the hue.
 _JITTER, _HUE = (0.5, 2.0), 0.1
@@ -247,7 +250,8 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
         **kwargs: passed on to the datasets, ``combineall`` for example.
 
     Returns:
-        The images in fastreid's order. Their labels do not depend on where the data are.
+        The images in fastreid's order. Their labels do not depend on where the data are. Where two
+        data sets give identities the same label, which makes them the same, the log says so.
 
     Raises:
         DatasetError: a dataset is unknown, missing or without training images, or all images are of
@@ -263,6 +267,18 @@ def build_train_set(cfg: CfgNode, transforms: Any, **kwargs: Any) -> DomainDatas
             dataset.show_train()
         sources.append((name, dataset))
     labels = _distinguish(sources)
+    for one, other, shared in shared_identities(
+        [(label, dataset) for label, (_, dataset) in zip(labels, sources, strict=True)]
+    ):
+        if one != other:
+            logger.warning(
+                "DATASETS.NAMES: %s and %s have %d identities of the same label, %r for one: they "
+                "are taken for the same people; if they are not, put the data set's name in front",
+                shown(one),
+                shown(other),
+                len(shared),
+                shown(min(shared)),
+            )
     kind = cfg.METABIN.DOMAIN if "METABIN" in cfg else "dataset"
     train_set = DomainDataset(*label_domains(sources, kind), transform=transforms)
     train_set.sources = [
@@ -507,7 +523,6 @@ def build_registered_sampler(cfg: CfgNode, train_set: Any) -> Any:
         return SAMPLER_REGISTRY.get(name)(cfg, train_set)
     Choice(sampler_names).check("DATALOADER.SAMPLER_TRAIN", name)
     _check_identities(cfg, train_set)
-    _check_weights(cfg, train_set)
     return None
 
 
@@ -529,24 +544,4 @@ def _check_identities(cfg: CfgNode, train_set: Any) -> None:
             f"SOLVER.IMS_PER_BATCH {batch} with DATALOADER.NUM_INSTANCE {instances} needs {needed} "
             f"identities, but the training images have {train_set.num_classes}; lower the first or "
             "raise the second"
-        )
-
-
-def _check_weights(cfg: CfgNode, train_set: Any) -> None:
-    if cfg.DATALOADER.SAMPLER_TRAIN != "SetReWeightSampler":
-        return
-    # The sampler looks cameras up by their number, and fastreid's own datasets name them.
-    weights = list(cfg.DATALOADER.SET_WEIGHT)
-    if not weights or train_set.cams != list(range(len(weights))):
-        raise ConfigError(
-            "DATALOADER.SAMPLER_TRAIN is SetReWeightSampler, which needs cameras numbered from 0 "
-            f"and one entry of DATALOADER.SET_WEIGHT for each, but there are {len(weights)} "
-            f"entries and the first camera is {train_set.cams[0]!r}; choose another sampler"
-        )
-    unit = sum(weights) * cfg.DATALOADER.NUM_INSTANCE
-    if unit < 1 or unit >= cfg.SOLVER.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH % unit:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH!r}, but SetReWeightSampler fills "
-            f"batches of a multiple of {unit}, the sum of DATALOADER.SET_WEIGHT x NUM_INSTANCE; "
-            "give a multiple that is larger than it"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from metabin_plugin.config.keys import DOMAIN_RULE
 from metabin_plugin.data.images import Source
-from metabin_plugin.errors import ConfigError
+from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.text import shown
 
 _BYTES = 16
@@ -35,7 +36,8 @@ def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> 
     """Join the training images of the source datasets and number their domains.
 
     Domains of different datasets are always different ones. Those of one dataset are numbered in
-    the order of their names.
+    the order of their names. Where there are several datasets, identities and cameras that one of
+    them numbers get its name in front: they are others than those of the same number elsewhere.
 
     Args:
         sources: name and fastreid dataset of every entry of ``DATASETS.NAMES``. A dataset with an
@@ -53,7 +55,7 @@ def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> 
     items: list[Sequence[Any]] = []
     keys: list[tuple[int, str]] = []
     for position, (name, dataset) in enumerate(sources):
-        items += dataset.train
+        items += _named_apart(name, dataset.train) if len(sources) > 1 else dataset.train
         if kind == "camera":
             labels = [str(item[2]) for item in dataset.train]
         else:
@@ -64,12 +66,53 @@ def label_domains(sources: Sequence[tuple[str, Any]], kind: str = "dataset") -> 
     return DomainLabels(items, [number[key] for key in keys], _names(order, sources))
 
 
+def _named_apart(name: str, items: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    for path, *labels in items:
+        # Texts are what fastreid's own datasets make of them, with the dataset's name in front.
+        yield path, *(label if isinstance(label, str) else f"{name}:{label}" for label in labels)
+
+
+def shared_identities(sources: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, str, set[Any]]]:
+    """The labels of identities that two datasets have in common, for each pair that has some.
+
+    Args:
+        sources: name and fastreid dataset of each.
+
+    Yields:
+        Both names, and the labels. Numbers are no labels in common, see ``label_domains``.
+    """
+    labels = [
+        (name, {item[1] for item in dataset.train if isinstance(item[1], str)})
+        for name, dataset in sources
+    ]
+    for (one, of_one), (other, of_other) in itertools.combinations(labels, 2):
+        if of_one & of_other:
+            yield one, other, of_one & of_other
+
+
 def _names(order: Sequence[tuple[int, str]], sources: Sequence[tuple[str, Any]]) -> list[str]:
     uses = Counter(label for _, label in order)
     return [
         label if uses[label] == 1 else f"{sources[position][0]}:{label}"
         for position, label in order
     ]
+
+
+def require_domains(dataset: Any, who: str) -> None:
+    """Refuse training images without domain labels.
+
+    Args:
+        dataset: any of fastreid's.
+        who: key and value that need them, for the error text.
+
+    Raises:
+        DatasetError: it is no ``DomainDataset``.
+    """
+    if not hasattr(dataset, "domains"):
+        raise DatasetError(
+            f"{who}, but a {type(dataset).__name__} has no domain labels; give the loader a "
+            "metabin_plugin.data.DomainDataset"
+        )
 
 
 def require_one_domain_each(dataset: Any) -> None:

@@ -13,6 +13,7 @@ from fastreid.utils import comm
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from metabin_plugin.data.domains import require_domains
 from metabin_plugin.errors import ConfigError, DatasetError, MetaBINError
 from metabin_plugin.ranking import distance_chunks
 from metabin_plugin.text import shown
@@ -95,11 +96,7 @@ class DomainBalancedSampler(Sampler[int]):
 
         The seed is ``METABIN.SEED``, or a random one shared by all ranks if that is negative.
         """
-        if not hasattr(dataset, "domains"):
-            raise DatasetError(
-                f"DATALOADER.SAMPLER_TRAIN is {cls.__name__!r}, but a {type(dataset).__name__} has "
-                "no domain labels; give the loader a metabin_plugin.data.DomainDataset"
-            )
+        require_domains(dataset, f"DATALOADER.SAMPLER_TRAIN is {cls.__name__!r}")
         return {
             "identities": [item[1] for item in dataset.img_items],
             "domains": dataset.domains,

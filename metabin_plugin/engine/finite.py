@@ -146,20 +146,19 @@ class _BaseStep:
 def require_finite_weights(trainer: DefaultTrainer) -> None:
     """Refuse to make a checkpoint of a network that training has spoilt.
 
-    A step may have finite gradients and yet overflow the weights, or the running statistics, which
-    shows in a loss only later.
+    A step may have finite gradients and yet overflow the weights, the running statistics, or what
+    the losses of ``METABIN.BASE_LOSSES`` keep, which shows in a loss only later.
 
     Args:
         trainer: the trainer.
 
     Raises:
-        NonFiniteError: a parameter or a running statistic of the network is not finite.
+        NonFiniteError: a parameter or a buffer of the network is not finite.
     """
-    floating = {
-        name: tensor
-        for name, tensor in trainer.model.state_dict().items()
-        if tensor.is_floating_point()
-    }
+    network = trainer.network
+    # The memories of losses are in no state dict.
+    tensors = network.state_dict() | dict(network.named_buffers())
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     for name in nonfinite_names(floating)[:1]:
         raise NonFiniteError(
             f"{name} is not finite at iteration {trainer.iter}, so no checkpoint was made; "

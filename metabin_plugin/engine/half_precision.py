@@ -44,7 +44,8 @@ def check_convolutions_once(cfg: CfgNode, network: nn.Module) -> None:
             handle.remove()
             check_convolutions(cfg, network, inputs[0]["images"])
 
-    handle = network.register_forward_pre_hook(check)
+    # Before those that prepare the training's own pass, which mixing styles begins with.
+    handle = network.register_forward_pre_hook(check, prepend=True)
 
 
 def check_convolutions(cfg: CfgNode, network: nn.Module, images: torch.Tensor) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from metabin_plugin.compat.training import LossScaler, autocast_dtype, build_grad_scaler
 from metabin_plugin.config.keys import LARGEST_SEED
 from metabin_plugin.data import DomainBalancedSampler
+from metabin_plugin.data.domains import require_domains
 from metabin_plugin.data.resumable import check_position
 from metabin_plugin.data.sampler import stream_seed
 from metabin_plugin.engine.checkpoint_schema import check_count, most_batches
@@ -63,6 +64,7 @@ class Episodes:
 
     Raises:
         ConfigError: the domains, or the images of each, do not suffice for the split.
+        DatasetError: the images have no domain labels.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class Episodes:
     ) -> None:
         node = cfg.METABIN
         self.seed = stream_seed(cfg)
-        self.num_domains = trainer.data_loader.dataset.num_domains
+        dataset = trainer.data_loader.dataset
+        require_domains(dataset, f"METABIN.HOOKS is {tuple(node.HOOKS)!r}")
+        self.num_domains = dataset.num_domains
         self._num_meta_train = node.NUM_META_TRAIN
         self._inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)
         self._period = _period(node.INNER_LR, trainer.iters_per_epoch)
@@ -208,7 +212,8 @@ class MetaLearningHook(HookBase):
             which are balanced alike.
 
     Raises:
-        ConfigError: the model is no MetaBIN, or the domains do not suffice for the split.
+        ConfigError: the model is no MetaBIN, its head has no ``pool_layer``, or the domains do not
+            suffice for the split.
     """
 
     def __init__(self, cfg: CfgNode, trainer: DefaultTrainer) -> None:
@@ -217,6 +222,12 @@ class MetaLearningHook(HookBase):
             raise ConfigError(
                 "METABIN.HOOKS has MetaLearningHook, which needs MODEL.META_ARCHITECTURE MetaBIN, "
                 f"not {type(self.model).__name__}; change one of the two"
+            )
+        if not hasattr(self.model.heads, "pool_layer"):
+            raise ConfigError(
+                f"METABIN.HOOKS has MetaLearningHook, but MODEL.HEADS.NAME {cfg.MODEL.HEADS.NAME} "
+                "has no pool_layer, which makes the features of its losses; derive the head from "
+                "EmbeddingHead, or give what pools in it that name"
             )
         node = cfg.METABIN
         size = node.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from fastreid.config import CfgNode
+from fastreid.modeling.heads import EmbeddingHead
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -98,7 +99,7 @@ def get_registered_norm(
 
 
 def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Module:
-    """Build the network of a config, try its backbone on one black image and set its options.
+    """Build the network of a config, try its parts on one black image and set its options.
 
     Args:
         build: fastreid's ``build_model``.
@@ -109,8 +110,7 @@ def build_network(build: Callable[[CfgNode], nn.Module], cfg: CfgNode) -> nn.Mod
 
     Raises:
         ConfigError: the backbone does not know its depth, cannot take images of this size, or gives
-            another number of features than the head expects; or an option does not fit the
-            network.
+            what the head cannot take; or an option does not fit the network.
     """
     backbone = cfg.MODEL.BACKBONE
     try:
@@ -154,6 +154,34 @@ def _check_features(network: nn.Module, cfg: CfgNode) -> None:
                 f"MODEL.BACKBONE.FEAT_DIM is {backbone.FEAT_DIM!r}, but {backbone.NAME} with DEPTH "
                 f"{backbone.DEPTH} gives {features.shape[1]} features; set it to that"
             )
+        _check_head(network.get_submodule("heads"), features, f"{key} {size!r}", cfg)
+
+
+def _check_head(head: nn.Module, features: Any, size: str, cfg: CfgNode) -> None:
+    name, pooling = cfg.MODEL.HEADS.NAME, cfg.MODEL.HEADS.POOL_LAYER
+    given = "x".join(map(str, features.shape[1:])) if isinstance(features, Tensor) else "no tensor"
+    source = f"what {cfg.MODEL.BACKBONE.NAME} gives for {size} ({given})"
+    if isinstance(head, EmbeddingHead):
+        if not isinstance(features, Tensor) or features.dim() != 4:
+            raise ConfigError(
+                f"MODEL.HEADS.NAME is {name!r}, which takes one feature map (N, C, H, W), not "
+                f"{source}; let the backbone return one, or register a head of your own"
+            )
+        pooled = list(_try(head.pool_layer, features).shape[1:])
+        if pooled != [features.shape[1], 1, 1]:
+            raise ConfigError(
+                f"MODEL.HEADS.POOL_LAYER is {pooling!r}, which makes {'x'.join(map(str, pooled))} "
+                f"of {source}, where the head needs one value of each channel; choose "
+                "GlobalAvgPool, for example"
+            )
+    try:
+        _try(head, features)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"MODEL.HEADS.NAME is {name!r}, which with POOL_LAYER {pooling} and NORM "
+            f"{cfg.MODEL.HEADS.NORM} fails on {source}: {reason}; change one of these"
+        ) from error
 
 
 def _sizes(node: CfgNode) -> dict[str, list[int]]:
@@ -166,11 +194,11 @@ def _sizes(node: CfgNode) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def _try(backbone: nn.Module, images: Tensor) -> object:
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
+def _try(part: nn.Module, given: Any) -> Any:
+    modes = {module: module.training for module in part.modules()}
+    part.eval()
     try:
-        return backbone(images)
+        return part(given)
     finally:
         for module, training in modes.items():
             module.training = training

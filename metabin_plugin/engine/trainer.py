@@ -34,7 +34,7 @@ from metabin_plugin.config.check import checked
 from metabin_plugin.config.reading import read_config
 from metabin_plugin.config.table import shown_value
 from metabin_plugin.data.build import check_statistics_data, check_targets, require_matches
-from metabin_plugin.data.domains import require_one_domain_each, training_record
+from metabin_plugin.data.domains import require_domains, require_one_domain_each, training_record
 from metabin_plugin.data.resumable import ResumableBatches
 from metabin_plugin.data.sampler import GraphSampler
 from metabin_plugin.engine.averaging import WeightAverage
@@ -57,6 +57,7 @@ from metabin_plugin.environment import keep_freed_memory
 from metabin_plugin.errors import (
     CheckpointError,
     ConfigError,
+    DatasetError,
     MetaBINError,
     RunFolderError,
     WeightsError,
@@ -145,7 +146,10 @@ class MetaBINTrainer(DefaultTrainer):
     def _memories(self) -> dict[str, MemoryStates]:
         """What the losses of ``METABIN.BASE_LOSSES`` keep, for the checkpoints."""
         losses = getattr(self.network, "base_losses", None)
-        if losses is None or not any(True for _ in losses.buffers()):
+        if not losses:
+            return {}
+        _require_views(self.cfg, losses, self.data_loader.dataset)
+        if not any(True for _ in losses.buffers()):
             return {}
         if any(isinstance(part, IdentityMemory) for part in losses.modules()):
             require_one_domain_each(self.data_loader.dataset)
@@ -211,6 +215,12 @@ class MetaBINTrainer(DefaultTrainer):
         self._named_hooks = {
             name: HOOK_REGISTRY.get(name)(self.cfg, self) for name in self.cfg.METABIN.HOOKS
         }
+        for name, hook in self._named_hooks.items():
+            if not isinstance(hook, HookBase):
+                raise ConfigError(
+                    f"METABIN.HOOKS has {name!r}, whose entry gave a {type(hook).__name__}; derive "
+                    "it from fastreid's HookBase"
+                )
         if GraphSampler.__name__ == self.cfg.DATALOADER.SAMPLER_TRAIN:
             self._named_hooks["GraphHook"] = GraphHook(self.cfg, self)
         self._checkpoints = CheckpointHook(self.cfg)
@@ -570,11 +580,30 @@ class _BaseStepBatches(Iterator[Any]):
         self._trainer = trainer
 
     def __next__(self) -> Any:
-        batch = next(self._trainer.base_batches)
+        try:
+            batch = next(self._trainer.base_batches)
+        except StopIteration:
+            raise ConfigError(
+                "DATALOADER.SAMPLER_TRAIN "
+                f"{self._trainer.cfg.DATALOADER.SAMPLER_TRAIN} has no further images at "
+                f"iteration {self._trainer.iter}; let it begin anew at its end"
+            ) from None
         for hook in self._trainer._named_hooks.values():
             if hasattr(hook, "base_batch"):
                 batch = hook.base_batch(batch)
         return batch
+
+
+def _require_views(cfg: CfgNode, losses: nn.ModuleDict, dataset: Any) -> None:
+    """Refuse data of one's own that lack what ``METABIN.BASE_LOSSES`` see of them."""
+    require_domains(dataset, f"METABIN.BASE_LOSSES is {tuple(cfg.METABIN.BASE_LOSSES)!r}")
+    for name, loss in losses.items():
+        if getattr(loss, "needs_strong_view", False) and dataset.strong_transform is None:
+            raise DatasetError(
+                f"METABIN.BASE_LOSSES has {name}, which needs a second view of each image, but the "
+                f"{type(dataset).__name__} of the loader has no strong_transform; set it to "
+                "metabin_plugin.data.build.strong_view(cfg)"
+            )
 
 
 def _require_one_source(source: str, folder: str) -> None:
@@ -592,7 +621,8 @@ def _require_one_source(source: str, folder: str) -> None:
 
 def _check_frozen_layers(patterns: Sequence[str], network: nn.Module) -> None:
     # fastreid freezes what it finds, and of the rest says nothing that anybody would see.
-    names = [name for name, _ in network.named_parameters()]
+    # Gates that the meta step moves are not the optimizer's, and nothing of it can freeze them.
+    names = [name for name, own in network.named_parameters() if own.requires_grad]
     for pattern in patterns:
         try:
             is_found = any(re.match(pattern, name) for name in names)
@@ -601,8 +631,8 @@ def _check_frozen_layers(patterns: Sequence[str], network: nn.Module) -> None:
         if not is_found:
             raise ConfigError(
                 f"MODEL.FREEZE_LAYERS has {shown_value(pattern)}, with which the name of no "
-                f"parameter of the network begins; name a part of it, {names[0].split('.')[0]} for "
-                "example"
+                f"parameter of the base step begins; name a part of it, {names[0].split('.')[0]} "
+                "for example"
             )
 
 

@@ -90,9 +90,13 @@ class Family:
     flags: tuple[str, ...] = ()
     without_nl: tuple[str, ...] = ()
 
+    def flags_of(self, depth: str) -> list[str]:
+        """The flags that change its network of this depth."""
+        return [flag for flag in self.flags if flag != "WITH_NL" or depth not in self.without_nl]
+
     def settings(self, depth: str) -> Iterator[dict[str, bool]]:
         """Each combination of flags that makes another network, all of them off first."""
-        flags = [flag for flag in self.flags if flag != "WITH_NL" or depth not in self.without_nl]
+        flags = self.flags_of(depth)
         for values in product((False, True), repeat=len(flags)):
             yield {flag.lower(): value for flag, value in zip(flags, values, strict=True)}
 

@@ -160,6 +160,12 @@ class BaselineWithLosses(Baseline):
         """Arguments of the constructor from a config."""
         names = cfg.METABIN.BASE_LOSSES
         losses = {name: BASE_LOSS_REGISTRY.get(name)(cfg) for name in names}
+        for name, loss in losses.items():
+            if not isinstance(loss, BaseLoss):
+                raise ConfigError(
+                    f"METABIN.BASE_LOSSES has {name!r}, whose entry gave a {type(loss).__name__}; "
+                    "derive it from metabin_plugin.modeling.BaseLoss"
+                )
         return {**super().from_config(cfg), "base_losses": losses}
 
     def forward(self, batched_inputs: Any) -> Any:

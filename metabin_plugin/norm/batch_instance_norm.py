@@ -113,8 +113,9 @@ def batch_instance_norm(
     if chosen == "native":
         y, batch = native_batch_instance_norm(x, parameters, used, eps)
     else:
-        if used is not None and torch.is_grad_enabled():
-            # Later training moves them in place, perhaps before a backward pass.
+        if used is not None and torch.is_grad_enabled() and not torch.jit.is_tracing():
+            # Later training moves them in place, perhaps before a backward pass. torch.jit.trace
+            # records with gradients and compares with what it records without.
             used = used[0].clone(), used[1].clone()
         y, batch = plain_batch_instance_norm(x, parameters, used, eps, several)
     if training and running is not None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 
 import pytest
 import torch
 from fastreid.config import get_cfg
+from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.solver import build_optimizer
+from fastreid.solver.build import get_default_optimizer_params
+from fastreid.utils.events import EventStorage
 from fastreid.utils.params import ContiguousParams
 
 
@@ -66,3 +70,29 @@ def test_an_optimizer_without_the_buffer_is_left_alone():
     model(torch.ones(1, 2)).sum().backward()
     optimizer.zero_grad()
     assert model.weight.grad is None
+
+
+class Product(torch.nn.Module):
+    """A network of two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (batch * self.weight).sum()}
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.NAdam])
+def test_an_optimizer_of_ones_own_over_the_buffer_moves_the_weights(kind):
+    model = Product()
+    params = ContiguousParams(get_default_optimizer_params(model, base_lr=0.5, weight_decay=0.0))
+    optimizer = kind(params.contiguous())
+    trainer = SimpleTrainer(model, itertools.repeat(torch.full((2,), 3.0)), optimizer, params)
+    trainer.iter = 0
+    with EventStorage(0):
+        for _ in range(2):
+            trainer.run_step()
+    assert (model.weight < -0.1).all()
+    if kind is torch.optim.SGD:
+        assert model.weight.tolist() == [-3, -3]

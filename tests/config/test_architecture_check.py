@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from fastreid.config import CfgNode
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.meta_arch import build_model
 from torch import nn
 
 from metabin_plugin.config.check import _rows
 from metabin_plugin.engine import check_config
 from metabin_plugin.errors import ConfigError
+from metabin_plugin.modeling.backbones import BACKBONES, FAMILIES, FLAGS
 from tests.engine.tiny_data import tiny_config
 
 MGN = (
@@ -38,11 +40,20 @@ def config(tmp_path: Path):
     "options",
     [
         *(MGN, MOCO, (*DISTILLER, "KD.EMA.ENABLED", "True"), (*VIT, *BASELINE)),
+        (*MOCO, "MODEL.HEADS.EMBEDDING_DIM", "16", "MODEL.HEADS.NECK_FEAT", "after"),
         # Without iterations nothing is frozen.
         ("MODEL.FREEZE_LAYERS", '["heads"]'),
         ("MODEL.FREEZE_LAYERS", '["backbone", "heads.bottleneck"]', "SOLVER.FREEZE_ITERS", "2"),
     ],
-    ids=["MGN", "MoCo", "Distiller", "ViT", "frozen for no time", "frozen parts"],
+    ids=[
+        "MGN",
+        "MoCo",
+        "Distiller",
+        "ViT",
+        "MoCo of embeddings",
+        "frozen for no time",
+        "frozen parts",
+    ],
 )
 def test_what_can_work_passes(options: tuple[str, ...], config) -> None:
     norm = "BN" if "build_vit_backbone" in options else "BIN"
@@ -80,6 +91,10 @@ def test_what_can_work_passes(options: tuple[str, ...], config) -> None:
         ((*MOCO, "MODEL.LOSSES.NAME", "()"), r"MODEL\.LOSSES\.NAME is empty"),
         ((*MOCO, "MODEL.QUEUE_SIZE", "11"), r"QUEUE_SIZE is 11, .* the 12 images"),
         ((*MOCO, "MODEL.QUEUE_SIZE", "0"), r"QUEUE_SIZE is 0"),
+        (
+            (*MOCO, "MODEL.HEADS.EMBEDDING_DIM", "16"),
+            r"NECK_FEAT is 'before', .* the 16 values of .* set NECK_FEAT after",
+        ),
         (DISTILLER, r"there is no teacher; name its config in KD\.MODEL_CONFIG"),
         (
             (*DISTILLER, "KD.MODEL_CONFIG", '["a.yml"]'),
@@ -132,3 +147,26 @@ def build_model_on_meta(cfg: CfgNode) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     return build_model(cfg).eval()
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "build_vit_backbone"])
+def test_flags_that_change_nothing_are_refused(name: str, config) -> None:
+    known = {"build_vit_backbone": {"small": 768}} | {n: f.depths for n, f in FAMILIES.items()}
+    base = config(*BASELINE, "MODEL.BACKBONE.NORM", "BN")
+    for depth in known[name]:
+        for flag in FLAGS:
+            cfg = base.clone()
+            backbone = cfg.MODEL.BACKBONE
+            backbone.NAME, backbone.DEPTH, backbone[flag] = name, depth, True
+            if any(b.name == name and b.depth == depth and flag in b.flags for b in BACKBONES):
+                check_config(cfg)
+                continue
+            with pytest.raises(ConfigError, match=rf"{flag} is True, which changes nothing in"):
+                check_config(cfg)
+
+
+def test_a_backbone_of_ones_own_may_read_any_flag(config, monkeypatch) -> None:
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_own_backbone", lambda _cfg: None)
+    for flag in FLAGS:
+        options = ("MODEL.BACKBONE.NAME", "build_own_backbone", f"MODEL.BACKBONE.{flag}", "True")
+        check_config(config(*options))

@@ -129,6 +129,8 @@ BAD_VALUES = [
     ("MODEL.BACKBONE.LAST_STRIDE", 0, "at least 1"),
     ("MODEL.HEADS.NAME", "Head", "EmbeddingHead"),
     ("MODEL.HEADS.NECK_FEAT", "behind", "before, after"),
+    ("MODEL.HEADS.NORM", "IN", "among BN, syncBN, GhostBN, GN, BIN"),
+    ("MODEL.HEADS.NORM", "FrozenBN", "among BN, syncBN, GhostBN, GN, BIN"),
     ("MODEL.HEADS.POOL_LAYER", "avgpool", "GlobalAvgPool"),
     ("MODEL.HEADS.CLS_LAYER", "linear", "Linear"),
     ("MODEL.LOSSES.NAME", (), "empty"),

@@ -18,7 +18,7 @@ from metabin_plugin.modeling.backbones import BACKBONES, FAMILIES, KnownBackbone
 from metabin_plugin.style import last_part
 from tests.distributed import small_backbone
 from tests.engine.starting import started
-from tests.engine.tiny_data import tiny_config
+from tests.engine.tiny_data import HALF_PRECISION, tiny_config
 
 ON = ("METABIN.MIXSTYLE.PROBABILITY", "1.0")
 LAYERS = ("METABIN.MIXSTYLE.LAYERS", '("2", "5")')
@@ -48,6 +48,14 @@ def test_the_base_step_alone_mixes(tmp_path: Path, mixed: list[Tensor]) -> None:
     # Two layers in each of four base steps; batches of 12, where the meta step has 8 and 4.
     assert [len(x) for x in mixed] == [12] * 8
     assert [x.shape[1] for x in mixed] == [8, 16] * 4
+
+
+def test_the_check_of_half_precision_mixes_nothing(tmp_path: Path, mixed: list[Tensor]) -> None:
+    half = (*HALF_PRECISION, "SOLVER.MAX_EPOCH", "1", "TEST.EVAL_PERIOD", "0")
+    trainer = started(small(tmp_path, *ON, *LAYERS, *half))
+    trainer.train()
+    # Two layers in each of two base steps, and not its pass of one image.
+    assert [len(x) for x in mixed] == [12] * 4
 
 
 def test_off_by_default(tmp_path: Path) -> None:

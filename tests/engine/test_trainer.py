@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fastreid.config import CfgNode
+from fastreid.data.common import CommDataset
+from fastreid.data.transforms import build_transforms
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from torch import Tensor, nn
 
 from metabin_plugin.config.keys import LARGEST_SEED
+from metabin_plugin.data import DomainDataset, build_dataset, build_reid_train_loader
+from metabin_plugin.data.build import strong_view
 from metabin_plugin.engine import MetaBINTrainer
 from metabin_plugin.engine.trainer import steps_from_start
 from metabin_plugin.errors import ConfigError, DatasetError
 from metabin_plugin.norm import gate_parameters
-from metabin_plugin.registries import HOOK_REGISTRY
+from metabin_plugin.registries import HOOK_REGISTRY, SAMPLER_REGISTRY
 from tests.distributed import small_backbone
 from tests.engine.starting import started
 from tests.engine.tiny_data import HALF_PRECISION, tiny_config
@@ -280,6 +287,14 @@ def test_a_third_partys_hook_runs_and_is_checkpointed(
     assert saved["CountingHook"] == {"steps": 4}
 
 
+def test_an_entry_that_makes_no_hook_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HOOK_REGISTRY._obj_map, "NoHook", lambda _cfg, _trainer: object())
+    with pytest.raises(ConfigError, match=r"HOOKS has 'NoHook', whose entry gave a object; derive"):
+        MetaBINTrainer(tiny_config(tmp_path, "METABIN.HOOKS", '("NoHook",)'))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -336,11 +351,122 @@ def test_data_of_precise_statistics_are_asked_for_by_their_key(
             r"FREEZE_LAYERS has 'bakbone', .* backbone for example",
         ),
         (["MODEL.FREEZE_LAYERS", "['heads(']", "SOLVER.FREEZE_ITERS", "1"], r"has 'heads\('"),
+        # The meta step moves gates, whatever the optimizer leaves as it is.
+        (
+            ["MODEL.FREEZE_LAYERS", "['backbone.bn1.gate']", "SOLVER.FREEZE_ITERS", "1"],
+            r"FREEZE_LAYERS has 'backbone\.bn1\.gate', .* no parameter of the base step",
+        ),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         MetaBINTrainer(tiny_config(tmp_path, *options))
+
+
+class TrainerWithOwnData(MetaBINTrainer):
+    """A third party's trainer, with fastreid's data set in place of the plugin's."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        items = [item for name in cfg.DATASETS.NAMES for item in build_dataset(name).train]
+        return build_reid_train_loader(cfg, train_set=cls.images(cfg, items))
+
+    @classmethod
+    def images(cls, cfg: CfgNode, items: list[Any]) -> CommDataset:
+        return CommDataset(items, build_transforms(cfg))
+
+
+class TrainerWithOneView(TrainerWithOwnData):
+    """The same, with domains."""
+
+    @classmethod
+    def images(cls, cfg: CfgNode, items: list[Any]) -> CommDataset:
+        domains = [number * 3 // len(items) for number in range(len(items))]
+        return DomainDataset(items, domains, ["a", "b", "c"], build_transforms(cfg))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options", "sentence"),
+    [
+        (TrainerWithOwnData, {}, r"SAMPLER_TRAIN is 'DomainBalancedSampler', but a CommDataset"),
+        (
+            TrainerWithOwnData,
+            {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"},
+            r"METABIN\.HOOKS is \('MetaLearningHook',\), but a CommDataset has no domain labels",
+        ),
+        (
+            TrainerWithOwnData,
+            {
+                "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+                "METABIN.HOOKS": "()",
+                "METABIN.BASE_LOSSES": '("InterleavedMemory",)',
+            },
+            r"METABIN\.BASE_LOSSES is \('InterleavedMemory',\), but a CommDataset has no domain",
+        ),
+        (
+            TrainerWithOneView,
+            {"METABIN.BASE_LOSSES": '("Alignment",)'},
+            r"Alignment, which needs a second view .* DomainDataset of the loader has no strong",
+        ),
+    ],
+)
+def test_data_of_ones_own_that_lack_what_a_key_needs_are_refused(
+    tmp_path: Path, trainer: type[MetaBINTrainer], options: dict[str, str], sentence: str
+) -> None:
+    cfg = tiny_config(tmp_path, *(part for pair in options.items() for part in pair))
+    with pytest.raises(DatasetError, match=sentence):
+        trainer(cfg)
+
+
+def test_data_of_ones_own_with_all_that_is_needed_train(tmp_path: Path) -> None:
+    class Trainer(TrainerWithOneView):
+        @classmethod
+        def images(cls, cfg: CfgNode, items: list[Any]) -> CommDataset:
+            dataset = super().images(cfg, items)
+            dataset.strong_transform = strong_view(cfg)
+            return dataset
+
+    cfg = tiny_config(tmp_path, *small_backbone.OPTIONS, "METABIN.BASE_LOSSES", '("Alignment",)')
+    trainer = Trainer(cfg)
+    trainer.train()
+    assert "loss_alignment" in trainer.storage.histories()
+
+
+@REID_HEADS_REGISTRY.register()
+class HeadWithAnotherPool(nn.Module):
+    """A head of one's own: what pools in it has another name than in fastreid's."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(cfg.MODEL.BACKBONE.FEAT_DIM, cfg.MODEL.HEADS.NUM_CLASSES)
+
+    def forward(self, features: Tensor, targets: Tensor | None = None) -> Any:
+        pooled = self.pool(features).flatten(1)
+        if not self.training:
+            return pooled
+        logits = self.classifier(pooled)
+        return {"cls_outputs": logits, "pred_class_logits": logits, "features": pooled}
+
+
+def test_a_head_that_the_meta_step_cannot_use_is_refused(tmp_path: Path) -> None:
+    options = (*small_backbone.OPTIONS, "MODEL.HEADS.NAME", "HeadWithAnotherPool")
+    with pytest.raises(ConfigError, match=r"HeadWithAnotherPool has no pool_layer, .* that name$"):
+        MetaBINTrainer(tiny_config(tmp_path, *options))
+    # The base step can.
+    MetaBINTrainer(tiny_config(tmp_path, *options, "METABIN.HOOKS", "()")).train()
+
+
+def test_a_sampler_that_ends_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(_cfg: CfgNode, dataset: DomainDataset) -> range:
+        return range(len(dataset))
+
+    monkeypatch.setitem(SAMPLER_REGISTRY._obj_map, "Once", once)
+    options = (*small_backbone.OPTIONS, "METABIN.HOOKS", "()", "DATALOADER.SAMPLER_TRAIN", "Once")
+    # 48 images make 4 batches of 12.
+    trainer = MetaBINTrainer(tiny_config(tmp_path, *options, "METABIN.ITERS_PER_EPOCH", "3"))
+    with pytest.raises(ConfigError, match=r"SAMPLER_TRAIN Once has no further images at iter.* 4;"):
+        trainer.train()
 
 
 @pytest.mark.parametrize(("period", "high"), [("1.", "0.1"), ("0.", "0.001")])

@@ -22,7 +22,7 @@ from metabin_plugin.deploy.export import (
     to_onnx,
 )
 from metabin_plugin.engine import MetaBINTrainer, trained_network
-from metabin_plugin.errors import ConfigError, WeightsError
+from metabin_plugin.errors import ConfigError, NonFiniteError, WeightsError
 from metabin_plugin.losses import uniformity_loss
 from metabin_plugin.modeling import BaseLoss, BaseRows, IdentityMemory, MemoryStates
 from metabin_plugin.modeling import base_losses as module
@@ -230,6 +230,32 @@ def test_a_stranger_adds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     trainer.train()
     assert "loss_mean" in trainer.storage.histories()
     assert not torch.equal(before, trainer.network.base_losses["Mean"].centre)
+
+
+@pytest.mark.parametrize("entry", [lambda _cfg: nn.Identity(), lambda _cfg: torch.zeros(())])
+def test_an_entry_that_makes_no_base_loss_is_refused(
+    entry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BASE_LOSS_REGISTRY._obj_map, "Mean", entry)
+    with pytest.raises(ConfigError, match=r"has 'Mean', whose entry gave a .*; derive it from"):
+        MetaBINTrainer(config(tmp_path, losses='("Mean",)'))
+
+
+def test_no_checkpoint_is_made_of_a_memory_that_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(memory: IdentityMemory, *_rows: Any) -> None:
+        memory.features[0] = torch.nan
+
+    monkeypatch.setattr(IdentityMemory, "update", spoil)
+    # The losses themselves stay finite.
+    monkeypatch.setattr(
+        module.DomainUniformity, "forward", lambda _self, rows: rows.features.mean()
+    )
+    trainer = MetaBINTrainer(config(tmp_path, losses='("DomainUniformity",)'))
+    with pytest.raises(NonFiniteError, match=r"DomainUniformity\.memory\.features is not finite"):
+        trainer.train()
+    assert not list((tmp_path / "out").glob("*.pth"))
 
 
 def test_a_loss_that_is_no_scalar_is_refused(

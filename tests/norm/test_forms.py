@@ -233,3 +233,19 @@ def test_gates_of_1_cost_no_statistics_in_evaluation(form: str) -> None:
             layer(x)
     assert len(closed.called) < len(opened.called)
     assert sum("norm" in name for name in closed.called) == 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize("form", ["auto", "plain", "native"])
+def test_a_trace_computes_the_same(form: str, with_gradients: bool, training: bool) -> None:
+    layer = BatchInstanceNorm2d(4).train(training)
+    layer.form = form
+    nn.init.uniform_(layer.gate)
+    nn.init.uniform_(layer.running_mean)
+    nn.init.uniform_(layer.running_var, 0.5, 2)
+    with torch.set_grad_enabled(with_gradients):
+        # It compares its own records of two runs.
+        traced = torch.jit.trace(layer, torch.randn(3, 4, 5, 2))
+        x = torch.randn(6, 4, 3, 3)
+        torch.testing.assert_close(traced(x), layer(x))
