@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -92,7 +94,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
 
     At any moment, a killed process or a power cut included, ``path`` is either the file as it was
     or the new one, also where several processes write it at once: the last to end wins. A killed
-    process may leave ``<path>.<eight hexadecimal digits>.partial``, which is in nobody's way. A
+    process may leave ``<path>.<eight hexadecimal digits>.partial``, which the next write removes. A
     link of the name ``path`` is replaced; what it leads to is not touched.
 
     Args:
@@ -105,10 +107,8 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     """
     if _is_special(path):
         raise _not_regular(path)
-    # Another process may be writing the same file, and would take one of a fixed name for its own.
-    partial = f"{os.fspath(path)}.{secrets.token_hex(4)}.partial"
-    # Exclusive, so that no link is followed; and what is there is nobody's to remove.
-    file = open(partial, "xb")  # noqa: SIM115
+    _remove_abandoned(os.fspath(path))
+    file, partial = _open_partial(os.fspath(path))
     try:
         with file:
             write(file)
@@ -121,6 +121,60 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
             os.remove(partial)
         raise
     _sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def _open_partial(path: str) -> tuple[BinaryIO, str]:
+    """A new file beside another one, and its name; no other process takes it for abandoned."""
+    while True:
+        # Another process may be writing the same file, and would take one of a fixed name for its
+        # own.
+        partial = f"{path}.{secrets.token_hex(4)}.partial"
+        # Exclusive, so that no link is followed.
+        file: BinaryIO = open(partial, "xb")  # noqa: SIM115
+        _hold(file)
+        # One that looked before it was held may have removed it.
+        if os.path.lexists(partial):
+            return file, partial
+        file.close()
+
+
+def _remove_abandoned(path: str) -> None:
+    """Remove what killed processes have left of writing a file."""
+    folder, name = os.path.split(path)
+    is_partial = re.compile(rf"{re.escape(name)}\.[0-9a-f]{{8}}\.partial").fullmatch
+    # What cannot be removed is in nobody's way.
+    with suppress(OSError):
+        with os.scandir(folder or ".") as entries:
+            found = [e for e in entries if is_partial(e.name) and e.is_file(follow_symlinks=False)]
+        for entry in found:
+            with suppress(OSError):
+                if not _is_held(entry.path):
+                    os.remove(entry.path)
+
+
+if sys.platform == "win32":
+
+    def _hold(_file: BinaryIO) -> None:
+        """Nothing: a file that is open cannot be removed there."""
+
+    def _is_held(_path: str) -> bool:
+        return False
+else:
+    import fcntl
+
+    def _hold(file: BinaryIO) -> None:
+        """Mark an open file, until it is closed or this process ends."""
+        # Some network file systems cannot lock; there nothing is taken for abandoned either.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def _is_held(path: str) -> bool:
+        with open_regular(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
 
 def reason(error: BaseException) -> str:

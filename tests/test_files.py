@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import secrets
+import signal
 import socket
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from metabin_plugin.errors import MetaBINError
 from metabin_plugin.files import check_file, is_file_name, open_regular, replace_file
+from tests import processes
 from tests.full_disk import full_disk
 
 
@@ -145,18 +147,40 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path, target: str) -> Non
     assert (outside / "precious").read_text() == "precious"
 
 
-@pytest.mark.parametrize("kind", ["link", "file"])
-def test_what_has_the_name_of_the_unfinished_file_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_a_link_with_the_name_of_the_unfinished_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "precious").write_text("precious")
     monkeypatch.setattr(secrets, "token_hex", lambda count: "5a" * count)
-    there = tmp_path / "file.5a5a5a5a.partial"
-    (there.symlink_to if kind == "link" else there.hardlink_to)(tmp_path / "precious")
+    link = tmp_path / "file.5a5a5a5a.partial"
+    link.symlink_to(tmp_path / "precious")
     with pytest.raises(FileExistsError):
         replace_file(tmp_path / "file", lambda file: file.write(b"new"))
-    assert (tmp_path / "precious").read_text() == there.read_text() == "precious"
+    assert link.is_symlink() and link.read_text() == "precious"
     assert not (tmp_path / "file").exists()
+
+
+def _write_until_killed(path: str) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    replace_file(path, write)
+
+
+def test_what_killed_writers_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    path, others = tmp_path / "file", ["file.partial", "file.txt.0123abcd.partial", "file.0123abcd"]
+    for other in others:
+        (tmp_path / other).write_text("another")
+    for _ in range(2):
+        process = processes.start(_write_until_killed, str(path))
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert len(list(tmp_path.glob("file.????????.partial"))) == 1
+    replace_file(path, lambda file: file.write(b"new"))
+    assert sorted(os.listdir(tmp_path)) == sorted(["file", *others])
+    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("through_a_link", [False, True])

@@ -336,7 +336,9 @@ def test_nothing_of_a_step_is_kept_after_it(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_the_loss_scale_overflows_is_left_to_the_scaler(tmp_path: Path) -> None:
-    trainer = started(tiny_config(tmp_path, *HALF_PRECISION))
+    # Large enough for some gradients to pass 2, whatever the network begins with.
+    large = ("MODEL.LOSSES.CE.SCALE", "100.0")
+    trainer = started(tiny_config(tmp_path, *HALF_PRECISION, *large))
     scaler = trainer._trainer.grad_scaler = LossScaler("cpu", init_scale=2.0**127)
     before = weights(trainer)
     with trainer.storage:
