@@ -106,9 +106,9 @@ def require_domains(dataset: Any, who: str) -> None:
         who: key and value that need them, for the error text.
 
     Raises:
-        DatasetError: it is no ``DomainDataset``.
+        DatasetError: it has no ``num_domains``, as a ``DomainDataset`` has.
     """
-    if not hasattr(dataset, "domains"):
+    if not hasattr(dataset, "num_domains"):
         raise DatasetError(
             f"{who}, but a {type(dataset).__name__} has no domain labels; give the loader a "
             "metabin_plugin.data.DomainDataset"
