@@ -15,6 +15,9 @@ from typing import BinaryIO
 
 from metabin_plugin.errors import MetaBINError
 
+# What is behind the name of a file that ``replace_file`` writes, until it is complete.
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial")
+
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading, and refuse what is not one.
@@ -141,7 +144,7 @@ def _open_partial(path: str) -> tuple[BinaryIO, str]:
 def _remove_abandoned(path: str) -> None:
     """Remove what killed processes have left of writing a file."""
     folder, name = os.path.split(path)
-    is_partial = re.compile(rf"{re.escape(name)}\.[0-9a-f]{{8}}\.partial").fullmatch
+    is_partial = re.compile(re.escape(name) + PARTIAL.pattern).fullmatch
     # What cannot be removed is in nobody's way.
     with suppress(OSError):
         with os.scandir(folder or ".") as entries:

@@ -323,7 +323,6 @@ _RULES: Mapping[str, Rule] = {
     "TEST.EVAL_PERIOD": Count(0),
 }
 # Other heads may have options of their own.
-_EMBEDDING_HEADS = ("EmbeddingHead", "ClasHead")
 _EMBEDDING_HEAD: Mapping[str, Rule] = {
     "MODEL.HEADS.NECK_FEAT": Choice(("before", "after")),
     "MODEL.HEADS.POOL_LAYER": Choice(lambda: _layers(pooling)),
@@ -353,7 +352,7 @@ def _check_fastreid(cfg: CfgNode) -> None:
             "True and TEST.RERANK.LAMBDA 0 for it, with METRIC cosine or euclidean to find them"
         )
     check_values(cfg, _RULES)
-    if cfg.MODEL.HEADS.NAME in _EMBEDDING_HEADS:
+    if cfg.MODEL.HEADS.NAME in ("EmbeddingHead", "ClasHead"):
         if cfg.MODEL.HEADS.WITH_BNNECK:
             Choice(_norms_of_vectors).check("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM)
         check_values(cfg, _EMBEDDING_HEAD)

@@ -44,8 +44,6 @@ _MISMATCH = re.compile(
     r"Type mismatch \(<class '([\w.]+\.)?(?P<needed>\w+)'> vs\. <class '[\w.]+'>\) with values "
     r"\((?P<default>.*) vs\. (?P<value>.*)\) for config key: (?P<key>\S+)"
 )
-
-
 _NO_KEY = re.compile(r"Non-existent (config )?key: (?P<key>\S+)")
 # What is in front of a file on the command line, by the suffix of its name.
 _IN_FRONT = {".yml": "--config-file", ".yaml": "--config-file", ".pth": "MODEL.WEIGHTS"}

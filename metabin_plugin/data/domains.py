@@ -98,17 +98,18 @@ def _names(order: Sequence[tuple[int, str]], sources: Sequence[tuple[str, Any]])
     ]
 
 
-def require_domains(dataset: Any, who: str) -> None:
+def require_domains(dataset: Any, who: str, needed: str = "domains") -> None:
     """Refuse training images without domain labels.
 
     Args:
         dataset: any of fastreid's.
         who: key and value that need them, for the error text.
+        needed: the attribute of a ``DomainDataset`` that is looked at.
 
     Raises:
-        DatasetError: it has no ``num_domains``, as a ``DomainDataset`` has.
+        DatasetError: there is no such attribute.
     """
-    if not hasattr(dataset, "num_domains"):
+    if not hasattr(dataset, needed):
         raise DatasetError(
             f"{who}, but a {type(dataset).__name__} has no domain labels; give the loader a "
             "metabin_plugin.data.DomainDataset"

@@ -73,7 +73,7 @@ class Episodes:
         node = cfg.METABIN
         self.seed = stream_seed(cfg)
         dataset = trainer.data_loader.dataset
-        require_domains(dataset, f"METABIN.HOOKS is {tuple(node.HOOKS)!r}")
+        require_domains(dataset, f"METABIN.HOOKS is {tuple(node.HOOKS)!r}", "num_domains")
         self.num_domains = dataset.num_domains
         self._num_meta_train = node.NUM_META_TRAIN
         self._inner_lr_range = (node.INNER_LR.LOW, node.INNER_LR.HIGH)

@@ -285,7 +285,8 @@ def _check_norm_form(cfg: CfgNode) -> None:
         chosen = choose_form(form, x)
     except NormError as error:
         raise ConfigError(f"METABIN.NORM_FORM: {error}") from error
-    fault = triton_form.fault_on(x.device) if chosen == "plain" != form else ""
+    is_second_choice = chosen == "plain" and form != "plain"
+    fault = triton_form.fault_on(x.device) if is_second_choice else ""
     if fault:
         logger.warning(
             "METABIN.NORM_FORM %s: Triton compiles nothing for %s (%s), so that layers which mix "

@@ -597,8 +597,9 @@ class _BaseStepBatches(Iterator[Any]):
 def _require_views(cfg: CfgNode, losses: nn.ModuleDict, dataset: Any) -> None:
     """Refuse data of one's own that lack what ``METABIN.BASE_LOSSES`` see of them."""
     require_domains(dataset, f"METABIN.BASE_LOSSES is {tuple(cfg.METABIN.BASE_LOSSES)!r}")
+    has_view = getattr(dataset, "strong_transform", None) is not None
     for name, loss in losses.items():
-        if getattr(loss, "needs_strong_view", False) and dataset.strong_transform is None:
+        if getattr(loss, "needs_strong_view", False) and not has_view:
             raise DatasetError(
                 f"METABIN.BASE_LOSSES has {name}, which needs a second view of each image, but the "
                 f"{type(dataset).__name__} of the loader has no strong_transform; set it to "

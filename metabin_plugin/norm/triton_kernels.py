@@ -52,21 +52,21 @@ def _places(row, rows, pixel, end, pixels, LAST: constexpr, V: constexpr):
 
 
 @triton.jit
-def _chunk(chunk, pixels, LAST: constexpr, V: constexpr):
-    """First pixel of a program's chunk, and the first one after it."""
-    if not LAST:
-        chunk = chunk // V * V
-    start = tl.program_id(1) * chunk
-    return start, tl.minimum(start + chunk, pixels)
-
-
-@triton.jit
 def _tile(rows, pixels, LAST: constexpr, V: constexpr, R: constexpr, P: constexpr):
     """What both above give, for a program that takes ``P`` pixels of each of its rows."""
     row, at, exists = _rows_of_tile(rows, R)
     pixel = tl.program_id(1) * P + tl.arange(0, P)
     places, there = _places(row, rows, pixel, pixels, pixels, LAST, V)
     return row, at, exists, places, there
+
+
+@triton.jit
+def _chunk(chunk, pixels, LAST: constexpr, V: constexpr):
+    """First pixel of a program's chunk, and the first one after it."""
+    if not LAST:
+        chunk = chunk // V * V
+    start = tl.program_id(1) * chunk
+    return start, tl.minimum(start + chunk, pixels)
 
 
 @triton.jit

@@ -19,13 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from metabin_plugin.errors import STATUS_BASE, SearchError
-from metabin_plugin.files import open_regular, reason, write_whole
+from metabin_plugin.files import PARTIAL, open_regular, reason, write_whole
 from metabin_plugin.text import shown
 
 ROWS = 16384  # of a block
 IMAGES = 2048  # of a part
 SECONDS = 10.0
-_NAME = re.compile(r"\d{6,}-[0-9a-f]{16}\.(npy|json)(\.[0-9a-f]{8}\.partial)?")
+_NAME = re.compile(rf"\d{{6,}}-[0-9a-f]{{16}}\.(npy|json)({PARTIAL.pattern})?")
 Describe = Callable[[Sequence[str]], tuple[np.ndarray, list[str]]]
 
 

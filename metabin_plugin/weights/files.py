@@ -79,7 +79,7 @@ _OPCODES = frozenset(
         *("BINBYTES", "SHORT_BINBYTES"),
         *("FRAME", "MEMOIZE", "STACK_GLOBAL", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES8"),
         *("EMPTY_SET", "ADDITEMS", "FROZENSET"),
-        *("BYTEARRAY8",),
+        "BYTEARRAY8",
     ]
 )
 # They make objects of whole networks, or of the arguments of a training.

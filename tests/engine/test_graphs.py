@@ -86,10 +86,12 @@ def network(**options: Any) -> nn.Sequential:
 
 
 @contextmanager
-def compared(**options: Any) -> Iterator[tuple[nn.Module, nn.Module, OperatorRecorder]]:
+def compared(
+    kind: type[OperatorRecorder] = OperatorRecorder, **options: Any
+) -> Iterator[tuple[nn.Module, nn.Module, OperatorRecorder]]:
     """A network that is graphed and one that is not, which must end in the same state."""
     graphed, plain = network(**options), network(**options)
-    recorder = OperatorRecorder()
+    recorder = kind()
     GraphedForward(graphed, recorder)
     yield graphed, plain, recorder
     for name, value in graphed.state_dict().items():
@@ -291,10 +293,7 @@ def test_what_cannot_be_recorded_runs_eagerly_and_the_log_says_why(said) -> None
             self.recorded += 1
             raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
-    with compared() as (graphed, plain, _):
-        graphed.forward = plain.__class__.forward.__get__(graphed)
-        refusing = Refusing()
-        GraphedForward(graphed, refusing)
+    with compared(Refusing) as (graphed, plain, refusing):
         for number in range(8):
             for model in (graphed, plain):
                 x = images(4 + number % 2, seed=number)
@@ -311,10 +310,7 @@ def test_what_waits_for_the_device_is_found_before_a_capture_fails_of_it(said) -
                 raise RuntimeError("called a synchronizing CUDA operation")
             return super().apart(function)
 
-    with compared() as (graphed, plain, _):
-        graphed.forward = plain.__class__.forward.__get__(graphed)
-        recorder = Strict()
-        GraphedForward(graphed, recorder)
+    with compared(Strict) as (graphed, plain, recorder):
         for number in range(4):
             for model in (graphed, plain):
                 step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
@@ -404,10 +400,7 @@ def test_too_little_memory_gives_back_what_graphs_hold(said) -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().record(function)
 
-    with compared() as (graphed, plain, _):
-        graphed.forward = plain.__class__.forward.__get__(graphed)
-        recorder = Small()
-        forward = GraphedForward(graphed, recorder)
+    with compared(Small) as (graphed, plain, recorder):
         for number in range(4):
             for count in (4, 3):
                 for model in (graphed, plain):
@@ -415,7 +408,7 @@ def test_too_little_memory_gives_back_what_graphs_hold(said) -> None:
                     step(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
         # The first kind was recorded, and tried; then the second came.
         assert recorder.replayed == 2 * (1 + 1)
-        assert forward.recorded == 0
+        assert graphed.forward.recorded == 0
     assert "CUDA out of memory" in said()
 
 
@@ -431,9 +424,7 @@ def test_a_replay_that_computes_something_else_is_not_used(said) -> None:
 
             return returned, spoil
 
-    with compared() as (graphed, plain, _):
-        graphed.forward = plain.__class__.forward.__get__(graphed)
-        GraphedForward(graphed, Wrong())
+    with compared(Wrong) as (graphed, plain, _):
         for number in range(4):
             for model in (graphed, plain):
                 step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))
@@ -446,9 +437,7 @@ def test_a_replay_that_launches_nothing_is_not_used(said) -> None:
         def record(self, function: Any) -> Any:
             return super().record(function)[0], lambda: None
 
-    with compared() as (graphed, plain, _):
-        graphed.forward = plain.__class__.forward.__get__(graphed)
-        GraphedForward(graphed, Idle())
+    with compared(Idle) as (graphed, plain, _):
         for number in range(4):
             for model in (graphed, plain):
                 step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(seed=number))

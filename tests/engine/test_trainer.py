@@ -385,9 +385,29 @@ class TrainerWithOneView(TrainerWithOwnData):
         return DomainDataset(items, domains, ["a", "b", "c"], build_transforms(cfg))
 
 
+class TrainerWithCountAlone(TrainerWithOwnData):
+    """Data that say how many domains there are, and not which image is of which."""
+
+    @classmethod
+    def images(cls, cfg: CfgNode, items: list[Any]) -> CommDataset:
+        dataset = super().images(cfg, items)
+        dataset.num_domains = 3
+        return dataset
+
+
 @pytest.mark.parametrize(
     ("trainer", "options", "sentence"),
     [
+        (TrainerWithCountAlone, {}, r"SAMPLER_TRAIN is 'DomainBalancedSampler', but a CommDataset"),
+        (
+            TrainerWithCountAlone,
+            {
+                "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+                "METABIN.HOOKS": "()",
+                "METABIN.BASE_LOSSES": '("Alignment",)',
+            },
+            r"METABIN\.BASE_LOSSES is \('Alignment',\), but a CommDataset has no domain labels",
+        ),
         (TrainerWithOwnData, {}, r"SAMPLER_TRAIN is 'DomainBalancedSampler', but a CommDataset"),
         (
             TrainerWithOwnData,

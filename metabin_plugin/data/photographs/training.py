@@ -21,10 +21,9 @@ from metabin_plugin.text import shown
 
 # A manifest has no empty labels.
 NO_CAMERA = "0"
-
-
 # How a config that this module wrote begins.
 HEAD = "# Written by metabin manifest: "
+
 
 # Images of an identity in a batch, as in the paper, and identities of all domains together.
 INSTANCES = 4
